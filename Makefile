@@ -1,0 +1,45 @@
+# Two commands: `make demo` and `make test`. Each sets up all it needs, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SCALE ?= laptop
+SEEDS ?= [0, 1, 2]
+
+.PHONY: help demo test lab check bench readme clean
+help:           ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
+
+demo: $(BIN)/.ok  ## execute notebooks/quickstart.ipynb on real handwritten digits (about three minutes on two cores)
+	$(BIN)/alnb run notebooks/quickstart.ipynb -p scale $(SCALE) -p seeds '$(SEEDS)'
+
+test: $(BIN)/.ok  ## the whole test suite
+	$(BIN)/python -m pytest -q
+
+lab: $(BIN)/.ok  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+check: $(BIN)/.ok  ## lint, format of notebooks, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(BIN)/.bench  ## the benchmarks, as a table; also writes benchmarks/results.json
+	$(BIN)/python -m benchmarks
+
+readme: $(BIN)/.ok  ## the README's tables anew, from the results that are there
+	$(BIN)/python -m benchmarks.readme
+
+clean:          ## remove the environment; runs, figures and data stay
+	rm -rf $(VENV)
+
+# Debian's python3 may lack ensurepip (package python3-venv): pip then installs into the environment from outside.
+$(BIN)/.ok: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "alnb needs Python 3.11 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV): about 3 GB to fetch, a few minutes, once."
+	$(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --without-pip $(VENV)
+	$(PYTHON) -m pip --python $(BIN)/python install -q -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(BIN)/.bench: $(BIN)/.ok
+	$(PYTHON) -m pip --python $(BIN)/python install -q -c constraints.txt -e '.[test,bench]'
+	@touch $@
