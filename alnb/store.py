@@ -1,0 +1,372 @@
+"""Where a run is stored: atomic writes, files that prove themselves, fingerprints, the run folder and its manifest."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import io
+import json
+import os
+import platform
+import subprocess
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+Json = dict[str, Any]
+RECOMPUTE = "restore it from a copy, or delete that file to have it computed again"
+
+
+class Corrupted(Exception):
+    """A stored file is truncated, altered or missing where it must be."""
+
+
+class Locked(Exception):
+    """Another process works on the same folder."""
+
+
+class ManifestDiffers(Exception):
+    """A run folder holds another experiment than the one that was to be continued in it."""
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """Anything large that can name its content by a digest: images, a backbone."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal sha256 of the content."""
+
+
+# ---- places -------------------------------------------------------------------------------------------------------------------
+
+
+def workspace() -> Path:
+    """The project folder: $ALNB_WORKSPACE, else the nearest ancestor of the current folder that has `notebooks/` and
+    `pyproject.toml`, else the current folder.
+    """
+    if "ALNB_WORKSPACE" in os.environ:
+        return Path(os.environ["ALNB_WORKSPACE"]).expanduser().resolve()
+    here = Path.cwd()
+    candidates = (p for p in (here, *here.parents) if (p / "notebooks").is_dir() and (p / "pyproject.toml").is_file())
+    return next(candidates, here)
+
+
+# ---- atomic files that prove themselves ---------------------------------------------------------------------------------------
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds, at every instant and after a power cut, either the old content or the new.
+
+    Raises:
+        OSError: the disk is full or not writable; `path` is as it was and nothing half-written stays behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        reason = f"{error.strerror or error} while writing {path}: nothing that was complete is lost; free some space and start again"
+        raise OSError(error.errno, reason) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` durable."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _digest(content: Json) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def write_json(path: Path, content: Json) -> None:
+    """Write `content` atomically, with its own sha256 as last entry."""
+    text = json.dumps({**content, "sha256": _digest(content)}, indent=1, allow_nan=False)
+    write_atomic(path, text.encode() + b"\n")
+
+
+def read_json(path: Path, remedy: str = RECOMPUTE) -> Json:
+    """What `write_json` wrote.
+
+    Raises:
+        Corrupted: the file is truncated, or its content does not have the sha256 that it states.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        stated = content.pop("sha256")
+        if _digest(content) != stated:
+            raise ValueError(f"its sha256 is {_digest(content)}, it states {stated}")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise Corrupted(f"{path} is truncated or was altered ({error}); {remedy}") from error
+    return content
+
+
+def write_tensors(path: Path, content: Json) -> None:
+    """Write `content` (nested dicts of tensors and plain values) atomically as an ordinary torch file.
+
+    Memory: O(size of content), since the file is made in memory so that it can be written in one piece.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_tensors(path: Path, device: torch.device | str = "cpu") -> Json:
+    """What `write_tensors` wrote, on `device`. The checksums of the file's zip members, which torch does not look at, are verified.
+
+    Raises:
+        Corrupted: the file is missing, truncated or altered.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad is not None:
+            raise ValueError(f"checksum of its member {bad} is wrong")
+        loaded: Json = torch.load(path, map_location=device, weights_only=True)
+        return loaded
+    except FileNotFoundError as error:
+        raise Corrupted(f"{path} is missing; {RECOMPUTE}") from error
+    except Exception as error:  # zipfile and torch.load raise a dozen kinds on damaged bytes
+        raise Corrupted(f"{path} is truncated or was altered ({error}); {RECOMPUTE}") from error
+
+
+# ---- descriptions and fingerprints --------------------------------------------------------------------------------------------
+
+
+def describe(value: Any) -> Any:
+    """`value` as plain JSON that is the same for the same experiment, in every process.
+
+    Dataclasses become their fields, functions their name (with a digest of their source where they live in a notebook, and what
+    they enclose), tensors their shape and digest, `Fingerprinted` things their fingerprint.
+
+    Raises:
+        TypeError: a kind of value that has no such description.
+    """
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Path() | torch.dtype() | torch.device():
+            return str(value)
+        case Mapping():
+            return {str(key): describe(item) for key, item in value.items()}
+        case list() | tuple():
+            return [describe(item) for item in value]
+        case torch.Tensor():
+            return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest(value)}
+        case functools.partial():
+            return {"function": describe(value.func), "args": describe(value.args), **describe(value.keywords)}
+        case type():
+            return f"{value.__module__}.{value.__qualname__}"
+        case Fingerprinted():
+            return {"kind": type(value).__name__, "fingerprint": value.fingerprint}
+    if is_dataclass(value):
+        return {"kind": type(value).__qualname__, **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
+    if inspect.isfunction(value):
+        return _describe_function(value)
+    raise TypeError(f"a {type(value).__name__} ({value!r}) cannot be written into a manifest: use a function, a functools.partial or a dataclass")
+
+
+def _describe_function(function: Any) -> Any:
+    name = f"{function.__module__}.{function.__qualname__}"
+    enclosed = inspect.getclosurevars(function).nonlocals
+    interactive = function.__module__ == "__main__" or "<lambda>" in name
+    if not enclosed and not interactive:
+        return name
+    described: Json = {"function": name}
+    if interactive:
+        described["source"] = hashlib.sha256(_source(function)).hexdigest()
+    if enclosed:
+        described["enclosed"] = {key: describe(item) for key, item in sorted(enclosed.items())}
+    return described
+
+
+def _source(function: Any) -> bytes:
+    """What tells two functions apart: their text; of lambdas, of which several may stand on one line, the compiled code as well."""
+    code, text = function.__code__, ""
+    with suppress(OSError):  # typed at a prompt: there is no file to read it from
+        text = inspect.getsource(function)
+    compiled = (code.co_code, code.co_names, [c for c in code.co_consts if not inspect.iscode(c)])
+    return text.encode() if text and function.__name__ != "<lambda>" else repr((text, compiled)).encode()
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """Hexadecimal sha256 of a tensor's elements, wherever it lies."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()  # type: ignore[arg-type]  # an array is a buffer
+
+
+def fingerprint(*values: Any) -> str:
+    """Hexadecimal sha256 of the description of `values`."""
+    return _digest({"values": describe(values)})
+
+
+def environment(device: torch.device) -> Json:
+    """What the last bits of a result may depend on, beside the experiment: versions, processor, threads; and the commit."""
+    on_cpu = {"cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}", "threads": torch.get_num_threads()}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "alnb": metadata.version("alnb"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        **({} if device.type == "cuda" else on_cpu),
+        "commit": commit(),
+    }
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the checkout this package lies in, with "+" where tracked files were changed; None outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return None
+
+
+def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
+    """One line for each field in which two descriptions differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            yield from differences(before.get(key, "(absent)"), now.get(key, "(absent)"), f"{where}.{key}" if where else key)
+    elif before != now:
+        yield f"{where}: the folder has {before!r}, you ask for {now!r}"
+
+
+# ---- the run folder -----------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """A folder that holds one run: `manifest.json` and, for each finished cycle, `cycle_KKK/record.json`, written last.
+
+    Looking at a run needs no lock; `lock` is held by the one process that adds to it.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """`path` need not exist yet."""
+        self.path = Path(path)
+
+    @classmethod
+    def named(cls, root: Path | str, slug: str, experiment: Json) -> Run:
+        """The run of `experiment` below `root`: its folder's name is `slug` and a digest of the experiment's description."""
+        return cls(Path(root) / f"{slug}-{fingerprint(experiment)[:10]}")
+
+    def __repr__(self) -> str:
+        """As it is made."""
+        return f"Run({str(self.path)!r})"
+
+    def folder(self, cycle: int) -> Path:
+        """The folder of one cycle."""
+        return self.path / f"cycle_{cycle:03d}"
+
+    @property
+    def manifest(self) -> Json | None:
+        """What runs here (`experiment`) and what it began on (`environment`); None before the first claim."""
+        path = self.path / "manifest.json"
+        if path.exists():
+            return read_json(path, f"restore it from a copy, or move {self.path} away to begin anew")
+        if any(self.path.glob("cycle_*/record.json")):
+            raise Corrupted(f"{path} is missing, yet there are finished cycles; restore it from a copy, or move {self.path} away to begin anew")
+        return None
+
+    def records(self) -> list[Json]:
+        """The records of all finished cycles, in order.
+
+        Raises:
+            Corrupted: a record is damaged, or one is missing before a later one.
+        """
+        numbers = sorted(int(p.parent.name.removeprefix("cycle_")) for p in self.path.glob("cycle_*/record.json"))
+        for expected, number in enumerate(numbers):
+            if expected != number:
+                raise Corrupted(f"{self.folder(expected) / 'record.json'} is missing, yet cycle {number} is there; restore it, or delete the later cycles too")
+        return [read_json(self.folder(number) / "record.json") for number in numbers]
+
+    def claim(self, experiment: Json) -> None:
+        """Make sure that the manifest, if there is one, describes the same experiment.
+
+        Raises:
+            ManifestDiffers: it does not; the message names every field that differs.
+        """
+        manifest = self.manifest
+        lines = [] if manifest is None else list(differences(manifest["experiment"], experiment))
+        if lines:
+            raise ManifestDiffers(
+                f"{self.path} holds another experiment:\n  " + "\n  ".join(lines) + "\nGo back to those values, or give the new experiment a folder of its own."
+            )
+
+    def begin(self, experiment: Json, device: torch.device) -> tuple[str, ...]:
+        """Called with the lock held, before anything is added: write the manifest, or make sure that the environment is the same.
+
+        Returns:
+            Notes for the records to come: in what the environment differs, where that was allowed.
+        Raises:
+            ManifestDiffers: versions, device or threads are not those that the finished cycles were computed with, and
+                $ALNB_OTHER_ENVIRONMENT is not "1". The commit may differ.
+        """
+        for part in self.path.glob("**/.*.part"):
+            part.unlink(missing_ok=True)
+        now = environment(device)
+        manifest = self.manifest
+        if manifest is None:
+            write_json(self.path / "manifest.json", {"experiment": experiment, "environment": now})
+            return ()
+        lines = [line for line in differences(manifest["environment"], now) if not line.startswith("commit:")]
+        if lines and os.environ.get("ALNB_OTHER_ENVIRONMENT") != "1":
+            raise ManifestDiffers(
+                f"{self.path} was begun in another environment, and results may differ in the last bits:\n  "
+                + "\n  ".join(lines)
+                + "\nContinue it there, use a new folder, or set ALNB_OTHER_ENVIRONMENT=1: the records then say so in their notes."
+            )
+        return tuple(lines)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run against every other process and every other generator in this one.
+
+        Raises:
+            Locked: somebody holds it; the message names the process.
+        """
+        with exclusive(self.path, wait=False):
+            yield
+
+
+@contextmanager
+def exclusive(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Hold `folder` against all others; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        Locked: somebody else holds it and `wait` is False.
+    """
+    import filelock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = folder / ".owner"
+    lock = filelock.FileLock(folder / ".lock", timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        who = owner.read_text() if owner.exists() else "unknown"
+        here = " (this very process: close the earlier generator, or restart the kernel)" if who == str(os.getpid()) else ""
+        raise Locked(f"{folder} is in use by process {who}{here}; wait until it has ended, or stop it") from error
+    try:
+        owner.write_text(str(os.getpid()))
+        yield
+    finally:
+        lock.release()
