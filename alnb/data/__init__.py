@@ -1,0 +1,34 @@
+"""Images and what is true of them: `ImageSet`, the data sets by name, parts of them, and where images lie.
+
+`sources` holds tensors and selections of them, `sets` facts and their parts, `files` decodes folders of images, `official` verifies
+and fetches published files, `datasets` puts them together.
+"""
+
+from alnb.data.datasets import DATASETS, cifar10, cifar100, digits, fashion_mnist, fetch, load, root_folder, tiny_imagenet
+from alnb.data.files import SUFFIXES, Split, folder
+from alnb.data.sets import IMBALANCED_CIFAR10, ImageSet, balanced, imbalanced, subset
+from alnb.data.sources import DataError, Images, Resident, Selection
+
+__all__ = [
+    "DATASETS",
+    "IMBALANCED_CIFAR10",
+    "SUFFIXES",
+    "DataError",
+    "ImageSet",
+    "Images",
+    "Resident",
+    "Selection",
+    "Split",
+    "balanced",
+    "cifar10",
+    "cifar100",
+    "digits",
+    "fashion_mnist",
+    "fetch",
+    "folder",
+    "imbalanced",
+    "load",
+    "root_folder",
+    "subset",
+    "tiny_imagenet",
+]
