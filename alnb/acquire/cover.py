@@ -1,0 +1,231 @@
+"""Choosing in feature space: pure functions of features [N, D] and of what is covered already.
+
+`kcenter` is exact, and lazy. The distance of a point to the covered set can only fall as centres are added, so a distance computed
+earlier is an upper bound now, and a point whose bound is below another's true distance cannot be the farthest. Only the points with the
+largest bounds are brought up to date, many at a time, and picks are made among them as long as nobody outside could be farther.
+
+Matrix products give bounds only: |x|^2 + |c|^2 - 2 x.c loses digits where norms are large against distances, so each is widened by what
+rounding can do to it. Whatever decides a pick is the norm of a difference, computed pair by pair; hence the answer does not depend on
+the block size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+BLOCK = 1024  # points brought up to date together: 2 MB of features at D = 512, which stays in a core's cache
+SCAN = 4096  # rows converted, centred and multiplied together in the one pass over all features
+FIRST = 8  # that pass measures one covered point in 8; the others count as pending until a point comes near to being picked
+REDUCED = 2.0**-7  # relative error of products in TF32 (2**-11) or bfloat16 (2**-8), doubled
+
+
+def kcenter(features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: int, *, block: int = BLOCK) -> Int[Tensor, " n"]:
+    """The n points, i64 [n], that k-center greedy picks: each is the farthest from all that are covered by then, in order of choice.
+
+    features: [N, D], any float dtype, finite; half precision is widened to float32 block by block. Distance: Euclidean.
+    covered: bool [N], True where a point is a centre already; those are never picked. Equal distances: the lowest index.
+    block: points brought up to date together; changes the speed, never the answer.
+    Where nothing is covered, the first pick is the point nearest to the mean of all. google/active-learning picks index 0 there,
+    because its random branch is never reached, so its first centre says how the file is sorted (methods.md section 9). The point
+    nearest to the mean needs no random number, does not depend on the order of the images, and is never an outlier.
+
+    Returns global indices. Memory O(N + block * (D + block + BLOCK) + SCAN * (D + BLOCK)) besides the features.
+    Raises ValueError: covered not bool [N]; n negative or more than the uncovered; features with NaN, infinity or overflowing norms.
+    Source: Sener & Savarese 2018, algorithm 1 (greedy, without the mixed-integer refinement); methods.md section 9.
+    """
+    return farthest_first(features, covered, n, block=block)[0]
+
+
+def farthest_first(
+    features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: int, *, block: int = BLOCK
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """What `kcenter` picks, and the distance at which it picks each: the covering radius just before that pick, non-increasing.
+
+    Arguments, errors and memory as for `kcenter`; the first distance of a cold start is infinity.
+    """
+    _check(features, covered, n)
+    # autocast would turn the products into bfloat16 unnoticed, and their error would exceed the slack allowed for it
+    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        picks, distances = [], []
+        for pick, distance in _picks(features, covered, n, block):
+            picks.append(pick)
+            distances.append(distance)
+        return torch.tensor(picks, device=features.device, dtype=torch.long), torch.tensor(
+            distances, device=features.device, dtype=torch.promote_types(features.dtype, torch.float32)
+        )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What the search knows of every point."""
+
+    features: Tensor  # [N, D]
+    shift: Tensor  # [D] somewhere in the middle of the features; products are taken relative to it
+    bound: Tensor  # [N] at least the distance to the nearest centre; -inf for centres
+    seen: Tensor  # i64 [N] how many of the centres, in their order, the bound is the exact distance to; 0 where it is only a bound
+    centres: Tensor  # i64 [covered + n] covered points, then picks; filled as they are made
+    block: int
+
+    def rows(self, index: Tensor) -> Tensor:
+        return self.features[index].to(self.shift.dtype)
+
+
+def _picks(features: Tensor, covered: Tensor, n: int, block: int) -> Iterator[tuple[int, float]]:
+    """Picks, with their distances, in order."""
+    if n == 0:
+        return
+    known = covered.nonzero()[:, 0]
+    cold = len(known) == 0
+    if cold:
+        known = _medoid(features)
+        yield int(known), torch.inf
+    centres = torch.cat([*(known[i::FIRST] for i in range(FIRST)), known.new_empty(n - cold)])
+    search = _scan(features, centres, len(known), block)
+    count = len(known)
+    while count < len(centres):
+        for pick, distance in _round(search, count):
+            count += 1
+            yield pick, distance
+
+
+def _round(search: _Search, count: int) -> Iterator[tuple[int, float]]:
+    """The picks, perhaps none, that can be made after the points with the largest bounds were brought up to date.
+
+    `count` centres are known before the round. Everything that is not picked keeps a valid bound.
+    """
+    near = _largest(search.bound, search.block)
+    near = near[search.bound[near] > -torch.inf]
+    _update(search, near, count)
+    others = search.bound.index_fill(0, near, -torch.inf)
+    rival = int(others.argmax())
+    limit = float(others[rival])
+    distance = search.bound[near]
+    # below the limit a point outside might be farther, and at the limit one with a lower index might tie
+    near = near[(distance > limit) | ((distance == limit) & (near < rival))]
+    if len(near) == 0:
+        return
+    distance, rows, names = search.bound[near], search.rows(near), near.tolist()
+    square, slack = _squares(rows - search.shift, rows - search.shift)
+    least = square.sub_(slack).clamp_(min=0).sqrt_().fill_diagonal_(torch.inf)
+    crowded = (least < distance).any(1).tolist()  # far from each other, as most are in many dimensions, picks change nothing
+    for _ in range(min(len(near), len(search.centres) - count)):
+        best = int(distance.argmax())
+        value = float(distance[best])
+        if (value, -names[best]) < (limit, -rival):
+            break
+        search.centres[count] = names[best]
+        count += 1
+        yield names[best], value
+        distance[best] = -torch.inf
+        if crowded[best]:
+            closer = (least[best] < distance).nonzero()[:, 0]
+            distance[closer] = torch.minimum(distance[closer], _distance(rows[closer], rows[best]))
+    search.bound[near] = distance
+    search.seen[near] = count
+
+
+def _update(search: _Search, index: Tensor, count: int) -> None:
+    """Makes the bounds of `index` the exact distances to the nearest of the first `count` centres."""
+    index = index[search.seen[index] < count]
+    if len(index) == 0:
+        return
+    seen, bound, rows = search.seen[index], search.bound[index], search.rows(index)
+    for start in range(int(seen.min()), count, BLOCK):
+        stop = min(start + BLOCK, count)
+        stale = (seen < stop).nonzero()[:, 0]
+        bound[stale] = _nearest(rows[stale], search.rows(search.centres[start:stop]), bound[stale], search.shift)
+    search.bound[index] = bound
+    search.seen[index] = count
+
+
+def _nearest(rows: Tensor, centres: Tensor, bound: Tensor, shift: Tensor) -> Tensor:
+    """The smaller of `bound` [R] and the exact distance of each row [R, D] to its nearest centre [P, D]."""
+    square, slack = _squares(rows - shift, centres - shift)
+    limit = torch.minimum(bound.square(), square.amin(1) + slack[:, 0]) + slack[:, 0]
+    row, centre = (square <= limit[:, None]).nonzero(as_tuple=True)
+    # usually one pair a row; among many equal features every pair, hence the slices
+    for i, j in zip(row.split(BLOCK), centre.split(BLOCK), strict=True):
+        bound = bound.scatter_reduce(0, i, _distance(rows[i], centres[j]), "amin")
+    return bound
+
+
+def _squares(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances [R, P] by one matrix product, and the most [R, 1] by which rounding can have moved any of a row."""
+    norm, other = torch.linalg.vector_norm(rows, dim=1), torch.linalg.vector_norm(others, dim=1)
+    square = torch.addmm(other.square(), rows, others.T, alpha=-2).add_(norm.square()[:, None])
+    # Higham 2002, section 3.1: an inner product of D terms is off by at most D u |x|.|y|, here u = eps / 2; the rest is for the square root
+    relative = (rows.shape[1] + 8) * torch.finfo(rows.dtype).eps
+    # asked of the backend: torch.get_float32_matmul_precision raises once someone used the newer per-backend settings
+    backend = torch.backends.cuda if rows.is_cuda else torch.backends.mkldnn
+    if rows.dtype == torch.float32 and backend.matmul.fp32_precision not in ("none", "ieee"):
+        relative += REDUCED
+    return square, (relative * (norm + other.max()).square())[:, None]
+
+
+def _distance(rows: Tensor, others: Tensor) -> Tensor:
+    """The Euclidean distances of paired rows, exact to rounding; a pair's value does not depend on the other pairs."""
+    return torch.linalg.vector_norm(rows - others, dim=1)
+
+
+def _largest(bound: Tensor, k: int) -> Tensor:
+    """The indices, ascending, of the k largest bounds, of equal ones the lowest: `topk` leaves open which of equal ones it takes."""
+    least = bound.topk(min(k, len(bound)), sorted=False).values.amin()
+    above, equal = (bound > least).nonzero()[:, 0], (bound == least).nonzero()[:, 0]
+    return torch.cat([above, equal[: max(k - len(above), 0)]]).sort().values
+
+
+def _scan(features: Tensor, centres: Tensor, known: int, block: int) -> _Search:
+    """A bound for every point from some of the known centres: the one pass over all features."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    shift = features[:: max(1, len(features) // SCAN)].to(dtype).mean(0)
+    first = -(-known // FIRST)
+    bound = torch.empty(len(features), dtype=dtype, device=features.device)
+    for start in range(0, len(features), SCAN):
+        rows = features[start : start + SCAN].to(dtype) - shift
+        least = torch.full_like(rows[:, 0], torch.inf)
+        for some in centres[:first].split(BLOCK):
+            square, slack = _squares(rows, features[some].to(dtype) - shift)
+            least = torch.minimum(least, square.amin(1) + slack[:, 0])
+        bound[start : start + SCAN] = least.clamp_(min=0).sqrt_()
+    _check_finite(features, bound)
+    bound[centres[:known]] = -torch.inf
+    # these bounds have slack in them, so not even the centres they come from count as seen
+    return _Search(features, shift, bound, torch.zeros_like(bound, dtype=torch.long), centres, block)
+
+
+def _medoid(features: Tensor) -> Tensor:
+    """The index, i64 [1], of the point nearest to the mean."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    # in slices of a fixed size: another one would round the mean otherwise, and decide near ties otherwise
+    mean = torch.stack([rows.to(dtype).sum(0) for rows in features.split(SCAN)]).sum(0) / len(features)
+    return torch.cat([_distance(rows.to(dtype), mean) for rows in features.split(SCAN)]).argmin()[None]
+
+
+def _check(features: Tensor, covered: Tensor, n: int) -> None:
+    if features.ndim != 2 or not features.is_floating_point():
+        raise ValueError(f"features must be float [N, D], but are {features.dtype} {list(features.shape)}: pool or flatten them first")
+    if covered.dtype != torch.bool or covered.shape != features.shape[:1]:
+        raise ValueError(
+            f"covered must be bool [{len(features)}], True where a point is covered, but is {covered.dtype} {list(covered.shape)}: "
+            "make a mask of indices, e.g. covered = torch.zeros(N, dtype=torch.bool); covered[indices] = True"
+        )
+    free = len(covered) - int(covered.sum())
+    if not 0 <= n <= free:
+        raise ValueError(f"n = {n} points were asked for, but {free} of {len(covered)} are not covered yet: choose n in [0, {free}]")
+
+
+def _check_finite(features: Tensor, bound: Tensor) -> None:
+    """Raises where a row spoilt its bound, or everybody's; looks for the row only then."""
+    if bound.isfinite().all():
+        return
+    for start, rows in zip(range(0, len(features), SCAN), features.split(SCAN), strict=True):
+        good = torch.linalg.vector_norm(rows.to(bound.dtype), dim=1).square().isfinite()
+        if not good.all():
+            raise ValueError(
+                f"features[{start + int((~good).long().argmax())}] holds NaN, infinity or values too large to be squared in {bound.dtype}: "
+                "look at the net that made them (a diverged loss, half-precision overflow) or scale them down"
+            )
+    raise ValueError(f"distances between features overflow {bound.dtype}: scale the features down")
