@@ -1,0 +1,101 @@
+"""The nets: ResNet-18 in its CIFAR form and a small one for laptops. Each gives `maps`, `features` and `forward`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+NO_CHANGE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Pre-trained weights of a net's trunk, named by what they were made from."""
+
+    fingerprint: str
+    state: Mapping[str, Tensor]
+
+
+class Net(nn.Module):
+    """A trunk of stages, global average pooling, and a linear head. Images come as float [B,3,H,W] in [0, 1], any H and W.
+
+    The normalisation is a part of the net, so that nobody can forget it or use another one.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, stages: Sequence[nn.Module], width: int, outputs: int) -> None:
+        """`width` is the number of channels of the last stage, `outputs` that of the head."""
+        super().__init__()
+        self.trunk = nn.ModuleList(stages)
+        self.head = nn.Linear(width, outputs)
+        self.register_buffer("mean", torch.tensor(NO_CHANGE[0]))
+        self.register_buffer("std", torch.tensor(NO_CHANGE[1]))
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The output [B,D_k,H_k,W_k] of each stage."""
+        x = (x - self.mean[:, None, None]) / self.std[:, None, None]
+        out = []
+        for stage in self.trunk:
+            x = stage(x)
+            out.append(x)
+        return out
+
+    def features(self, x: Tensor) -> Tensor:
+        """Penultimate features [B,D]: the last stage's map, averaged over space."""
+        return self.maps(x)[-1].mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B,outputs]."""
+        out: Tensor = self.head(self.features(x))
+        return out
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut. Source: He et al. 2016, section 3.3."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        """From `before` to `after` channels."""
+        super().__init__()
+        self.first = _conv(before, after, stride)
+        self.second = nn.Sequential(nn.Conv2d(after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after))
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or before != after:
+            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,before,H,W] to [B,after,H/stride,W/stride]."""
+        return relu(self.second(self.first(x)) + self.shortcut(x), inplace=True)
+
+
+def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
+
+
+def resnet18(outputs: int) -> Net:
+    """ResNet-18 in its CIFAR form: 3x3 stem of stride 1 and no max-pooling; 11,173,962 parameters with 10 outputs.
+
+    Source: He et al. 2016; the variant is the one of the active-learning code bases (Yoo and Kweon 2019; Yi et al. 2022). The pooling
+    is adaptive, so that 64x64 images pass too.
+    """
+    widths = (64, 128, 256, 512)
+    stages = []
+    for before, after in zip((64, *widths[:-1]), widths, strict=True):
+        stages.append(nn.Sequential(BasicBlock(before, after, 1 if after == 64 else 2), BasicBlock(after, after, 1)))
+    stages[0] = nn.Sequential(_conv(3, 64), *stages[0])
+    return Net(stages, widths[-1], outputs)
+
+
+def small(outputs: int, width: int = 32) -> Net:
+    """Three convolutions, `width` to 4 `width` channels, for laptops: 93,000 parameters at width 32; images from 8x8 up."""
+    stages = [_conv(3, width), _conv(width, 2 * width, 2), _conv(2 * width, 4 * width, 2)]
+    return Net(stages, 4 * width, outputs)
+
+
+NETS: dict[str, Callable[..., Net]] = {"resnet18": resnet18, "small": small}

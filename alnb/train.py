@@ -1,0 +1,342 @@
+"""How a net is trained: `Recipe`, `Learner`, `fit`; and read: `predict` (the one chunk loop), `evaluate`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from alnb import metrics, rng, store
+from alnb.augment import AUGMENTATIONS, Augment
+from alnb.nets import NO_CHANGE, Backbone, Net
+
+REPORT_UPDATES = 50  # losses are read from the device once in so many updates
+CHUNK = 1000  # images per forward pass in `predict`: fixed, so that the last bits never depend on the machine's memory
+CHECKPOINT_SHARE = 0.01  # checkpoints may cost this share of the time, whatever `checkpoint_seconds` says
+
+Report = Callable[[int, int, float], None]
+"""Called with (updates done, updates in all, mean loss since the last call)."""
+Loss = Callable[[Net, Tensor, Tensor], Tensor]
+"""(net, images [B,3,H,W] in [0, 1], labels i64 [B]) -> loss of each image [B]."""
+
+
+class NonFiniteLoss(Exception):
+    """The loss became infinite or not a number."""
+
+
+class Images(Protocol):
+    """Where images come from: a tensor on the device, or files that are decoded in the background."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(3, H, W)."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where `batch` puts its images, and so where everything is computed."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the content."""
+
+    def __len__(self) -> int:
+        """Number N of images."""
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Images [B,3,H,W], uint8, for global indices i64 [B]."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a net is trained: SGD with momentum.
+
+    A batch may reach from one pass over the data into the next, so that all batches have the same size, nothing is dropped and every
+    image is seen equally often.
+    """
+
+    epochs: float = 200  # passes over the labelled images
+    min_updates: int = 0  # floor on the number of updates, for tiny labelled sets
+    batch: int = 128  # images an update; fewer where fewer are labelled
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"  # "cosine" to 0, "constant", or "step": a tenth from each milestone on
+    milestones: tuple[float, ...] = (0.8,)  # of "step", as fractions of the training
+    warmup: float = 0.0  # fraction of the training in which the rate climbs linearly
+    augment: Augment = AUGMENTATIONS["none"]
+    precision: str = "auto"  # "auto": bfloat16 autocast on CUDA, float32 elsewhere; or one of the two
+    compile: bool = False  # torch.compile; worth it on a GPU and in long trainings
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError, which names the field, its value and what it may be."""
+        positive = {"epochs": self.epochs, "batch": self.batch, "lr": self.lr}
+        for name, value in positive.items():
+            if not value > 0:
+                raise ValueError(f"Recipe.{name} is {value}: it must be above 0")
+        for name, value, allowed in (
+            ("schedule", self.schedule, ("cosine", "constant", "step")),
+            ("precision", self.precision, ("auto", "float32", "bfloat16")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"Recipe.{name} is {value!r}: it must be one of {', '.join(allowed)}")
+
+    def updates(self, n: int) -> int:
+        """Number of updates on `n` labelled images."""
+        return max(self.min_updates, math.ceil(self.epochs * n / min(self.batch, n)))
+
+    def rate(self, step: int, updates: int) -> float:
+        """Learning rate of update `step` (from 0) out of `updates`."""
+        done = step / updates
+        rising = min(1.0, (done + 1 / updates) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "cosine":
+            return self.lr * rising * 0.5 * (1 + math.cos(math.pi * done))
+        passed = sum(done >= milestone for milestone in self.milestones) if self.schedule == "step" else 0
+        return self.lr * rising * 0.1**passed
+
+
+def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    """Loss [B] of images [B,3,H,W] in [0, 1] with labels i64 [B]."""
+    return functional.cross_entropy(net(x), y, reduction="none")
+
+
+@dataclass(frozen=True)
+class Learner:
+    """How a net is built and trained."""
+
+    net: Callable[[int], Net]  # from the number of outputs, as in `nets.NETS`
+    recipe: Recipe
+    loss: Loss = cross_entropy
+    mean: tuple[float, ...] = NO_CHANGE[0]  # of the images, per channel, in [0, 1]
+    std: tuple[float, ...] = NO_CHANGE[1]
+    backbone: Backbone | None = None  # where the trunk's weights start; None: at random
+
+    def build(self, outputs: int, seed: int, *where: str | int, device: torch.device | str = "cpu") -> Net:
+        """A net with fresh weights, the same on every device; channels last, which is faster on GPUs and CPUs alike.
+
+        Raises:
+            ValueError: the backbone was made for another net.
+        """
+        with rng.scope(seed, "init", *where):
+            net = self.net(outputs)
+        net.mean.copy_(torch.tensor(self.mean))
+        net.std.copy_(torch.tensor(self.std))
+        if self.backbone is not None:
+            try:
+                net.trunk.load_state_dict(dict(self.backbone.state))
+            except RuntimeError as error:
+                raise ValueError(f"the backbone {self.backbone.fingerprint[:10]} does not fit {self.net}: {error}") from error
+        return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this form
+
+
+# ---- training -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Order:
+    """Which of `n` images each update sees: shuffled passes, cut into batches of one size. A function of the step alone."""
+
+    n: int
+    batch: int
+    seed: int
+    where: tuple[str | int, ...]
+    device: torch.device
+    passes: dict[int, Tensor] = field(default_factory=dict)
+
+    def __call__(self, step: int) -> Tensor:
+        """Positions i64 [batch] in [0, n) of update `step`."""
+        start, end = step * self.batch, (step + 1) * self.batch
+        first, last = start // self.n, (end - 1) // self.n
+        self.passes = {number: self.passes[number] if number in self.passes else self._shuffle(number) for number in range(first, last + 1)}
+        joined = torch.cat([self.passes[number] for number in range(first, last + 1)]) if last > first else self.passes[first]
+        return joined[start - first * self.n : end - first * self.n]
+
+    def _shuffle(self, number: int) -> Tensor:
+        generator = rng.generator(self.seed, "order", *self.where, number)
+        return torch.randperm(self.n, generator=generator).to(self.device, non_blocking=True)
+
+
+@dataclass
+class Training:
+    """The state of one training: what a checkpoint holds, and when the next one is due."""
+
+    net: Net
+    optimiser: torch.optim.Optimizer
+    identity: str  # of what is trained on what; a checkpoint of anything else is refused
+    checkpoint: Path | None
+    pause: float  # seconds between checkpoints
+    step: int = 0
+    saved_step: int | None = None
+    saved_time: float = field(default_factory=time.monotonic)
+
+    def resume(self) -> None:
+        """Continue from the checkpoint where there is one.
+
+        Raises:
+            store.Corrupted: it is damaged, or belongs to another training.
+        """
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return
+        saved = store.read_tensors(self.checkpoint, self.net.mean.device)
+        if saved["identity"] != self.identity:
+            raise store.Corrupted(f"{self.checkpoint} belongs to another training (other recipe, labels or seed); delete it to begin anew")
+        self.net.load_state_dict(saved["net"])
+        if saved["optimiser"]:
+            self.optimiser.load_state_dict(saved["optimiser"])
+        self.step = self.saved_step = saved["step"]
+
+    def due(self) -> bool:
+        """Whether the last checkpoint is old enough for a new one."""
+        return self.checkpoint is not None and time.monotonic() - self.saved_time > self.pause
+
+    def save(self, *, finished: bool) -> None:
+        """Write the checkpoint. A finished training needs its optimiser no more."""
+        if self.checkpoint is None:
+            return
+        before = time.monotonic()
+        optimiser = {} if finished else self.optimiser.state_dict()
+        content = {"identity": self.identity, "step": self.step, "net": self.net.state_dict(), "optimiser": optimiser}
+        store.write_tensors(self.checkpoint, content)
+        self.saved_step, self.saved_time = self.step, time.monotonic()
+        self.pause = max(self.pause, (self.saved_time - before) / CHECKPOINT_SHARE)
+
+
+def fit(
+    net: Net,
+    images: Images,
+    indices: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    *,
+    loss: Loss = cross_entropy,
+    seed: int = 0,
+    where: tuple[str | int, ...] = (),
+    checkpoint: Path | None = None,
+    report: Report | None = None,
+) -> None:
+    """Train `net` in place on the images at global `indices` i64 [L] with `labels` i64 [L], and leave it in evaluation mode.
+
+    Killed and called again with the same arguments, it continues from `checkpoint` and ends, on the CPU, with the same bits. At the
+    end the checkpoint holds the trained net. The host waits for the device once in `REPORT_UPDATES` updates.
+
+    Args:
+        seed, where: the place in the experiment; the only source of randomness.
+    Raises:
+        NonFiniteLoss: it names the place, the update and the last good checkpoint.
+        store.Corrupted: the checkpoint is damaged.
+    """
+    if len(indices) == 0:
+        raise ValueError(f"nothing to train on at {_place(where)}: there are no labelled images")
+    indices, labels = indices.to(images.device), labels.to(images.device)
+    optimiser = torch.optim.SGD(
+        net.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay, fused=True
+    )
+    identity = store.fingerprint(recipe, indices, labels, seed, where, images.fingerprint)
+    training = Training(net, optimiser, identity, checkpoint, recipe.checkpoint_seconds)
+    training.resume()
+    updates = recipe.updates(len(indices))
+    order = Order(len(indices), min(recipe.batch, len(indices)), seed, where, images.device)
+    update = _update(training, recipe, torch.compile(loss) if recipe.compile else loss)
+    losses: list[Tensor] = []  # of the updates since the last report, still on the device
+    net.train()
+    while training.step < updates:
+        chosen = order(training.step)
+        generator = rng.generator(seed, "augment", *where, training.step, device=images.device)
+        losses.append(update(images.batch(indices[chosen]), labels[chosen], generator, recipe.rate(training.step, updates)))
+        training.step += 1
+        last = training.step == updates
+        if last or len(losses) == REPORT_UPDATES or training.due():
+            mean = _read(losses, training, where)
+            losses.clear()
+            if report is not None:
+                report(training.step, updates, mean)
+            if last or training.due():
+                training.save(finished=last)
+    net.eval()
+
+
+def _update(training: Training, recipe: Recipe, loss: Loss) -> Callable[[Tensor, Tensor, torch.Generator, float], Tensor]:
+    """One update: uint8 images [B,3,H,W], labels [B] and a learning rate to the mean loss, which stays on the device."""
+    device = training.net.mean.device
+    half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
+
+    def update(x: Tensor, y: Tensor, generator: torch.Generator, rate: float) -> Tensor:
+        x, _ = recipe.augment(x, generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            mean = loss(training.net, x.contiguous(memory_format=torch.channels_last), y).mean()
+        training.optimiser.zero_grad(set_to_none=True)
+        mean.backward()
+        for group in training.optimiser.param_groups:
+            group["lr"] = rate
+        training.optimiser.step()
+        return mean.detach()
+
+    return update
+
+
+def _read(losses: list[Tensor], training: Training, where: tuple[str | int, ...]) -> float:
+    """The mean of the losses of the last updates, which it waits for."""
+    values = torch.stack(losses).tolist()
+    for back, value in zip(range(len(values), 0, -1), values, strict=True):
+        if not math.isfinite(value):
+            last = f"the last good checkpoint is {training.checkpoint}, update {training.saved_step}"
+            last = "there is no checkpoint before it" if training.saved_step is None else last
+            place = f"{_place(where)}, update {training.step - back}"
+            raise NonFiniteLoss(f"the loss is {value} at {place}; {last}. Lower the learning rate, or look at the images")
+    return float(sum(values) / len(values))
+
+
+def _place(where: tuple[str | int, ...]) -> str:
+    return " ".join(map(str, where)) or "the only training"
+
+
+# ---- reading ------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def predict(function: Callable[[Tensor], Tensor], images: Images, indices: Tensor | None = None, *, chunk: int = CHUNK) -> Tensor:
+    """`function` of the images at global `indices` (None: of all), without augmentation: the chunk loop of the whole package.
+
+    Args:
+        function: float images [B,3,H,W] in [0, 1] to a tensor [B,...], as `net.features`.
+    Returns:
+        [M,...] on the device of the images, in the order of `indices`. Memory: O(result + chunk).
+    """
+    indices = torch.arange(len(images), device=images.device) if indices is None else indices.to(images.device)
+    out: Tensor | None = None
+    for start in range(0, max(len(indices), 1), chunk):
+        part = function(images.batch(indices[start : start + chunk]).float() / 255)
+        out = part.new_empty((len(indices), *part.shape[1:])) if out is None else out
+        out[start : start + chunk] = part
+    assert out is not None  # the loop runs at least once
+    return out
+
+
+def log_probs(net: Net) -> Callable[[Tensor], Tensor]:
+    """The function of images to log-probabilities [B,C] that `predict` takes."""
+    return lambda x: net(x).float().log_softmax(dim=1)
+
+
+def evaluate(net: Net, images: Images, targets: Tensor, classes: int) -> dict[str, float | list[float | None]]:
+    """Metrics of `net` on all `images` with `targets` i64 [N]: accuracy, per_class (None where a class is absent), negative
+    log-likelihood in nats, and calibration error.
+    """
+    net.eval()
+    logs = predict(log_probs(net), images)
+    targets = targets.to(logs.device)
+    table = metrics.confusion(logs.argmax(dim=1), targets, classes)
+    per_class = [None if math.isnan(value) else value for value in metrics.per_class_accuracy(table).tolist()]
+    return {
+        "accuracy": float(metrics.accuracy(table)),
+        "per_class": per_class,
+        "negative_log_likelihood": float(metrics.negative_log_likelihood(logs, targets)),
+        "calibration_error": float(metrics.calibration_error(logs, targets)),
+    }

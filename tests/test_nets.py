@@ -1,0 +1,42 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alnb.nets import NETS, resnet18, small
+
+
+def parameters(net: torch.nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(("outputs", "count"), [(10, 11_173_962), (4, 11_170_884), (100, 11_220_132), (200, 11_271_432)])
+def test_resnet18_has_the_published_number_of_parameters(outputs: int, count: int) -> None:
+    assert parameters(resnet18(outputs)) == count  # methods.md, section 3.1
+
+
+def test_resnet18_keeps_the_published_sizes() -> None:
+    maps = resnet18(10).eval().maps(torch.rand(1, 3, 32, 32))
+    assert [tuple(m.shape[1:]) for m in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+
+
+def test_small_is_small() -> None:
+    assert 90_000 < parameters(small(10)) < 96_000
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.sampled_from(sorted(NETS)), st.integers(1, 3), st.integers(8, 40), st.integers(8, 40), st.integers(2, 11))
+def test_any_size_of_image_passes(name: str, batch: int, height: int, width: int, outputs: int) -> None:
+    net, x = NETS[name](outputs).eval(), torch.rand(batch, 3, height, width)
+    features = net.features(x)
+    assert net(x).shape == (batch, outputs) and features.shape[0] == batch
+    torch.testing.assert_close(net.head(features), net(x))
+
+
+def test_normalisation_is_part_of_the_net() -> None:
+    net, x = small(3).eval(), torch.rand(2, 3, 8, 8)
+    before = net(x)
+    net.mean.copy_(torch.tensor([0.1, 0.2, 0.3]))
+    net.std.copy_(torch.tensor([0.5, 2.0, 1.0]))
+    shaped = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 2.0, 1.0]).view(3, 1, 1)
+    torch.testing.assert_close(net(x * shaped[1] + shaped[0]), before)
