@@ -1,0 +1,34 @@
+"""Reproducible notebooks for deep active learning on images."""
+
+from alnb import acquire, augment, data, loop, metrics, nets, oracle, pool, pretrain, rng, store, train
+from alnb.data import ImageSet
+from alnb.loop import Cycle, Protocol, cycles
+from alnb.oracle import Pending
+from alnb.pool import Pool, Query
+from alnb.store import Run
+from alnb.train import Learner, Recipe
+
+__all__ = [
+    "Cycle",
+    "ImageSet",
+    "Learner",
+    "Pending",
+    "Pool",
+    "Protocol",
+    "Query",
+    "Recipe",
+    "Run",
+    "acquire",
+    "augment",
+    "cycles",
+    "data",
+    "loop",
+    "metrics",
+    "nets",
+    "oracle",
+    "pool",
+    "pretrain",
+    "rng",
+    "store",
+    "train",
+]

@@ -1,0 +1,55 @@
+"""Acquisition: pure maths in `scores` and `cover`, and `STRATEGIES`, every one a callable ``(Query) -> indices i64 [n]``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from alnb.acquire import cover, scores
+from alnb.pool import Query
+
+Strategy = Callable[[Query], Tensor]
+"""From a query to `query.n` different global indices i64 out of `query.candidates`, in order of choice."""
+
+
+def random(query: Query) -> Tensor:
+    """Uniformly, without replacement."""
+    return query.candidates[torch.randperm(len(query.candidates), generator=query.rng)[: query.n]]
+
+
+def entropy(query: Query) -> Tensor:
+    """The most uncertain by the entropy of the predicted distribution. Source: Shannon 1948; Settles 2009, section 3.1."""
+    return query.candidates[scores.top(scores.per_image(scores.entropy(query.log_probs)), query.n)]
+
+
+def least_confidence(query: Query) -> Tensor:
+    """Those whose most probable class is the least probable. Source: Settles 2009, section 3.1."""
+    return query.candidates[scores.top(scores.per_image(scores.least_confidence(query.log_probs)), query.n)]
+
+
+def margin(query: Query) -> Tensor:
+    """Those with the smallest gap between the two most probable classes. Source: Scheffer et al. 2001."""
+    return query.candidates[scores.top(-scores.per_image(scores.margin(query.log_probs)), query.n)]
+
+
+def kcenter(query: Query) -> Tensor:
+    """Greedy k-center over penultimate features: each pick the candidate farthest from all that were asked for.
+
+    Source: Sener and Savarese 2018 (core-set), algorithm 1.
+    """
+    asked = (query.pool.acquired >= 0).nonzero().flatten()
+    rows = torch.cat([asked, query.candidates])
+    covered = torch.arange(len(rows)) < len(asked)
+    features = query.features[rows.to(query.features.device)]
+    return rows[cover.kcenter(features, covered.to(features.device), query.n).cpu()]
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "random": random,
+    "entropy": entropy,
+    "least_confidence": least_confidence,
+    "margin": margin,
+    "kcenter": kcenter,
+}

@@ -1,0 +1,282 @@
+"""The loop: one generator for sweeps and widgets alike. It knows no strategy by name."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alnb import rng, store
+from alnb.acquire import Strategy, random
+from alnb.data import ImageSet
+from alnb.nets import Net
+from alnb.oracle import Oracle, Pending
+from alnb.pool import VOID, Pool, Query, check_indices
+from alnb.store import Json, Run
+from alnb.train import Learner, Report, evaluate, fit
+
+MEASURED = ("seconds", "peak_memory_mb")  # the fields of a record that no two executions share
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The rules of an experiment: after cycle k, `initial + k * budget` labels are paid for."""
+
+    initial: int  # labels of cycle 0
+    budget: int  # labels of each later cycle
+    cycles: int  # points on the learning curve, the first included
+    subset: int | None = None  # score only so many candidates, drawn at random in each cycle; None: all
+    init: str = "fresh"  # each cycle's net starts "fresh", or "warm" from that of the cycle before
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError, which names the field, its value and what it may be."""
+        for name in ("initial", "budget", "cycles"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Protocol.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.init not in ("fresh", "warm"):
+            raise ValueError(f"Protocol.init is {self.init!r}: it must be one of fresh, warm")
+        if self.subset is not None and self.subset < max(self.initial, self.budget):
+            raise ValueError(f"Protocol.subset is {self.subset}: fewer than the {max(self.initial, self.budget)} images asked for in one cycle")
+
+    def size(self, cycle: int) -> int:
+        """How many images are asked for in `cycle`."""
+        return self.budget if cycle else self.initial
+
+    def check(self, pool: Pool) -> None:
+        """Raises: ValueError where the pool has fewer images than will be asked for."""
+        wanted = self.initial + (self.cycles - 1) * self.budget
+        if wanted > len(pool.unlabelled):
+            raise ValueError(
+                f"Protocol asks for {wanted} labels ({self.initial} + {self.cycles - 1} x {self.budget}), the pool has {len(pool.unlabelled)} "
+                "unlabelled images: lower initial, budget or cycles"
+            )
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One cycle's record: what was asked, and how good the net became with all labels up to and including these."""
+
+    cycle: int
+    n_labelled: int
+    metrics: Mapping[str, Any]  # as `train.evaluate` gives them, on the test images
+    queried: tuple[int, ...]  # global indices, in order of choice
+    labels: tuple[int, ...]  # the answers to them
+    class_counts: tuple[int, ...]  # of the answers, per class
+    seconds: Mapping[str, float]  # wall time of query, oracle, fit, evaluate
+    peak_memory_mb: float  # of the device where it is a GPU, else of the process
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, record: Json) -> Cycle:
+        """From the content of a `record.json`."""
+        sequences = {name: tuple(record[name]) for name in ("queried", "labels", "class_counts", "notes")}
+        return cls(**{**record, **sequences})
+
+    @property
+    def reproducible(self) -> Json:
+        """The record without what was measured: on the CPU, equal bit for bit however often the run was killed."""
+        return {name: value for name, value in asdict(self).items() if name not in MEASURED}
+
+
+def describe(
+    pool: Pool,
+    test: ImageSet,
+    *,
+    learner: Learner,
+    strategy: Strategy,
+    oracle: Oracle,
+    protocol: Protocol,
+    initial: Strategy = random,
+    side: Mapping[str, Any] | None = None,
+) -> Json:
+    """The experiment as plain JSON: what `manifest.json` holds, and what a run's folder may be named by (`Run.named`)."""
+    parts = {"pool": pool, "test": test, "learner": learner, "strategy": strategy, "oracle": oracle, "protocol": protocol}
+    described: Json = store.describe({"dataset": test.name, **parts, "initial": initial, "side": side or {}})
+    return described
+
+
+def cycles(
+    run: Run | Path | str,
+    pool: Pool,
+    test: ImageSet,
+    *,
+    learner: Learner,
+    strategy: Strategy,
+    oracle: Oracle,
+    protocol: Protocol,
+    initial: Strategy = random,
+    side: Mapping[str, Any] | None = None,
+    report: Report | None = None,
+) -> Generator[Cycle, None, Pending | None]:
+    """Active learning, one `Cycle` at a time: ask, get the answers, train, evaluate, write the record.
+
+    Finished cycles are read from `run` and yielded first; then the run goes on from where it was, whatever ended it. The generator
+    ends early, and returns the `Pending` question, where a human has to answer first: call again when the answers are there.
+
+    Args:
+        initial: chooses the first images, with `query.net` None.
+        side: what else strategies may know of the images, as `query.side`.
+        report: called with (updates done, updates in all, mean loss) during each training.
+    Raises:
+        ValueError: the protocol asks for more than the pool has, or a strategy's or oracle's answer is not valid.
+        store.ManifestDiffers, store.Locked, store.Corrupted: about the run folder. Nothing is overwritten.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    protocol.check(pool)
+    roles: dict[str, Any] = {"learner": learner, "strategy": strategy, "oracle": oracle, "protocol": protocol, "initial": initial, "side": side}
+    experiment = describe(pool, test, **roles)
+    run.claim(experiment)
+    finished = [Cycle.read(record) for record in run.records()]
+    if len(finished) < protocol.cycles:
+        with run.lock():
+            notes = run.begin(experiment, pool.images.device)
+            step = _Step(run, test, learner, oracle, protocol, side or {}, report, notes)
+            finished = [Cycle.read(record) for record in run.records()]
+            for cycle in finished:
+                pool = pool.acquire(torch.tensor(cycle.queried), torch.tensor(cycle.labels), cycle.cycle)
+                yield cycle
+            net = None
+            for k in range(len(finished), protocol.cycles):
+                done = step(pool, net, k, strategy if k else initial)
+                if isinstance(done, Pending):
+                    return done
+                pool, net, cycle = done
+                yield cycle
+    else:
+        yield from finished
+    return None
+
+
+def pending(run: Run | Path | str) -> Pending | None:
+    """The question of `run` that a human still has to answer; None if there is none."""
+    run = run if isinstance(run, Run) else Run(run)
+    k = len(run.records())
+    query = run.folder(k) / "query.json"
+    return Pending(run, k, torch.tensor(store.read_json(query)["queried"])) if query.exists() else None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One cycle's work, the same whether the cycle before was computed just now or by a process that was killed."""
+
+    run: Run
+    test: ImageSet
+    learner: Learner
+    oracle: Oracle
+    protocol: Protocol
+    side: Mapping[str, Any]
+    report: Report | None
+    notes: tuple[str, ...]
+
+    def __call__(self, pool: Pool, net: Net | None, k: int, strategy: Strategy) -> tuple[Pool, Net, Cycle] | Pending:
+        device, classes = pool.images.device, len(self.test.classes)
+        seconds: dict[str, float] = {}
+        reset_peak(device)
+        with _timed(seconds, "query"):
+            queried = self.query(pool, net, k, strategy)
+        with _timed(seconds, "oracle"):
+            labels = self.oracle(self.run, k, queried)
+        if isinstance(labels, Pending):
+            return labels
+        self.check_labels(labels, queried, k)
+        pool = pool.acquire(queried, labels, k)
+        with _timed(seconds, "fit"):
+            net = self.trained(pool, k)
+        with _timed(seconds, "evaluate"):
+            scored = evaluate(net, self.test.images, self.test.targets, classes)
+        counts = torch.bincount(labels[labels != VOID], minlength=classes)
+        answers = {"queried": tuple(queried.tolist()), "labels": tuple(labels.tolist()), "class_counts": tuple(counts.tolist())}
+        cycle = Cycle(k, len(pool.labelled), scored, **answers, seconds=seconds, peak_memory_mb=peak(device), notes=self.notes)
+        store.write_json(self.run.folder(k) / "record.json", asdict(cycle))
+        for earlier in range(k):
+            self.checkpoint(earlier).unlink(missing_ok=True)
+        return pool, net, cycle
+
+    def query(self, pool: Pool, net: Net | None, k: int, strategy: Strategy) -> Tensor:
+        """The query of cycle `k`: written before anybody is asked, and never chosen anew."""
+        path = self.run.folder(k) / "query.json"
+        if not path.exists():
+            net = self.trained(pool, k - 1) if net is None and k else net
+            n, seed = self.protocol.size(k), self.protocol.seed
+            query = Query(pool, net, self.candidates(pool, k), n, rng.generator(seed, "query", k), self.side)
+            chosen = torch.as_tensor(strategy(query))
+            check_query(chosen, query, f"strategy {store.describe(strategy)!r} in cycle {k}")
+            store.write_json(path, {"queried": chosen.tolist()})
+        return torch.tensor(store.read_json(path)["queried"])
+
+    def candidates(self, pool: Pool, k: int) -> Tensor:
+        """All unlabelled images, or a random subset of them."""
+        unlabelled = pool.unlabelled
+        if self.protocol.subset is None or self.protocol.subset >= len(unlabelled):
+            return unlabelled
+        generator = rng.generator(self.protocol.seed, "subset", k)
+        return unlabelled[torch.randperm(len(unlabelled), generator=generator)[: self.protocol.subset]].sort().values
+
+    def check_labels(self, labels: Tensor, queried: Tensor, k: int) -> None:
+        """Raises: ValueError where the oracle's answer is not one class, or VOID, for each image."""
+        classes = len(self.test.classes)
+        if labels.dtype != torch.int64 or labels.shape != queried.shape:
+            raise ValueError(f"oracle in cycle {k}: asked for {len(queried)} labels, it gave {labels.dtype} of shape {list(labels.shape)}")
+        wrong = ((labels < VOID) | (labels >= classes)).nonzero().flatten()
+        if len(wrong):
+            image, label = int(queried[wrong[0]]), int(labels[wrong[0]])
+            raise ValueError(f"oracle in cycle {k}: label {label} of image {image} is none of the {classes} classes, from 0 on")
+
+    def trained(self, pool: Pool, k: int) -> Net:
+        """The net of cycle `k`: trained on the labels known then, or, where that was done before, read from its checkpoint."""
+        images, known = pool.images, ((pool.acquired <= k) & (pool.labels != VOID)).nonzero().flatten()
+        seed, checkpoint = self.protocol.seed, self.checkpoint(k)
+        net = self.learner.build(len(self.test.classes), seed, k, device=images.device)
+        if self.protocol.init == "warm" and k and not checkpoint.exists():
+            net.load_state_dict(self.trained(pool, k - 1).state_dict())
+        recipe, loss = self.learner.recipe, self.learner.loss
+        fit(net, images, known, pool.labels[known], recipe, loss=loss, seed=seed, where=("cycle", k), checkpoint=checkpoint, report=self.report)
+        return net
+
+    def checkpoint(self, k: int) -> Path:
+        """Where cycle `k` keeps its training, and at the end its net, until the next cycle is finished."""
+        return self.run.folder(k) / "net.pt"
+
+
+def check_query(chosen: Tensor, query: Query, what: str) -> None:
+    """Raises: ValueError where a strategy's answer is not `query.n` different candidates; it says what is wrong with which."""
+    check_indices(chosen, query.pool, what)
+    if len(chosen) != query.n:
+        raise ValueError(f"{what}: it was to choose {query.n} images, it chose {len(chosen)}")
+    outside = chosen[~torch.isin(chosen, query.candidates)]
+    if len(outside):
+        raise ValueError(f"{what}: image {int(outside[0])} is not among the {len(query.candidates)} candidates")
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - start, 4)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin to measure peak memory anew, where the device can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak(device: torch.device) -> float:
+    """Peak memory in MB: of the GPU since `reset_peak`, else of the process since it began."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+

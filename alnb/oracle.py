@@ -1,0 +1,128 @@
+"""Who answers: oracles, each a callable ``(run, cycle, indices) -> labels i64 [n] | Pending``. Truth lives here and in the evaluation only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alnb import rng
+from alnb.acquire import Strategy
+from alnb.pool import VOID, Query
+from alnb.store import Corrupted, Run, sync_folder
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A question that somebody still has to answer."""
+
+    run: Run
+    cycle: int
+    indices: Tensor  # global, i64 [n]: the whole query, answered or not
+
+
+Oracle = Callable[[Run, int, Tensor], "Tensor | Pending"]
+
+
+def simulated(targets: Tensor) -> Oracle:
+    """An oracle that knows `targets` i64 [N] and is always right."""
+
+    def answer_truly(run: Run, cycle: int, indices: Tensor) -> Tensor:
+        return targets[indices]
+
+    return answer_truly
+
+
+def noisy(targets: Tensor, rate: float, classes: int, seed: int = 0) -> Oracle:
+    """An oracle that gives a wrong class, uniformly among the others, with probability `rate` in [0, 1]."""
+    if not 0 <= rate <= 1:
+        raise ValueError(f"the error rate of an oracle is {rate}: it must lie in [0, 1]")
+
+    def answer_with_errors(run: Run, cycle: int, indices: Tensor) -> Tensor:
+        generator = rng.generator(seed, "oracle", cycle)
+        shift = torch.randint(1, classes, indices.shape, generator=generator)
+        wrong = torch.rand(indices.shape, generator=generator) < rate
+        return (targets[indices] + shift * wrong) % classes
+
+    return answer_with_errors
+
+
+def human(run: Run, cycle: int, indices: Tensor) -> Tensor | Pending:
+    """An oracle that waits for a person: `Pending` until every image of the query has its line in the cycle's answers (see `answer`)."""
+    given = answers(run, cycle)
+    if any(index not in given for index in indices.tolist()):
+        return Pending(run, cycle, indices)
+    return torch.tensor([given[index] for index in indices.tolist()], dtype=torch.int64)
+
+
+def answer(run: Run, cycle: int, index: int, label: int | None) -> None:
+    """Add one answer, durable on disk before this returns: a class from 0, VOID for "asked, cannot tell", None to take it back.
+
+    A line that a kill cut in two was never acknowledged, and is removed by the next call.
+    """
+    path = run.folder(cycle) / "answers.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with open(path, "ab") as file:
+        file.truncate(_whole_lines(path.read_bytes()))
+        file.write(json.dumps({"index": int(index), "label": None if label is None else int(label)}).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        sync_folder(path.parent)
+
+
+def answers(run: Run, cycle: int) -> dict[int, int]:
+    """The labels given so far in `cycle`, by global index; the last answer to an image counts.
+
+    Raises:
+        Corrupted: a line is damaged; the message names it.
+    """
+    path = run.folder(cycle) / "answers.jsonl"
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    given: dict[int, int | None] = {}
+    for number, line in enumerate(content[: _whole_lines(content)].splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            given[entry["index"]] = entry["label"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Corrupted(f"{path}, line {number} is damaged ({line[:60]!r}); correct or delete that line: the others are kept") from error
+    return {index: label for index, label in given.items() if label is not None}
+
+
+def _whole_lines(content: bytes) -> int:
+    return content.rfind(b"\n") + 1
+
+
+def class_uniform(targets: Tensor, classes: int) -> Strategy:
+    """A first query with as many images of each class as of any other, give or take one; which classes get the one more is random.
+
+    It looks at the truth, as published protocols do, and so it is made here, by who holds the truth. Source: Bengar et al. 2021, section 4.
+
+    Raises:
+        ValueError: when called with fewer images than classes, or when a class has too few.
+    """
+
+    def class_uniform_start(query: Query) -> Tensor:
+        if query.n < classes:
+            raise ValueError(f"a class-uniform start with {query.n} labels cannot cover {classes} classes: ask for {classes} or more, or start at random")
+        extra = torch.randperm(classes, generator=query.rng)[: query.n % classes]
+        counts = torch.full((classes,), query.n // classes).index_add(0, extra, torch.ones_like(extra))
+        known = targets[query.candidates]
+        chosen = []
+        for label, count in enumerate(counts.tolist()):
+            members = query.candidates[known == label]
+            if len(members) < count:
+                raise ValueError(f"a class-uniform start wants {count} images of class {label}, the pool has {len(members)}: start smaller, or at random")
+            chosen.append(members[torch.randperm(len(members), generator=query.rng)[:count]])
+        joined = torch.cat(chosen)
+        return joined[torch.randperm(len(joined), generator=query.rng)]
+
+    return class_uniform_start
+

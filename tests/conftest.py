@@ -1,0 +1,45 @@
+"""Small images that a small net can tell apart, and what every test needs."""
+
+import functools
+
+import pytest
+import torch
+
+import alnb
+from alnb.data import ImageSet, Resident
+from alnb.nets import small
+
+torch.set_num_threads(1)  # the nets are so small that a second thread only costs time
+
+
+def images_of(n: int, classes: int = 3, size: int = 8, seed: int = 0) -> ImageSet:
+    """`n` noisy images; the class is where the bright bar is."""
+    generator = alnb.rng.generator(seed, "test images")
+    targets = torch.arange(n) % classes
+    pixels = torch.randint(0, 120, (n, 3, size, size), generator=generator)
+    for index, label in enumerate(targets.tolist()):
+        pixels[index, :, label * 2 : label * 2 + 2] += 100
+    return ImageSet(Resident(pixels.to(torch.uint8)), targets, tuple(f"class {c}" for c in range(classes)), "bars")
+
+
+@pytest.fixture
+def train() -> ImageSet:
+    return images_of(60)
+
+
+@pytest.fixture
+def test() -> ImageSet:
+    return images_of(30, seed=1)
+
+
+@pytest.fixture
+def learner() -> alnb.Learner:
+    recipe = alnb.Recipe(epochs=2, min_updates=12, batch=8, lr=0.05, augment=alnb.augment.AUGMENTATIONS["shift"])
+    return alnb.Learner(functools.partial(small, width=4), recipe)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))

@@ -1,0 +1,105 @@
+"""The contract of every strategy, and each against its definition."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import images_of
+
+from alnb import rng
+from alnb.acquire import STRATEGIES, Strategy
+from alnb.loop import check_query
+from alnb.nets import small
+from alnb.pool import Pool, Query
+
+every = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=list(STRATEGIES))
+
+
+def query_of(n: int = 7, seed: int = 0, candidates: torch.Tensor | None = None) -> Query:
+    images = images_of(60)
+    labelled = torch.arange(0, 60, 6)
+    pool = Pool.of(images.images).acquire(labelled, images.targets[labelled], 0)
+    net = small(3, width=4).eval()
+    with torch.no_grad():
+        for p, q in zip(net.parameters(), FIXED.parameters(), strict=True):
+            p.copy_(q)
+    return Query(pool, net, pool.unlabelled if candidates is None else candidates, n, rng.generator(seed, "query", 1))
+
+
+with rng.scope(0, "contract"):
+    FIXED = small(3, width=4)
+
+
+@every
+@pytest.mark.parametrize("n", [1, 7, 50])
+def test_contract(strategy: Strategy, n: int) -> None:
+    query = query_of(n)
+    before = query.pool.labels.clone(), query.pool.acquired.clone(), query.candidates.clone(), [p.clone() for p in query.net.parameters()]
+    chosen = strategy(query)
+    check_query(chosen, query, "it")  # i64, exactly n, all different, unlabelled, among the candidates
+    after = query.pool.labels, query.pool.acquired, query.candidates, list(query.net.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before[:3], after[:3], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before[3], after[3], strict=True)) and not query.net.training
+
+
+@every
+def test_same_seed_same_answer(strategy: Strategy) -> None:
+    torch.manual_seed(1)
+    first = strategy(query_of())
+    torch.manual_seed(2)  # the global stream does not matter
+    assert torch.equal(first, strategy(query_of()))
+
+
+@every
+def test_only_candidates_are_chosen(strategy: Strategy) -> None:
+    some = torch.tensor([1, 5, 9, 13, 33, 50, 59])
+    assert strategy(query_of(7, candidates=some)).sort().values.tolist() == some.tolist()
+    assert set(strategy(query_of(3, candidates=some)).tolist()) < set(some.tolist())
+
+
+@every
+@pytest.mark.parametrize("chunk", [7, 49, 51])
+def test_same_for_any_chunk_size(strategy: Strategy, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = strategy(query_of())
+    monkeypatch.setattr("alnb.train.predict.__kwdefaults__", {"chunk": chunk})
+    assert torch.equal(expected, strategy(query_of()))
+
+
+@every
+def test_hidden_targets_cannot_matter(strategy: Strategy) -> None:
+    """Nothing reachable from a query holds a label that was not paid for."""
+    query = query_of()
+    assert int((query.pool.labels != -1).sum()) == 10
+    assert not any(isinstance(value, torch.Tensor) and value.numel() == 60 and value.unique().numel() == 3 for value in vars(query).values())
+    relabelled = replace(query.pool, labels=query.pool.labels.clone())
+    assert torch.equal(strategy(query), strategy(replace(query_of(), pool=relabelled)))
+
+
+def test_random_is_uniform_and_depends_on_the_seed() -> None:
+    counts = torch.zeros(60)
+    for seed in range(400):
+        counts[STRATEGIES["random"](query_of(5, seed))] += 1
+    free = query_of().candidates
+    assert counts.sum() == 2000 and float((counts[free] - 40).abs().max()) < 30  # five standard deviations
+
+
+@pytest.mark.parametrize("name", ["entropy", "least_confidence", "margin"])
+def test_uncertainty_strategies_take_the_extreme_ones_in_order(name: str) -> None:
+    query = query_of()
+    scores = []
+    for row in query.log_probs.exp().double().tolist():
+        ranked = sorted(row, reverse=True)
+        entropy = -sum(p * torch.tensor(p).log().item() for p in row)
+        scores.append({"entropy": entropy, "least_confidence": 1 - ranked[0], "margin": ranked[1] - ranked[0]}[name])
+    expected = sorted(range(len(scores)), key=lambda i: -scores[i])[: query.n]
+    assert STRATEGIES[name](query).tolist() == query.candidates[expected].tolist()
+
+
+def test_kcenter_takes_the_farthest_each_time() -> None:
+    query = query_of()
+    features, asked, expected = query.features.double(), query.pool.labelled.tolist(), []
+    for _ in range(query.n):
+        distance = {i: min(float((features[i] - features[j]).norm()) for j in asked) for i in query.candidates.tolist() if i not in asked}
+        expected.append(max(distance, key=lambda i: distance[i]))
+        asked.append(expected[-1])
+    assert STRATEGIES["kcenter"](query).tolist() == expected
