@@ -1,0 +1,65 @@
+"""The command `alnb`, also as ``python -m alnb``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and do it. Returns the exit status: 0 done, 1 it failed, 2 the call was wrong, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        done: int = options.do(options)
+        return done
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was complete is kept; the same command goes on from there", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("ALNB_TRACEBACK") == "1":
+            raise
+        print(f"alnb: {error}", file=sys.stderr)
+        return 2 if type(error).__name__ == "BadParameter" else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="alnb", description="Deep active learning on images, in notebooks.", epilog="ALNB_TRACEBACK=1 shows tracebacks.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="execute a notebook with parameters", description="Execute a notebook with parameters, by papermill.")
+    run.add_argument("notebook", type=Path, metavar="NOTEBOOK")
+    run.add_argument("-p", dest="parameters", nargs="+", action="append", default=[], metavar=("NAME", "VALUE"), help="may repeat; several values make a list")
+    run.add_argument("-o", "--output", type=Path, help="where the executed copy goes (default: runs/NOTEBOOK/notebooks/TIME.ipynb)")
+    run.add_argument("--help-notebook", action="store_true", help="list the notebook's parameters, and end")
+    run.add_argument("--skip-bad", action="store_true", help="go on without unreadable images (the same as -p skip_bad true)")
+    run.set_defaults(do=_run)
+    data = commands.add_parser("data", help="get a dataset, verify it, say where it lies")
+    data.add_argument("name", metavar="NAME", help="as in alnb.data.DATASETS")
+    data.add_argument("--root", type=Path, help="folder of the datasets (default: $ALNB_DATA, else data/ in the project)")
+    data.set_defaults(do=_data)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from alnb import notebook
+
+    if options.help_notebook:
+        print(notebook.help_text(options.notebook))
+        return 0
+    given = [*options.parameters, *([["skip_bad", "true"]] if options.skip_bad else [])]
+    values = notebook.parse(given, notebook.parameters(options.notebook))
+    print(f"executed notebook: {notebook.execute(options.notebook, values, options.output)}")
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from alnb import data
+
+    print(f"{options.name}: {data.fetch(options.name, options.root)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Strict execution: parameters are checked before a kernel starts, and every notebook runs at smoke scale."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+import alnb
+from alnb import notebook
+from alnb.__main__ import main
+from alnb.notebook import BadParameter, NotebookFailed, Parameter, check, execute, parameters, parse
+
+PROJECT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(p for p in (PROJECT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+KNOWN = {
+    p.name: p
+    for p in (
+        Parameter("seeds", "list[int]", "[0]", "one run each"),
+        Parameter("scale", "str", '"laptop"', ""),
+        Parameter("lr", "float", "0.1", ""),
+        Parameter("fast", "bool", "False", ""),
+        Parameter("names", "list[str]", '["a"]', ""),
+        Parameter("n", "int", "3", ""),
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([["seeds", "[0,1,2]"]], {"seeds": [0, 1, 2]}),
+        ([["seeds", "0", "1"]], {"seeds": [0, 1]}),
+        ([["seeds", "4"]], {"seeds": [4]}),
+        ([["names", "random"], ["scale", "smoke"]], {"names": ["random"], "scale": "smoke"}),
+        ([["names", "random", "margin"]], {"names": ["random", "margin"]}),
+        ([["fast", "true"]], {"fast": True}),
+        ([["lr", "1"]], {"lr": 1.0}),
+        ([["lr", "3e-2"]], {"lr": 0.03}),
+        ([["scale", "10"]], {"scale": "10"}),
+        ([["n", "-5"]], {"n": -5}),
+    ],
+)
+def test_words_become_typed_values(given: list, expected: dict) -> None:
+    found = parse(given, KNOWN)
+    assert found == expected and [type(v) for v in found.values()] == [type(v) for v in expected.values()]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([["sede", "1"]], "no parameter 'sede' .did you mean 'seeds'"),
+        ([["n", "1.5"]], "parameter 'n' is 1.5, of type float: it must be int"),
+        ([["n", "true"]], "parameter 'n' is True, of type bool"),
+        ([["seeds", "a"]], "it must be list.int."),
+        ([["fast", "1"]], "it must be bool"),
+        ([["n"]], "'n' has no value"),
+        ([["n", "1"], ["n", "2"]], "'n' is given twice"),
+        ([["scale", "a", "b"]], "it must be str"),
+    ],
+)
+def test_wrong_words_are_refused(given: list, message: str) -> None:
+    with pytest.raises(BadParameter, match=message):
+        parse(given, KNOWN)
+
+
+def test_optional_types() -> None:
+    known = {"root": Parameter("root", "str | None", "None", "")}
+    assert check({"root": None}, known) == {"root": None} and check({"root": "x"}, known) == {"root": "x"}
+    with pytest.raises(BadParameter):
+        check({"root": 3}, known)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def make(*sources: str, tag: bool = True) -> Path:
+        cells = [new_code_cell(source) for source in sources]
+        if tag:
+            cells[0]["metadata"]["tags"] = ["parameters"]
+        path = tmp_path / "made.ipynb"
+        nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}), path)
+        return path
+
+    return make
+
+
+def test_parameters_are_read_with_type_and_help(write: Callable) -> None:
+    path = write('a: int = 3  # how many\nnames: list[str] = ["x", "y"]  # which\nb = 2')
+    found = parameters(path)
+    assert found["a"] == Parameter("a", "int", "3", "how many") and found["names"].annotation == "list[str]" and found["b"].annotation == ""
+
+
+def test_execution_injects_and_ends_with_its_own_name(write: Callable, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    path = write("a: int = 3  # how many", "import sys\nprint('live', a)\nprint('bar', file=sys.stderr)")
+    out = execute(path, {"a": 5}, tmp_path / "out.ipynb")
+    assert out == tmp_path / "out.ipynb" and not list(tmp_path.glob("*.running.ipynb"))
+    cells = nbformat.read(out, 4).cells
+    assert "live 5" in cells[2]["outputs"][0]["text"]
+    shown = capfd.readouterr()
+    assert "live 5" in shown.out and "bar" in shown.err  # seen while it runs
+    assert nbformat.read(path, 4).cells[1]["outputs"] == []  # the input stays as it was
+
+
+@pytest.mark.parametrize(("cell", "message"), [("1/0", "raised ZeroDivisionError"), ("import os; os._exit(1)", "was not finished")])
+def test_failure_never_looks_finished(write: Callable, tmp_path: Path, cell: str, message: str) -> None:
+    path, out = write("a: int = 3  # how many", cell), tmp_path / "out.ipynb"
+    with pytest.raises(NotebookFailed, match=message):
+        execute(path, {}, out)
+    assert not out.exists() and (tmp_path / "out.failed.ipynb").exists() and not (tmp_path / "out.running.ipynb").exists()
+
+
+def test_bad_notebooks(write: Callable, tmp_path: Path) -> None:
+    with pytest.raises(BadParameter, match="there is no notebook"):
+        parameters(tmp_path / "none.ipynb")
+    (tmp_path / "text.ipynb").write_text("not json")
+    with pytest.raises(BadParameter, match="cannot be read as a notebook"):
+        parameters(tmp_path / "text.ipynb")
+    with pytest.raises(BadParameter, match="has no parameters: tag the cell"):
+        parameters(write("x = 1", tag=False))
+
+
+def test_scales_and_names_are_checked() -> None:
+    assert notebook.at_scale("smoke", smoke={"a": 1}, laptop={}, paper={}) == {"a": 1}
+    with pytest.raises(BadParameter, match=r"scale is 'labtop': it must be one of .* .did you mean 'laptop'"):
+        notebook.at_scale("labtop", smoke={}, laptop={}, paper={})
+    with pytest.raises(BadParameter, match=r"strategy 'entropi' is not known.*did you mean 'entropy'"):
+        notebook.choose(alnb.acquire.STRATEGIES, ["random", "entropi"], "strategy")
+    assert list(notebook.choose(alnb.acquire.STRATEGIES, "margin", "strategy")) == ["margin"]
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------------------
+
+
+def test_command_line(write: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = write("a: int = 3  # how many\nseeds: list[int] = [0]  # which", "print(a, seeds)")
+    assert main(["run", str(path), "--help-notebook"]) == 0
+    assert "a: int = 3\n      how many" in capsys.readouterr().out
+    assert main(["run", str(path), "-p", "sedes", "1"]) == 2
+    assert "did you mean 'seeds'" in capsys.readouterr().err
+    assert main(["run", str(path), "-p", "a", "7", "-p", "seeds", "1", "2", "-o", str(tmp_path / "o.ipynb")]) == 0
+    assert "7 [1, 2]" in nbformat.read(tmp_path / "o.ipynb", 4).cells[2]["outputs"][0]["text"]
+    assert main(["data", "cifar11"]) == 1
+    assert "cifar10" in capsys.readouterr().err
+
+
+# ---- the notebooks of the project ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_every_notebook_at_smoke_scale(path: Path, tmp_path: Path) -> None:
+    values = {"scale": "smoke", "runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures"), "seeds": [0, 1], "device": "cpu"}
+    out = execute(path, values, tmp_path / "out.ipynb")
+    figures = list((tmp_path / "figures").glob("*.png"))
+    assert figures and all(5_000 < f.stat().st_size < 300_000 for f in figures)
+    assert out.stat().st_size < 2_000_000
+    assert json.loads(next((tmp_path / "runs").rglob("record.json")).read_text())["n_labelled"] > 0
+    assert any(o.get("data", {}).get("image/png") for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_hygiene(path: Path) -> None:
+    content = nbformat.read(path, 4)
+    nbformat.validate(content)
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert sum(len(cell.source.splitlines()) for cell in code) <= 120
+    assert content.cells[0].source.startswith("# ") and "parameters" in content.cells[1].metadata.tags
+    assert not any(line.startswith("class ") for cell in code for line in cell.source.splitlines())
+    assert all(p.annotation and p.help for p in parameters(path).values())
+    assert set(content.metadata) <= {"kernelspec", "language_info"}

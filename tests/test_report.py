@@ -1,0 +1,91 @@
+import math
+from pathlib import Path
+
+import numpy
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alnb import report, store
+
+
+def table(curves: dict[tuple[str, str], list[float]], seeds: int = 3) -> pandas.DataFrame:
+    """Accuracy at 10, 20, 30, … labels; seeds are spread around it."""
+    rows = []
+    for (arm, strategy), curve in curves.items():
+        for seed in range(seeds):
+            for k, value in enumerate(curve):
+                spread = (seed - (seeds - 1) / 2) * 0.01
+                rows.append({"arm": arm, "strategy": strategy, "seed": seed, "cycle": k, "n_labelled": 10 * (k + 1), "accuracy": value + spread})
+    return pandas.DataFrame(rows)
+
+
+FRAME = table({("a", "random"): [0.5, 0.6, 0.7, 0.8], ("a", "margin"): [0.5, 0.7, 0.9, 0.95], ("a", "bad"): [0.5, 0.5, 0.6, 0.7]})
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0, 1))
+def test_labels_to_reach_against_a_fine_search(accuracy: list[float], level: float) -> None:
+    labels = [10.0 * (k + 1) for k in range(len(accuracy))]
+    found = report.labels_to_reach(labels, accuracy, level)
+    grid = numpy.linspace(labels[0], labels[-1], 20001)
+    reached = grid[numpy.interp(grid, labels, accuracy) >= level]
+    if len(reached):
+        assert found == pytest.approx(reached[0], abs=0.01)
+    else:
+        assert math.isnan(found) or found == pytest.approx(labels[-1], abs=0.01) or max(accuracy) >= level
+
+
+def test_interval_is_students() -> None:
+    low, high = report.interval(pandas.Series([0.8, 0.9, 1.0]))
+    assert (low + high) / 2 == pytest.approx(0.9)
+    assert (high - low) / 2 == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)  # t of 0.975 with two degrees of freedom, from a table
+    assert report.interval(pandas.Series([0.5])) == (0.5, 0.5)
+
+
+def test_savings_and_the_sentence_are_computed() -> None:
+    found = report.savings(FRAME).set_index("strategy")
+    assert found.loc["margin", "labels"] == pytest.approx(25) and found.loc["margin", "saved"] == pytest.approx(1 - 25 / 40)
+    assert found.loc["random", "saved"] == pytest.approx(0) and math.isnan(found.loc["bad", "saved"])
+    sentence = report.finding(FRAME)
+    assert "random reached 80.0% with 40 labels; margin needed 25 (38% fewer); not reached by bad." in sentence
+    assert report.saves(report.savings(FRAME), ["margin"], 0.3) and not report.saves(report.savings(FRAME), ["bad"], 0.0)
+
+
+def test_a_sentence_for_when_nothing_was_gained() -> None:
+    frame = table({("a", "random"): [0.5, 0.9], ("a", "margin"): [0.5, 0.8]}, seeds=1)
+    assert "no other strategy reached that with fewer" in report.finding(frame)
+
+
+def test_arms_are_compared_at_the_first_labels() -> None:
+    frame = table({("a", "random"): [0.5, 0.9], ("b", "random"): [0.62, 0.9]})
+    assert "With the first 10 labels b gives +12.0 points over a (95 % interval +12.0 to +12.0)" in report.finding(frame)
+
+
+def test_without_the_reference_it_says_so() -> None:
+    with pytest.raises(ValueError, match="no run of strategy 'random' in arm 'a'"):
+        report.savings(table({("a", "margin"): [0.5, 0.6]}))
+
+
+def test_labels_table() -> None:
+    found = report.labels_table(FRAME, [0.7, 0.9])
+    assert found.loc[("a", "random"), "70.0%"] == pytest.approx(30) and math.isnan(found.loc[("a", "random"), "90.0%"])
+    assert found.loc[("a", "margin"), "final accuracy"] == pytest.approx(0.95)
+
+
+def test_curves_draw_every_strategy_with_its_band(tmp_path: Path) -> None:
+    frame = pandas.concat([FRAME, FRAME.assign(arm="b")])
+    figure = report.curves(frame, "bars, smoke", target=0.8)
+    for axis in figure.axes:
+        assert len(axis.collections) == 3  # bands
+        assert {tuple(line.get_ydata()) for line in axis.lines} > {(0.8, 0.8)}
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == ["random", "margin", "bad"] and "3 seeds, 95 % bands" in figure.get_suptitle()
+    path = report.save(figure, tmp_path / "deep/figure.png", "what it shows")
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG") and b"what it shows" in content and len(content) < 300_000
+
+
+def test_no_records_no_report(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no finished cycles"):
+        report.load([(store.Run(tmp_path), {})])
