@@ -20,6 +20,7 @@ lab: $(BIN)/.ok  ## JupyterLab on the notebooks
 
 check: $(BIN)/.ok  ## lint, format of notebooks, types, layers
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -26,11 +26,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="alnb", description="Deep active learning on images, in notebooks.", epilog="ALNB_TRACEBACK=1 shows tracebacks.")
+    parser = argparse.ArgumentParser(
+        prog="alnb", description="Deep active learning on images, in notebooks.", epilog="ALNB_TRACEBACK=1 shows tracebacks."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="execute a notebook with parameters", description="Execute a notebook with parameters, by papermill.")
+    run = commands.add_parser(
+        "run", help="execute a notebook with parameters", description="Execute a notebook with parameters, by papermill."
+    )
     run.add_argument("notebook", type=Path, metavar="NOTEBOOK")
-    run.add_argument("-p", dest="parameters", nargs="+", action="append", default=[], metavar=("NAME", "VALUE"), help="may repeat; several values make a list")
+    run.add_argument(
+        "-p",
+        dest="parameters",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="may repeat; several values make a list",
+    )
     run.add_argument("-o", "--output", type=Path, help="where the executed copy goes (default: runs/NOTEBOOK/notebooks/TIME.ipynb)")
     run.add_argument("--help-notebook", action="store_true", help="list the notebook's parameters, and end")
     run.add_argument("--skip-bad", action="store_true", help="go on without unreadable images (the same as -p skip_bad true)")

@@ -134,7 +134,7 @@ def _separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def blur_kernel(height: int, width: int) -> int:
-    """Width in pixels of the Gaussian kernel for images of this size: 7 at 64 pixels. Source: methods.md section 4.4."""
+    """Width in pixels of the Gaussian kernel for images of this size: 7 at 64 pixels. Source: the public SimSiam code of P. Hua."""
     return min(height, width) // 20 * 2 + 1
 
 

@@ -44,7 +44,9 @@ class Protocol:
         if self.init not in ("fresh", "warm"):
             raise ValueError(f"Protocol.init is {self.init!r}: it must be one of fresh, warm")
         if self.subset is not None and self.subset < max(self.initial, self.budget):
-            raise ValueError(f"Protocol.subset is {self.subset}: fewer than the {max(self.initial, self.budget)} images asked for in one cycle")
+            raise ValueError(
+                f"Protocol.subset is {self.subset}: fewer than the {max(self.initial, self.budget)} images asked for in one cycle"
+            )
 
     def size(self, cycle: int) -> int:
         """How many images are asked for in `cycle`."""
@@ -55,8 +57,8 @@ class Protocol:
         wanted = self.initial + (self.cycles - 1) * self.budget
         if wanted > len(pool.unlabelled):
             raise ValueError(
-                f"Protocol asks for {wanted} labels ({self.initial} + {self.cycles - 1} x {self.budget}), the pool has {len(pool.unlabelled)} "
-                "unlabelled images: lower initial, budget or cycles"
+                f"Protocol asks for {wanted} labels ({self.initial} + {self.cycles - 1} x {self.budget}), the pool has "
+                f"{len(pool.unlabelled)} unlabelled images: lower initial, budget or cycles"
             )
 
 
@@ -131,7 +133,14 @@ def cycles(
     """
     run = run if isinstance(run, Run) else Run(run)
     protocol.check(pool)
-    roles: dict[str, Any] = {"learner": learner, "strategy": strategy, "oracle": oracle, "protocol": protocol, "initial": initial, "side": side}
+    roles: dict[str, Any] = {
+        "learner": learner,
+        "strategy": strategy,
+        "oracle": oracle,
+        "protocol": protocol,
+        "initial": initial,
+        "side": side,
+    }
     experiment = describe(pool, test, **roles)
     run.claim(experiment)
     finished = [Cycle.read(record) for record in run.records()]
@@ -238,7 +247,18 @@ class _Step:
         if self.protocol.init == "warm" and k and not checkpoint.exists():
             net.load_state_dict(self.trained(pool, k - 1).state_dict())
         recipe, loss = self.learner.recipe, self.learner.loss
-        fit(net, images, known, pool.labels[known], recipe, loss=loss, seed=seed, where=("cycle", k), checkpoint=checkpoint, report=self.report)
+        fit(
+            net,
+            images,
+            known,
+            pool.labels[known],
+            recipe,
+            loss=loss,
+            seed=seed,
+            where=("cycle", k),
+            checkpoint=checkpoint,
+            report=self.report,
+        )
         return net
 
     def checkpoint(self, k: int) -> Path:
@@ -279,4 +299,3 @@ def peak(device: torch.device) -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
-

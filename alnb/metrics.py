@@ -79,7 +79,7 @@ def area_under_budget_curve(labelled: Sequence[float] | Shaped[Tensor, " K"], ac
 
     labelled: how many images were labelled at each point, increasing; accuracy: in [0, 1], as many. Trapezoid rule.
     Raises ValueError where the lengths differ, there are fewer than two points, or the labels do not increase.
-    Source: realistic-al (methods.md section 22.4).
+    Source: Lüth et al. 2023 (realistic-al).
     """
     x, y = (torch.as_tensor(values, dtype=torch.float64, device="cpu") for values in (labelled, accuracy))
     if x.shape != y.shape or len(x) < 2:

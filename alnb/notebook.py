@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -133,17 +134,20 @@ def parse(given: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> dic
             raise BadParameter(f"parameter {name!r} is given twice")
         if not words:
             raise BadParameter(f"parameter {name!r} has no value: write -p {name} VALUE")
-        wants_text = name in known and known[name].annotation == "str"
-        read = [word if wants_text else _read(word) for word in words]
-        wants_list = name in known and known[name].annotation.startswith(("list", "tuple"))
+        kind = known[name].annotation if name in known else ""
+        read = [word if kind == "str" else _read(word, float_wanted="float" in kind) for word in words]
+        wants_list = kind.startswith(("list", "tuple"))
         values[name] = read[0] if len(read) == 1 and not (wants_list and not isinstance(read[0], list)) else read
     return check(values, known)
 
 
-def _read(word: str) -> Any:
-    """A word as YAML reads it: numbers, true and false, null, lists; any other text stays text."""
+def _read(word: str, *, float_wanted: bool) -> Any:
+    """A word as YAML reads it: numbers, true and false, null, lists; any other text stays text. YAML 1.1 takes 3e-2 for text."""
     import yaml
 
+    if float_wanted:
+        with suppress(ValueError):
+            return float(word)
     try:
         return yaml.safe_load(word)
     except yaml.YAMLError:
@@ -163,7 +167,9 @@ def check(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str
         kind = known[name].annotation
         checked[name] = float(value) if kind == "float" and type(value) is int else value
         if kind and not _is(checked[name], _type(kind)):
-            raise BadParameter(f"parameter {name!r} is {value!r}, of type {type(value).__name__}: it must be {kind}, as {known[name].default}")
+            raise BadParameter(
+                f"parameter {name!r} is {value!r}, of type {type(value).__name__}: it must be {kind}, as {known[name].default}"
+            )
     return checked
 
 
@@ -219,7 +225,9 @@ def execute(path: Path, values: Mapping[str, Any], output: Path | None = None) -
         papermill.execute_notebook(str(path), str(running), parameters=checked, **options, **streams)
     except papermill.PapermillExecutionError as error:
         running.replace(failed)
-        raise NotebookFailed(f"cell {error.exec_count} of {path} raised {error.ename}: {error.evalue}\n(its executed copy: {failed})") from error
+        raise NotebookFailed(
+            f"cell {error.exec_count} of {path} raised {error.ename}: {error.evalue}\n(its executed copy: {failed})"
+        ) from error
     except Exception as error:  # nbclient's DeadKernelError and relatives
         if running.exists():
             running.replace(failed)

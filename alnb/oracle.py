@@ -1,4 +1,7 @@
-"""Who answers: oracles, each a callable ``(run, cycle, indices) -> labels i64 [n] | Pending``. Truth lives here and in the evaluation only."""
+"""Who answers: oracles, each a callable ``(run, cycle, indices) -> labels i64 [n] | Pending``.
+
+Truth lives here, and in the evaluation, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import Tensor
 
 from alnb import rng
 from alnb.acquire import Strategy
-from alnb.pool import VOID, Query
+from alnb.pool import Query
 from alnb.store import Corrupted, Run, sync_folder
 
 
@@ -92,7 +95,9 @@ def answers(run: Run, cycle: int) -> dict[int, int]:
             entry = json.loads(line)
             given[entry["index"]] = entry["label"]
         except (ValueError, KeyError, TypeError) as error:
-            raise Corrupted(f"{path}, line {number} is damaged ({line[:60]!r}); correct or delete that line: the others are kept") from error
+            raise Corrupted(
+                f"{path}, line {number} is damaged ({line[:60]!r}); correct or delete that line: the others are kept"
+            ) from error
     return {index: label for index, label in given.items() if label is not None}
 
 
@@ -111,7 +116,9 @@ def class_uniform(targets: Tensor, classes: int) -> Strategy:
 
     def class_uniform_start(query: Query) -> Tensor:
         if query.n < classes:
-            raise ValueError(f"a class-uniform start with {query.n} labels cannot cover {classes} classes: ask for {classes} or more, or start at random")
+            raise ValueError(
+                f"a class-uniform start with {query.n} labels cannot cover {classes} classes: ask for {classes} or more, or start at random"
+            )
         extra = torch.randperm(classes, generator=query.rng)[: query.n % classes]
         counts = torch.full((classes,), query.n // classes).index_add(0, extra, torch.ones_like(extra))
         known = targets[query.candidates]
@@ -119,10 +126,11 @@ def class_uniform(targets: Tensor, classes: int) -> Strategy:
         for label, count in enumerate(counts.tolist()):
             members = query.candidates[known == label]
             if len(members) < count:
-                raise ValueError(f"a class-uniform start wants {count} images of class {label}, the pool has {len(members)}: start smaller, or at random")
+                raise ValueError(
+                    f"a class-uniform start wants {count} images of class {label}, the pool has {len(members)}: start smaller, or at random"
+                )
             chosen.append(members[torch.randperm(len(members), generator=query.rng)[:count]])
         joined = torch.cat(chosen)
         return joined[torch.randperm(len(joined), generator=query.rng)]
 
     return class_uniform_start
-

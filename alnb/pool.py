@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alnb.data import Images
 from alnb.nets import Net
-from alnb.train import Images, log_probs, predict
+from alnb.train import log_probs, predict
 
 VOID = -1  # no label; or, in `acquired`, not asked for yet
 
@@ -32,7 +33,9 @@ class Pool:
     def __post_init__(self) -> None:
         """Raises: ValueError where the lengths differ."""
         if not len(self.images) == len(self.labels) == len(self.acquired):
-            raise ValueError(f"{len(self.images)} images, {len(self.labels)} labels and {len(self.acquired)} acquisition cycles: they must be as many")
+            raise ValueError(
+                f"{len(self.images)} images, {len(self.labels)} labels and {len(self.acquired)} acquisition cycles: they must be as many"
+            )
 
     def __len__(self) -> int:
         """N."""

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from alnb import store
+from alnb.data import Images
 from alnb.nets import Backbone, Net
-from alnb.train import Images, Learner, Report, fit, predict
+from alnb.train import Learner, Report, fit, predict
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def _compute(pretext: Pretext, images: Images, learner: Learner, seed: int, fold
     net = learner.build(pretext.outputs, seed, pretext.name, device=images.device)
     checkpoint = folder / "checkpoint.pt"
     where = ("pretext", pretext.name)
-    fit(net, images, everything, everything, learner.recipe, loss=learner.loss, seed=seed, where=where, checkpoint=checkpoint, report=report)
+    fit(
+        net, images, everything, everything, learner.recipe, loss=learner.loss, seed=seed, where=where, checkpoint=checkpoint, report=report
+    )
     content = {
         "trunk": net.trunk.state_dict(),
         "features": predict(net.features, images),

@@ -35,7 +35,9 @@ def load(runs: Iterable[tuple[store.Run, Mapping[str, Any]]]) -> DataFrame:
         for cycle in map(Cycle.read, run.records()):
             scalars = {name: value for name, value in cycle.metrics.items() if isinstance(value, float)}
             seconds = sum(cycle.seconds.values())
-            rows.append({**columns, "cycle": cycle.cycle, "n_labelled": cycle.n_labelled, **scalars, "seconds": seconds, "run": str(run.path)})
+            rows.append(
+                {**columns, "cycle": cycle.cycle, "n_labelled": cycle.n_labelled, **scalars, "seconds": seconds, "run": str(run.path)}
+            )
     if not rows:
         raise ValueError("there are no finished cycles to report on: run the experiment first")
     return pandas.DataFrame(rows)
@@ -109,7 +111,10 @@ def labels_table(frame: DataFrame, levels: Iterable[float]) -> DataFrame:
     mean = mean_curves(frame)
     rows = {
         key: {f"{level:.1%}": labels_to_reach(curve.index.get_level_values("n_labelled"), curve, level) for level in levels}
-        | {"final accuracy": float(curve.iloc[-1]), "area under curve": area_under_budget_curve(*_points(curve))}
+        | {
+            "final accuracy": float(curve.iloc[-1]),
+            "area under curve": area_under_budget_curve(*_points(curve)) if len(curve) > 1 else math.nan,
+        }
         for key, curve in mean.groupby(["arm", "strategy"], sort=False)
     }
     return pandas.DataFrame.from_dict(rows, orient="index").rename_axis(["arm", "strategy"])
@@ -141,7 +146,17 @@ def savings(frame: DataFrame, reference: str = "random") -> DataFrame:
             raise ValueError(f"no run of strategy {reference!r} in arm {arm!r} to compare with: add {reference!r} to the strategies")
         level, budget = float(mean[arm, reference].iloc[-1]), int(mean[arm, reference].index[-1])
         labels = labels_to_reach(*_points(curve), level)
-        rows.append({"arm": arm, "strategy": strategy, "level": level, "labels": labels, "budget": budget, "saved": 1 - labels / budget, "final": curve.iloc[-1]})
+        rows.append(
+            {
+                "arm": arm,
+                "strategy": strategy,
+                "level": level,
+                "labels": labels,
+                "budget": budget,
+                "saved": 1 - labels / budget,
+                "final": curve.iloc[-1],
+            }
+        )
     return pandas.DataFrame(rows)
 
 

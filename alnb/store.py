@@ -182,7 +182,9 @@ def describe(value: Any) -> Any:
         return {"kind": type(value).__qualname__, **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
     if inspect.isfunction(value):
         return _describe_function(value)
-    raise TypeError(f"a {type(value).__name__} ({value!r}) cannot be written into a manifest: use a function, a functools.partial or a dataclass")
+    raise TypeError(
+        f"a {type(value).__name__} ({value!r}) cannot be written into a manifest: use a function, a functools.partial or a dataclass"
+    )
 
 
 def _describe_function(function: Any) -> Any:
@@ -283,7 +285,9 @@ class Run:
         if path.exists():
             return read_json(path, f"restore it from a copy, or move {self.path} away to begin anew")
         if any(self.path.glob("cycle_*/record.json")):
-            raise Corrupted(f"{path} is missing, yet there are finished cycles; restore it from a copy, or move {self.path} away to begin anew")
+            raise Corrupted(
+                f"{path} is missing, yet there are finished cycles; restore it from a copy, or move {self.path} away to begin anew"
+            )
         return None
 
     def records(self) -> list[Json]:
@@ -295,7 +299,10 @@ class Run:
         numbers = sorted(int(p.parent.name.removeprefix("cycle_")) for p in self.path.glob("cycle_*/record.json"))
         for expected, number in enumerate(numbers):
             if expected != number:
-                raise Corrupted(f"{self.folder(expected) / 'record.json'} is missing, yet cycle {number} is there; restore it, or delete the later cycles too")
+                raise Corrupted(
+                    f"{self.folder(expected) / 'record.json'} is missing, yet cycle {number} is there; "
+                    "restore it, or delete the later cycles too"
+                )
         return [read_json(self.folder(number) / "record.json") for number in numbers]
 
     def claim(self, experiment: Json) -> None:
@@ -308,7 +315,9 @@ class Run:
         lines = [] if manifest is None else list(differences(manifest["experiment"], experiment))
         if lines:
             raise ManifestDiffers(
-                f"{self.path} holds another experiment:\n  " + "\n  ".join(lines) + "\nGo back to those values, or give the new experiment a folder of its own."
+                f"{self.path} holds another experiment:\n  "
+                + "\n  ".join(lines)
+                + "\nGo back to those values, or give the new experiment a folder of its own."
             )
 
     def begin(self, experiment: Json, device: torch.device) -> tuple[str, ...]:

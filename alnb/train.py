@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from alnb import metrics, rng, store
 from alnb.augment import AUGMENTATIONS, Augment
+from alnb.data import Images
 from alnb.nets import NO_CHANGE, Backbone, Net
 
 REPORT_UPDATES = 50  # losses are read from the device once in so many updates
@@ -29,28 +29,6 @@ Loss = Callable[[Net, Tensor, Tensor], Tensor]
 
 class NonFiniteLoss(Exception):
     """The loss became infinite or not a number."""
-
-
-class Images(Protocol):
-    """Where images come from: a tensor on the device, or files that are decoded in the background."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(3, H, W)."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where `batch` puts its images, and so where everything is computed."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of the content."""
-
-    def __len__(self) -> int:
-        """Number N of images."""
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """Images [B,3,H,W], uint8, for global indices i64 [B]."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +56,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
-        positive = {"epochs": self.epochs, "batch": self.batch, "lr": self.lr}
-        for name, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"Recipe.{name} is {value}: it must be above 0")
+        for name, number in {"epochs": self.epochs, "batch": self.batch, "lr": self.lr}.items():
+            if not number > 0:
+                raise ValueError(f"Recipe.{name} is {number}: it must be above 0")
         for name, value, allowed in (
             ("schedule", self.schedule, ("cosine", "constant", "step")),
             ("precision", self.precision, ("auto", "float32", "bfloat16")),

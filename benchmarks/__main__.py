@@ -50,7 +50,7 @@ def main(names: list[str]) -> None:
         kept = [{**row, "ratio": None if math.isnan(row["ratio"]) else row["ratio"]} for row in rows]
         results[name] = {"rows": kept, "environment": store.environment(torch.device("cpu"))}
         store.write_json(RESULTS, results)
-    print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}; `make readme` puts them into README.md")
+    print(f"written to {RESULTS}; `make readme` puts them into README.md")
 
 
 if __name__ == "__main__":

@@ -44,9 +44,20 @@ def measure() -> Iterator[dict[str, Any]]:
     best = first[first["strategy"].isin(["entropy", "margin"])].set_index("strategy")["saved"]
     found = {"level": float(first["level"].iloc[0]), "rows": rows, "finding": report.finding(frame)}
     common = {"sense": ">=", "detail": f"quickstart notebook, laptop scale, from scratch, mean curves of {len(SEEDS)} seeds"}
-    yield {"name": f"digits: share of labels saved against random ({best.idxmax()})", "ratio": float(best.max()), "bar": 0.30, **common, "table": found}
+    yield {
+        "name": f"digits: share of labels saved against random ({best.idxmax()})",
+        "ratio": float(best.max()),
+        "bar": 0.30,
+        **common,
+        "table": found,
+    }
     lowest = first.loc[first["final"].idxmin()]
-    yield {"name": f"digits: lowest final accuracy of any strategy ({lowest['strategy']})", "ratio": float(lowest["final"]), "bar": 0.95, **common}
+    yield {
+        "name": f"digits: lowest final accuracy of any strategy ({lowest['strategy']})",
+        "ratio": float(lowest["final"]),
+        "bar": 0.95,
+        **common,
+    }
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ def bars(results: dict[str, Any]) -> str:
         value = "–" if row["ratio"] is None else f"{row['ratio']:.3g}"
         sign = "≥" if row["sense"] == ">=" else "≤"
         lines.append(f"| {row['name']} | {value} | {sign} {row['bar']:g} | {verdict} | {row['detail']} |")
-    environment = results[NAMES[0]]["environment"]
-    lines.append(f"\nMeasured with Python {environment['python']}, torch {environment['torch']}, {environment['threads']} threads on {environment['cpu']}.")
+    on = results[NAMES[0]]["environment"]
+    lines.append(f"\nMeasured with Python {on['python']}, torch {on['torch']}, {on['threads']} threads on {on['cpu']}.")
     return "\n".join(lines)
 
 

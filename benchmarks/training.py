@@ -74,7 +74,12 @@ def usual(make: Net, images: Resident, targets: torch.Tensor, updates: int) -> f
     from torchvision import transforms
     from torchvision.transforms.functional import to_pil_image
 
-    stages = [transforms.RandomCrop(32, 4), transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.25,) * 3)]
+    stages = [
+        transforms.RandomCrop(32, 4),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize((0.5,) * 3, (0.25,) * 3),
+    ]
     transform = transforms.Compose(stages)
     pictures = [to_pil_image(image) for image in images.batch(torch.arange(len(targets)))]
 

@@ -33,7 +33,9 @@ def work(folder: Path, updates: int) -> None:
     """A pre-training and three cycles of so many updates each, with a checkpoint after every one."""
     alnb.train.CHECKPOINT_SHARE = 1e9
     train, test = images_of(60), images_of(30, seed=1)
-    recipe = alnb.Recipe(epochs=0.01, min_updates=updates, batch=8, lr=0.05, augment=alnb.augment.AUGMENTATIONS["shift"], checkpoint_seconds=0.0)
+    recipe = alnb.Recipe(
+        epochs=0.01, min_updates=updates, batch=8, lr=0.05, augment=alnb.augment.AUGMENTATIONS["shift"], checkpoint_seconds=0.0
+    )
     learner = alnb.Learner(functools.partial(alnb.nets.small, width=4), recipe)
     found = pretrain(PRETEXTS["rotation"], train.images, learner, cache=folder / "pretrained")
     learner = alnb.Learner(learner.net, recipe, backbone=found.backbone)
@@ -68,8 +70,8 @@ def end_at(point: int) -> None:
     """Let the process die before its file operation number `point`, as a power cut would."""
     count = iter(range(10**9))
 
-    def dying(operation):  # noqa: ANN001, ANN202
-        def wrapped(*args, **kwargs):  # noqa: ANN002, ANN003, ANN202
+    def dying(operation):
+        def wrapped(*args, **kwargs):
             if next(count) == point:
                 os._exit(9)
             return operation(*args, **kwargs)

@@ -70,7 +70,9 @@ def test_hidden_targets_cannot_matter(strategy: Strategy) -> None:
     """Nothing reachable from a query holds a label that was not paid for."""
     query = query_of()
     assert int((query.pool.labels != -1).sum()) == 10
-    assert not any(isinstance(value, torch.Tensor) and value.numel() == 60 and value.unique().numel() == 3 for value in vars(query).values())
+    assert not any(
+        isinstance(value, torch.Tensor) and value.numel() == 60 and value.unique().numel() == 3 for value in vars(query).values()
+    )
     relabelled = replace(query.pool, labels=query.pool.labels.clone())
     assert torch.equal(strategy(query), strategy(replace(query_of(), pool=relabelled)))
 

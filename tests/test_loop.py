@@ -126,9 +126,17 @@ def test_a_damaged_query_and_net_are_named(train: ImageSet, test: ImageSet, lear
 def test_another_experiment_in_the_folder(go: Callable, learner: alnb.Learner) -> None:
     go()
     with pytest.raises(store.ManifestDiffers) as caught:
-        go(strategy=STRATEGIES["entropy"], protocol=replace(PROTOCOL, seed=3), learner=replace(learner, recipe=replace(learner.recipe, lr=0.5)))
+        go(
+            strategy=STRATEGIES["entropy"],
+            protocol=replace(PROTOCOL, seed=3),
+            learner=replace(learner, recipe=replace(learner.recipe, lr=0.5)),
+        )
     message = str(caught.value)
-    for line in ("strategy: the folder has 'alnb.acquire.margin'", "protocol.seed: the folder has 0, you ask for 3", "learner.recipe.lr: the folder has 0.05"):
+    for line in (
+        "strategy: the folder has 'alnb.acquire.margin'",
+        "protocol.seed: the folder has 0, you ask for 3",
+        "learner.recipe.lr: the folder has 0.05",
+    ):
         assert line in message
     assert "budget" not in message
 
@@ -158,7 +166,10 @@ def test_a_full_disk_loses_nothing(go: Callable, tmp_path: Path, monkeypatch: py
             raise OSError(errno.ENOSPC, "No space left on device")
         real(handle)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device while writing .*nothing that was complete is lost"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match=r"No space left on device while writing .*nothing that was complete is lost"),
+    ):
         patch.setattr("os.fsync", full)
         go()
     assert not list((tmp_path / "run").glob("**/.*.part"))
@@ -252,7 +263,9 @@ def test_images_without_an_answer_are_not_asked_again(go: Callable, train: Image
     assert len({index for c in found for index in c.queried}) == 14
 
 
-def test_the_experiment_is_described_before_it_runs(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path, go: Callable) -> None:
+def test_the_experiment_is_described_before_it_runs(
+    train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path, go: Callable
+) -> None:
     roles = {"learner": learner, "strategy": margin, "oracle": simulated(train.targets), "protocol": PROTOCOL}
     go()
     assert Run(tmp_path / "run").manifest["experiment"] == describe(Pool.of(train.images), test, **roles)

@@ -80,7 +80,9 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         if tag:
             cells[0]["metadata"]["tags"] = ["parameters"]
         path = tmp_path / "made.ipynb"
-        nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}), path)
+        nbformat.write(
+            new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}), path
+        )
         return path
 
     return make

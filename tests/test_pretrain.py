@@ -44,7 +44,9 @@ def test_pretraining_is_done_once(train: ImageSet, learner: alnb.Learner, tmp_pa
     assert not list(tmp_path.glob("*/checkpoint.pt"))
     calls: list[int] = []
     for other in ({"seed": 1}, {"learner": replace(learner, mean=(0.5, 0.5, 0.5))}):
-        found = pretrain(PRETEXTS["rotation"], train.images, **{"learner": learner, "cache": tmp_path, "report": lambda s, *_: calls.append(s), **other})
+        found = pretrain(
+            PRETEXTS["rotation"], train.images, **{"learner": learner, "cache": tmp_path, "report": lambda s, *_: calls.append(s), **other}
+        )
         assert found.backbone.fingerprint != first.backbone.fingerprint
     assert calls
 

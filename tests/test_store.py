@@ -161,7 +161,7 @@ def test_another_environment_is_refused_or_noted(tmp_path: Path, monkeypatch: py
     run = Run(tmp_path)
     run.begin({}, CPU)
     monkeypatch.setattr(torch, "__version__", "1.0")
-    with pytest.raises(ManifestDiffers, match="torch: the folder has .* you ask for '1.0'"):
+    with pytest.raises(ManifestDiffers, match=r"torch: the folder has .* you ask for '1.0'"):
         run.begin({}, CPU)
     monkeypatch.setenv("ALNB_OTHER_ENVIRONMENT", "1")
     assert [note.split(":")[0] for note in run.begin({}, CPU)] == ["torch"]
@@ -171,7 +171,7 @@ def test_gaps_and_lost_manifests_are_noticed(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for k in (0, 2):
         store.write_json(run.folder(k) / "record.json", {"cycle": k})
-    with pytest.raises(Corrupted, match="cycle_001.*is missing"):
+    with pytest.raises(Corrupted, match=r"cycle_001.*is missing"):
         run.records()
     with pytest.raises(Corrupted, match=r"manifest\.json is missing"):
         run.claim({})

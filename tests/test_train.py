@@ -101,7 +101,9 @@ def stop_after(steps: int) -> train.Report:
 
 
 @pytest.mark.parametrize("stop", [1, 5, 17, 59])
-def test_fit_continues_bit_for_bit(train: ImageSet, learner: alnb.Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+def test_fit_continues_bit_for_bit(
+    train: ImageSet, learner: alnb.Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
     monkeypatch.setattr("alnb.train.CHECKPOINT_SHARE", 1e9)
     recipe, everything = replace(learner.recipe, min_updates=60, checkpoint_seconds=0.0), torch.arange(60)
     whole, cut, path = learner.build(3, 0), learner.build(3, 0), tmp_path / "net.pt"
@@ -113,7 +115,15 @@ def test_fit_continues_bit_for_bit(train: ImageSet, learner: alnb.Learner, tmp_p
     fit(again, train.images, everything, train.targets, recipe, checkpoint=path, report=lambda step, *_: steps.append(step))
     assert steps[0] == stop + 1  # it did not begin anew
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
-    fit(learner.build(3, 2), train.images, everything, train.targets, recipe, checkpoint=path, report=lambda *_: pytest.fail("it was finished"))
+    fit(
+        learner.build(3, 2),
+        train.images,
+        everything,
+        train.targets,
+        recipe,
+        checkpoint=path,
+        report=lambda *_: pytest.fail("it was finished"),
+    )
 
 
 def test_a_checkpoint_of_another_training_is_refused(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
@@ -141,7 +151,9 @@ def test_checkpoints_take_a_hundredth_of_the_time_at_most(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_a_loss_that_is_not_finite_stops_the_run(train: ImageSet, learner: alnb.Learner, tmp_path: Path, saved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(
+    train: ImageSet, learner: alnb.Learner, tmp_path: Path, saved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("alnb.train.CHECKPOINT_SHARE", 1e9)
     recipe = replace(learner.recipe, min_updates=70, checkpoint_seconds=0.0 if saved else 60.0)
     count = iter(range(70))
@@ -151,7 +163,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(train: ImageSet, learner: alnb.
 
     train_loss = alnb.train.cross_entropy
     with pytest.raises(NonFiniteLoss) as caught:
-        fit(learner.build(3, 0), train.images, torch.arange(60), train.targets, recipe, loss=loss, where=("cycle", 4), checkpoint=tmp_path / "net.pt")
+        fit(
+            learner.build(3, 0),
+            train.images,
+            torch.arange(60),
+            train.targets,
+            recipe,
+            loss=loss,
+            where=("cycle", 4),
+            checkpoint=tmp_path / "net.pt",
+        )
     message = str(caught.value)
     assert "the loss is nan at cycle 4, update 7" in message
     assert ("net.pt, update 7" if saved else "there is no checkpoint before it") in message
@@ -187,7 +208,9 @@ def test_evaluate_against_scikit_learn(test: ImageSet, learner: alnb.Learner) ->
     found = evaluate(net, test.images, test.targets, 4)
     probabilities = predict(log_probs(net.eval()), test.images).exp().double()
     assert found["accuracy"] == pytest.approx(accuracy_score(test.targets, probabilities.argmax(1)))
-    assert found["negative_log_likelihood"] == pytest.approx(log_loss(test.targets, probabilities / probabilities.sum(1, keepdim=True), labels=range(4)), rel=1e-4)
+    assert found["negative_log_likelihood"] == pytest.approx(
+        log_loss(test.targets, probabilities / probabilities.sum(1, keepdim=True), labels=range(4)), rel=1e-4
+    )
     assert isinstance(found["per_class"], list) and found["per_class"][3] is None  # no such image among the test images
 
 

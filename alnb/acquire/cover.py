@@ -29,12 +29,12 @@ def kcenter(features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: 
     covered: bool [N], True where a point is a centre already; those are never picked. Equal distances: the lowest index.
     block: points brought up to date together; changes the speed, never the answer.
     Where nothing is covered, the first pick is the point nearest to the mean of all. google/active-learning picks index 0 there,
-    because its random branch is never reached, so its first centre says how the file is sorted (methods.md section 9). The point
+    because its random branch is never reached, so its first centre says how the file is sorted. The point
     nearest to the mean needs no random number, does not depend on the order of the images, and is never an outlier.
 
     Returns global indices. Memory O(N + block * (D + block + BLOCK) + SCAN * (D + BLOCK)) besides the features.
     Raises ValueError: covered not bool [N]; n negative or more than the uncovered; features with NaN, infinity or overflowing norms.
-    Source: Sener & Savarese 2018, algorithm 1 (greedy, without the mixed-integer refinement); methods.md section 9.
+    Source: Sener & Savarese 2018, algorithm 1 (greedy, without the mixed-integer refinement).
     """
     return farthest_first(features, covered, n, block=block)[0]
 

@@ -14,7 +14,7 @@ def entropy(log_probs: Float[Tensor, "N C ..."]) -> Float[Tensor, "N ..."]:
     """The entropy of each predicted distribution, in nats, in [0, ln C]; LARGE means uncertain.
 
     log_probs: natural logarithms; -inf is a probability of exactly 0 and adds exactly 0. NaN stays NaN, so that `top` can refuse it.
-    Source: methods.md section 8; the clamp is what makes 0 * log 0 = 0 instead of NaN.
+    Source: Shannon 1948; the clamp is what makes 0 * log 0 = 0 instead of NaN.
     """
     finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
     return -(log_probs.exp() * finite).sum(1)
@@ -24,7 +24,7 @@ def least_confidence(log_probs: Float[Tensor, "N C ..."]) -> Float[Tensor, "N ..
     """One minus the largest probability, in [0, 1 - 1/C]; LARGE means uncertain.
 
     Taken as -expm1(log p): 1 - exp(log p) rounds to 0 where log p is closer to 0 than the dtype's precision, and such images tie.
-    Source: methods.md section 8.
+    Source: Lewis and Gale 1994.
     """
     return -torch.expm1(log_probs.amax(1))
 
@@ -33,7 +33,7 @@ def margin(log_probs: Float[Tensor, "N C ..."]) -> Float[Tensor, "N ..."]:
     """The largest probability minus the second largest, in [0, 1]; SMALL means uncertain, so query by `top(-margin(...), n)`.
 
     Raises ValueError where there are fewer than two classes.
-    Source: methods.md section 8; taken as p1 * (1 - p2 / p1), which keeps its digits where the two are nearly equal.
+    Source: Scheffer et al. 2001; taken as p1 * (1 - p2 / p1), which keeps its digits where the two are nearly equal.
     """
     if log_probs.shape[1] < 2:
         raise ValueError(f"a margin needs two classes on axis 1, but log_probs is {tuple(log_probs.shape)}: is the class axis 1?")
