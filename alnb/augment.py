@@ -115,6 +115,9 @@ def _triangle(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
     pixel = torch.arange(size, device=start.device, dtype=torch.float32)
     begin, step = start[:, None, None].to(torch.float32), (length.to(torch.float32) / out)[:, None, None]
     centre = begin + (torch.arange(out, device=start.device)[:, None] + 0.5) * step
+    if out >= size:  # no box is larger than the image, so that nothing shrinks: two neighbours at most, and the edge goes on outside
+        place = torch.minimum(torch.maximum(centre, begin + 0.5), begin + length[:, None, None] - 0.5)
+        return (pixel + 0.5 - place).abs_().neg_().add_(1).clamp_(min=0)
     reach = step.clamp(min=1)
     inside = (pixel >= begin) & (pixel < begin + length[:, None, None])
     distance = ((pixel + 0.5) / reach - centre / reach).abs_()
@@ -402,19 +405,19 @@ class Augment:
         if draw.slots is not None:
             source = draw.slots.clamp(max=len(x) - 1)  # a slot without an image works on the last one, and nobody reads it
             image, mask = self._steps(x.index_select(0, source), draw, None if y is None else y.index_select(0, source))
-            slot = draw.slots.argsort()[: len(x)]
-            return image.index_select(0, slot), None if mask is None else mask.index_select(0, slot)
+            return image[: len(x)], None if mask is None else mask[: len(x)]
         return self._steps(x, draw, y)
 
     def _steps(self, x: Tensor, draw: Draw, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """All steps, chunk by chunk, for images and masks that lie in their slots."""
+        """All steps, chunk by chunk, for images and masks that lie in their slots; each goes back to its own place."""
         out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
         moved = None if y is None else torch.empty_like(y)
         for rows, hue_place in _chunks(x, 1 if draw.slots is None else HUE_PLACES):
             part = draw.rows(rows)
-            out[rows] = _colour(self._move(x[rows], part), part, hue_place)
+            place = rows if part.slots is None else part.slots
+            out[place] = _colour(self._move(x[rows], part), part, hue_place)
             if y is not None and moved is not None:
-                moved[rows] = self._move_masks(y[rows], part)
+                moved[place] = self._move_masks(y[rows], part)
         return out, moved
 
     def _move(self, x: Tensor, draw: Draw) -> Tensor:

@@ -161,6 +161,25 @@ def test_every_notebook_at_smoke_scale(path: Path, tmp_path: Path) -> None:
     assert any(o.get("data", {}).get("image/png") for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []))
 
 
+def test_quickstart_on_a_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from PIL import Image
+
+    for label in range(3):
+        (tmp_path / f"images/class{label}").mkdir(parents=True)
+        for k in range(14):
+            grey = Image.new("L", (20 + k, 16), 60 * label + k)
+            grey.save(tmp_path / f"images/class{label}/{k}.png")
+    (tmp_path / "images/class1/broken.jpg").write_bytes(b"no image")
+    quickstart, out = str(PROJECT / "notebooks/quickstart.ipynb"), str(tmp_path / "out.ipynb")
+    given = {"dataset": str(tmp_path / "images"), "image_size": "16", "scale": "smoke", "runs": str(tmp_path / "runs"), "figures": str(tmp_path)}
+    words = [word for name, value in {**given, "device": "cpu"}.items() for word in ("-p", name, value)]
+    few = ["-p", "strategies", "random", "margin", "-p", "seeds", "0"]
+    assert main(["run", quickstart, *words, *few, "-o", out]) == 1
+    assert "broken.jpg" in capsys.readouterr().err and not Path(out).exists()
+    assert main(["run", quickstart, *words, *few, "-o", out, "--skip-bad"]) == 0
+    assert len(list((tmp_path / "runs").rglob("record.json"))) == 2 * 2 * 3
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_hygiene(path: Path) -> None:
     content = nbformat.read(path, 4)
