@@ -160,10 +160,10 @@ def savings(frame: DataFrame, reference: str = "random") -> DataFrame:
     return pandas.DataFrame(rows)
 
 
-def saves(savings: DataFrame, strategies: Iterable[str], share: float) -> bool:
-    """Whether one of `strategies` needs at least `share` fewer labels than the reference, in the first arm of a table from `savings`."""
+def most_saved(savings: DataFrame, strategies: Iterable[str]) -> float:
+    """The largest share of labels that one of `strategies` saved, in the first arm of a table from `savings`; NaN where none did."""
     first = savings[savings["arm"] == savings["arm"].iloc[0]]
-    return bool((first[first["strategy"].isin(list(strategies))]["saved"] >= share).any())
+    return float(first[first["strategy"].isin(list(strategies))]["saved"].max())
 
 
 def finding(frame: DataFrame, reference: str = "random") -> str:

@@ -155,7 +155,7 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> Json:
 def describe(value: Any) -> Any:
     """`value` as plain JSON that is the same for the same experiment, in every process.
 
-    Dataclasses become their fields, functions their name (with a digest of their source where they live in a notebook, and what
+    Dataclasses become their fields, functions their name (with a digest of their source where they are not this package's, and what
     they enclose), tensors their shape and digest, `Fingerprinted` things their fingerprint.
 
     Raises:
@@ -190,11 +190,11 @@ def describe(value: Any) -> Any:
 def _describe_function(function: Any) -> Any:
     name = f"{function.__module__}.{function.__qualname__}"
     enclosed = inspect.getclosurevars(function).nonlocals
-    interactive = function.__module__ == "__main__" or "<lambda>" in name
-    if not enclosed and not interactive:
+    ours = function.__module__.startswith("alnb.")  # the commit tells what these were; others' may change between two runs
+    if not enclosed and ours:
         return name
     described: Json = {"function": name}
-    if interactive:
+    if not ours:
         described["source"] = hashlib.sha256(_source(function)).hexdigest()
     if enclosed:
         described["enclosed"] = {key: describe(item) for key, item in sorted(enclosed.items())}
@@ -329,6 +329,7 @@ class Run:
             ManifestDiffers: versions, device or threads are not those that the finished cycles were computed with, and
                 $ALNB_OTHER_ENVIRONMENT is not "1". The commit may differ.
         """
+        self.claim(experiment)
         for part in self.path.glob("**/.*.part"):
             part.unlink(missing_ok=True)
         now = environment(device)

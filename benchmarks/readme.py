@@ -27,7 +27,7 @@ def bars(results: dict[str, Any]) -> str:
 def digits(results: dict[str, Any]) -> str:
     """A row for each arm and strategy on the digits."""
     found = results["digits"]["rows"][0]["table"]
-    head = f"labels for random's {found['level']:.1%}"
+    head = "labels to reach random's final accuracy in the same arm"
     lines = [f"| net starts | strategy | {head} | fewer than random | final accuracy |", "|---|---|--:|--:|--:|"]
     for row in found["rows"]:
         labels = "not reached" if row["labels"] is None else f"{row['labels']:.0f}"

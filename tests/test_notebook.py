@@ -171,7 +171,8 @@ def test_quickstart_on_a_folder_of_images(tmp_path: Path, capsys: pytest.Capture
             grey.save(tmp_path / f"images/class{label}/{k}.png")
     (tmp_path / "images/class1/broken.jpg").write_bytes(b"no image")
     quickstart, out = str(PROJECT / "notebooks/quickstart.ipynb"), str(tmp_path / "out.ipynb")
-    given = {"dataset": str(tmp_path / "images"), "image_size": "16", "scale": "smoke", "runs": str(tmp_path / "runs"), "figures": str(tmp_path)}
+    places = {"dataset": str(tmp_path / "images"), "runs": str(tmp_path / "runs"), "figures": str(tmp_path)}
+    given = {**places, "image_size": "16", "scale": "smoke"}
     words = [word for name, value in {**given, "device": "cpu"}.items() for word in ("-p", name, value)]
     few = ["-p", "strategies", "random", "margin", "-p", "seeds", "0"]
     assert main(["run", quickstart, *words, *few, "-o", out]) == 1

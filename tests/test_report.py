@@ -53,7 +53,8 @@ def test_savings_and_the_sentence_are_computed() -> None:
     assert found.loc["random", "saved"] == pytest.approx(0) and math.isnan(found.loc["bad", "saved"])
     sentence = report.finding(FRAME)
     assert "random reached 80.0% with 40 labels; margin needed 27 (33% fewer); not reached by bad." in sentence
-    assert report.saves(report.savings(FRAME), ["margin"], 0.3) and not report.saves(report.savings(FRAME), ["bad"], 0.0)
+    assert report.most_saved(report.savings(FRAME), ["margin", "bad"]) == pytest.approx(1 / 3)
+    assert math.isnan(report.most_saved(report.savings(FRAME), ["bad"])) and math.isnan(report.most_saved(report.savings(FRAME), []))
 
 
 def test_a_sentence_for_when_nothing_was_gained() -> None:

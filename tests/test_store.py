@@ -108,9 +108,11 @@ class Setting:
 
 def test_descriptions_are_plain_and_complete() -> None:
     described = store.describe({"f": margin, "p": functools.partial(zlib_like, level=3), "s": Setting(0.1, (1, 2)), "d": torch.float32})
+    inner = described["p"].pop("function")
+    assert inner["function"] == f"{__name__}.zlib_like" and len(inner["source"]) == 64
     assert described == {
         "f": "alnb.acquire.margin",
-        "p": {"function": f"{__name__}.zlib_like", "args": [], "level": 3},
+        "p": {"args": [], "level": 3},
         "s": {"kind": "Setting", "lr": 0.1, "sizes": [1, 2]},
         "d": "torch.float32",
     }
