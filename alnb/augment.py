@@ -76,19 +76,25 @@ def hflip(x: Shaped[Tensor, "B *C H W"], flip: Bool[Tensor, " B"]) -> Shaped[Ten
 
 
 def resized_crop(
-    x: Shaped[Tensor, "B C H W"], boxes: Int[Tensor, "B 4"], size: tuple[int, int] | None = None
+    x: Shaped[Tensor, "B C H W"], boxes: Int[Tensor, "B 4"], size: tuple[int, int] | None = None, flip: Bool[Tensor, " B"] | None = None
 ) -> Float[Tensor, "B C H2 W2"]:
     """Cut `boxes` out of the images and resize each to `size` (default: that of `x`), bilinear with antialiasing, float32 in 0..1.
 
-    `boxes` holds top, left, height, width in pixels, inside the image. Resizing is linear and separable, so that it is two products with
-    small matrices that hold the triangle filter; cost per image O(C * H2 * H * (W + W2)).
+    `boxes` holds top, left, height, width in pixels, inside the image; where `flip` is true the result is mirrored left and right.
+    Resizing is linear and separable, so that it is two products with small matrices that hold the triangle filter; cost per image
+    O(C * H2 * H * (W + W2)).
     """
-    H2, W2 = size or (x.shape[-2], x.shape[-1])
-    top, left, height, width = boxes.unbind(1)
-    rows = _triangle(top, height, x.shape[-2], H2)
+    H, W = x.shape[-2:]
+    H2, W2 = size or (H, W)
+    start, length = boxes[:, :2].T, boxes[:, 2:].T
+    if H == W and H2 == W2:  # rows and columns at once
+        across = None if flip is None else torch.stack((torch.zeros_like(flip), flip))
+        rows, columns = _triangle(start, length, H, H2, across)
+    else:
+        rows, columns = _triangle(start[0], length[0], H, H2), _triangle(start[1], length[1], W, W2, flip)
     if x.dtype == torch.uint8:
-        rows = rows / 255
-    return _separable(x, rows, _triangle(left, width, x.shape[-1], W2))
+        rows.div_(255)
+    return _separable(x, rows, columns)
 
 
 def resized_crop_nearest(
@@ -110,30 +116,39 @@ def _nearest(start: Tensor, length: Tensor, out: int) -> Tensor:
     return start[:, None] + torch.minimum(centre.to(torch.int64), length[:, None] - 1)
 
 
-def _triangle(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
-    """Weights [B,out,size] of the antialiased linear filter from the pixels [start, start+length) of `size` to `out` pixels."""
-    pixel = torch.arange(size, device=start.device, dtype=torch.float32)
-    begin, step = start[:, None, None].to(torch.float32), (length.to(torch.float32) / out)[:, None, None]
-    centre = begin + (torch.arange(out, device=start.device)[:, None] + 0.5) * step
+def _triangle(start: Tensor, length: Tensor, size: int, out: int, mirror: Tensor | None = None) -> Tensor:
+    """Weights [*B,size,out] of the antialiased linear filter from the pixels [start, start+length) of `size` to `out` pixels."""
+    begin, extent = start.to(torch.float32)[..., None, None], length.to(torch.float32)[..., None, None]
+    share = torch.arange(0.5, out, device=start.device) / out
+    if mirror is not None:
+        share = torch.where(mirror[..., None, None], 1 - share, share)
+    pixel = torch.arange(0.5, size, device=start.device)[:, None]
+    centre = begin + share * extent
     if out >= size:  # no box is larger than the image, so that nothing shrinks: two neighbours at most, and the edge goes on outside
-        place = torch.minimum(torch.maximum(centre, begin + 0.5), begin + length[:, None, None] - 0.5)
-        return (pixel + 0.5 - place).abs_().neg_().add_(1).clamp_(min=0)
-    reach = step.clamp(min=1)
-    inside = (pixel >= begin) & (pixel < begin + length[:, None, None])
-    distance = ((pixel + 0.5) / reach - centre / reach).abs_()
+        place = torch.minimum(torch.maximum(centre, begin + 0.5), begin + extent - 0.5)
+        return (pixel - place).abs_().neg_().add_(1).clamp_(min=0)
+    reach = (extent / out).clamp(min=1)
+    inside = (pixel > begin) & (pixel < begin + extent)
+    distance = (pixel / reach - centre / reach).abs_()
     weight = (1 - distance).clamp_(min=0).mul_(inside.to(torch.float32))
-    return weight.div_(weight.sum(-1, keepdim=True))
+    return weight.div_(weight.sum(-2, keepdim=True))
 
 
 def _separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``rows @ x @ columns.T`` per image and channel: x [B,C,H,W], rows [B,H2,H], columns [B,W2,W] -> float32 [B,C,H2,W2]."""
+    """``rows.T @ x @ columns`` per image and channel: x [B,C,H,W], rows [B,H,H2], columns [B,W,W2] -> float32 [B,C,H2,W2]."""
     B, C, H, W = x.shape
-    # the copy to float32 also brings the channels inside, so that each product covers all of them at once
-    lines = torch.empty(B, H, C, W, device=x.device).copy_(x.transpose(1, 2))
+    H2, W2 = rows.shape[2], columns.shape[2]
+    # the copy to float32 also brings the channels inside, so that each product covers all of them at once; and two buffers take turns,
+    # since the system wants more time to hand out fresh memory than a product takes
+    lines, across = (torch.empty(B * C * n, device=x.device) for n in (max(H * W, H2 * W2), max(H * W2, H2 * W2)))
+    source = lines[: B * C * H * W].view(B, H * C, W)
+    source.view(B, H, C, W).copy_(x.transpose(1, 2))
+    half = across[: B * C * H * W2].view(B, H * C, W2)
+    both = lines[: B * C * H2 * W2].view(B, H2, C * W2)
     with torch.autocast(x.device.type, enabled=False):  # eight bits of mantissa are too few for weights times 0..255
-        across = torch.bmm(lines.view(B, H * C, W), columns.transpose(1, 2))
-        both = torch.bmm(rows, across.view(B, H, -1))
-    return both.view(B, rows.shape[1], C, -1).transpose(1, 2).contiguous()
+        torch.bmm(source, columns, out=half)
+        torch.bmm(rows.transpose(1, 2), half.view(B, H, C * W2), out=both)
+    return across[: B * C * H2 * W2].view(B, C, H2, W2).copy_(both.view(B, H2, C, W2).transpose(1, 2))
 
 
 def blur_kernel(height: int, width: int) -> int:
@@ -148,7 +163,7 @@ def gaussian_blur(x: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], kerne
         raise ValueError(f"gaussian_blur: kernel {kernel} on {H}x{W} images; give an odd number below {2 * min(H, W)}")
     tap = torch.arange(kernel, device=x.device) - kernel // 2
     weight = (tap / sigma.clamp(min=SHARPEST)[:, None]).square().div_(-2).softmax(1)
-    return _separable(x, _spread(weight, H), _spread(weight, W))
+    return _separable(x, _spread(weight, H).transpose(1, 2), _spread(weight, W).transpose(1, 2))
 
 
 def _spread(weight: Tensor, size: int) -> Tensor:
@@ -164,43 +179,50 @@ def _spread(weight: Tensor, size: int) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------------------- colour
 
 
-def _luma(x: Tensor) -> Tensor:
-    """Brightness of each pixel, [B,3,H,W] -> [B,1,H,W]."""
-    r, g, b = (x[:, c : c + 1] for c in range(3))
-    return (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
+def _luma(device: torch.device) -> Tensor:
+    """The three channels' shares in the brightness of a pixel, [3]."""
+    return _per_channel(LUMA, device).view(3)
 
 
-def _blend(x: Tensor, keep: Tensor, grey: Tensor, level: Tensor) -> Tensor:
-    """``keep * x + grey * luma + level * mean luma``, cut to 0..1; the factors are [B].
-
-    Brightness, contrast and saturation are all of this form, so that one pass serves images which need different ones.
-    """
-    luma = _luma(x)
-    level = level[:, None, None, None] * luma.mean((2, 3), keepdim=True)
-    tint = luma.mul_(grey[:, None, None, None]).add_(level)
-    return torch.addcmul(tint, x, keep[:, None, None, None]).clamp_(0, 1)
-
-
-def greyscale(x: Float[Tensor, "B 3 H W"], grey: Bool[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
-    """Set all three channels to the brightness in the images where `grey` is true."""
-    return torch.lerp(x, _luma(x), grey[:, None, None, None].to(x.dtype))
+def _mix(x: Tensor, matrix: Tensor, offset: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """``matrix @ pixel + offset`` for every pixel: x [B,3,H,W], matrix [B,3,3], offset [B,1,1]. `out` is not x."""
+    out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+    pixels, mixed = x.flatten(2), out.view(len(x), 3, -1)
+    with torch.autocast(x.device.type, enabled=False):
+        if offset is None:
+            torch.bmm(matrix, pixels, out=mixed)
+        else:
+            torch.baddbmm(offset, matrix, pixels, out=mixed)
+    return out
 
 
-def shift_hue(x: Float[Tensor, "B 3 H W"], turn: Float[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
+def greyscale(
+    x: Float[Tensor, "B 3 H W"], grey: Bool[Tensor, " B"], out: Float[Tensor, "B 3 H W"] | None = None
+) -> Float[Tensor, "B 3 H W"]:
+    """Set all three channels to the brightness in the images where `grey` is true; into `out`, where given, which is not x."""
+    same = torch.eye(3, device=x.device)
+    return _mix(x, torch.where(grey[:, None, None], _luma(x.device), same), out=out)
+
+
+def shift_hue(
+    x: Float[Tensor, "B 3 H W"], turn: Float[Tensor, " B"], out: Float[Tensor, "B 3 H W"] | None = None
+) -> Float[Tensor, "B 3 H W"]:
     """Turn the hue of each image by `turn` in -0.5..0.5 of the colour circle; saturation and value (of HSV) stay. x lies in 0..1.
 
     On the hexagon of hues |h| = 1 + (g + b - r - min) / (max - min) sixths from red, towards green where g > b and towards blue where
-    b > g; and each channel is min + (max - min) * clamp(2 - distance from its primary, 0, 1). That needs no case distinction.
-    A turn of 0 gives the image back to about 1e-6.
+    b > g. From h in 0..1 and the distances d = |h - (1/2, 1/3, 2/3)|, cut to one to two sixths, come
+    red = min + (max - min) * (6 d - 1), green and blue = min + (max - min) * (2 - 6 d). That needs no case distinction.
+    Writes to `out` where given, which may be x. A turn of 0 gives the image back to about 1e-6.
     """
     r, g, b = (x[:, c : c + 1] for c in range(3))
-    high, low = torch.maximum(r, g).maximum(b), torch.minimum(r, g).minimum(b)
-    chroma = high.sub_(low)
-    sixths = (g + b).sub_(r).sub_(low).div_(chroma.clamp(min=1e-12)).add_(1)
-    hue = sixths.copysign_(g - b).div_(6).add_(turn[:, None, None, None] + 2.5)  # keeps it positive, with red at a half
-    primary = torch.arange(3, device=x.device, dtype=x.dtype).div_(3)[:, None, None]
-    away = (hue - primary).frac_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)
-    return torch.addcmul(low.add_(chroma, alpha=2), chroma, away, value=-6)
+    low = torch.minimum(r, g).minimum(b)
+    chroma = torch.maximum(r, g).maximum(b).sub_(low).clamp_(min=1e-12)
+    sixths = (g + b).sub_(r).sub_(low).div_(chroma).add_(1)
+    hue = sixths.copysign_(g - b).div_(6).add_(turn[:, None, None, None] + 2).frac_()  # 2 keeps it positive
+    away = torch.sub(hue, _per_channel((1 / 2, 1 / 3, 2 / 3), x.device), out=out).abs_().clamp_(1 / 6, 1 / 3)
+    torch.addcmul(torch.sub(low, chroma, out=hue), chroma, away[:, :1], value=6, out=away[:, :1])
+    torch.addcmul(low.add_(chroma, alpha=2), chroma, away[:, 1:], value=-6, out=away[:, 1:])
+    return away
 
 
 def jitter(
@@ -212,13 +234,31 @@ def jitter(
     permutation of 0, 1, 2 (brightness, contrast, saturation) per image. `hue_place` in 0..3 says how many of the three come before the
     hue; None leaves the hue alone. It is a number and no tensor because the hue is the dearest: four evaluations would be needed.
     """
+    return _jitter(x.clone() if hue_place == 0 else x, *_blends(factors, order), factors[:, 3], hue_place)
+
+
+def _blends(factors: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """What each of the three changes does to a pixel: matrices [B,3,3,3], and the channels' weights in what is added, [B,3,1,3].
+
+    Brightness, contrast and saturation are all ``keep * x + grey * luma + level * mean luma``, cut to 0..1, so that one product with a
+    small matrix serves images which need different ones.
+    """
+    keep = factors.gather(1, order)
+    rest, luma = 1 - keep, _luma(factors.device)
+    matrix = (rest * (order == 2))[..., None, None] * luma + torch.diag_embed(keep[..., None].expand(-1, -1, 3))
+    return matrix, (rest * (order == 1))[..., None, None] * luma
+
+
+def _jitter(x: Tensor, matrix: Tensor, level: Tensor, turn: Tensor, hue_place: int | None, out: Tensor | None = None) -> Tensor:
+    """`jitter` by the results of `_blends`; the last change writes to `out`, which is not x; a hue that comes first overwrites x."""
     for place in range(HUE_PLACES):
         if place == hue_place:
-            x = shift_hue(x, factors[:, 3])
+            x = shift_hue(x, turn, out if place == HUE_PLACES - 1 and out is not None else x)
         if place < HUE_PLACES - 1:
-            which = order[:, place]
-            keep = factors.gather(1, which[:, None])[:, 0]
-            x = _blend(x, keep, (1 - keep) * (which == 2), (1 - keep) * (which == 1))
+            last = place == HUE_PLACES - 2 and hue_place != HUE_PLACES - 1
+            with torch.autocast(x.device.type, enabled=False):
+                offset = torch.bmm(level[:, place], x.mean((2, 3))[:, :, None])
+            x = _mix(x, matrix[:, place], offset, out if last else None).clamp_(0, 1)
     return x
 
 
@@ -284,23 +324,11 @@ def draw_sigma(n: int, p: float, sigma: tuple[float, float], generator: Generato
     return torch.where(on, _uniform(n, sigma[0], sigma[1], generator), 0.0)
 
 
-def draw_slots(n: int, generator: Generator) -> Int[Tensor, " slots"]:
-    """Deal `n` images at random into four equally long rows of slots, one row for each place of the hue in the order of colour changes.
-
-    Returns the image in each slot; up to three slots hold numbers from n on, which stand for no image. Each image is in each row with
-    probability exactly 1/4, while the rows' lengths, and so all shapes, are known beforehand.
-    """
-    return torch.randperm(-(-n // HUE_PLACES) * HUE_PLACES, generator=generator, device=generator.device)
-
-
 # ------------------------------------------------------------------------------------------------------------------------ the whole
 
 
 class Draw(NamedTuple):
-    """All random parameters for one batch, as the draws above return them, or None where a step is off.
-
-    A row belongs to a slot; slot k is image k unless `slots` says which image it is.
-    """
+    """All random parameters for one batch, as the draws above return them, or None where a step is off; a row belongs to an image."""
 
     corners: Tensor | None = None
     boxes: Tensor | None = None
@@ -309,14 +337,13 @@ class Draw(NamedTuple):
     order: Tensor | None = None
     grey: Tensor | None = None
     sigma: Tensor | None = None
-    slots: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Draw":
         """The same parameters on another device."""
         return Draw(*(None if t is None else t.to(device) for t in self))
 
     def rows(self, rows: slice) -> "Draw":
-        """The parameters of some slots."""
+        """The parameters of some images."""
         return Draw(*(None if t is None else t[rows] for t in self))
 
 
@@ -373,6 +400,8 @@ class Augment:
 
         The same state of `generator`, which must be on the device of `x`, gives the same result. Inputs are not changed. In this order, as
         far as switched on: crop or resized crop, flip, jitter, greyscale, blur.
+        Where the hue comes among the changes of colour follows from the position in the batch, image i of B after floor(4 i / B) of the
+        other three (whose order is random): training shuffles, so that every image meets all four places over the epochs.
         Raises ValueError for other dtypes, shapes or devices.
         Memory: O(output), plus a chunk on the CPU; several times the output on other devices.
         """
@@ -382,8 +411,6 @@ class Augment:
 
     def draw(self, n: int, height: int, width: int, generator: Generator) -> Draw:
         """Draw the parameters for `n` images of this size, on the generator's device."""
-        slots = draw_slots(n, generator) if self._jitters and self.hue else None
-        n = n if slots is None else len(slots)
         strengths = (self.brightness, self.contrast, self.saturation, self.hue)
         factors, order = draw_jitter(n, *strengths, self.jitter_p, generator) if self._jitters else (None, None)
         return Draw(
@@ -394,7 +421,6 @@ class Augment:
             order=order,
             grey=draw_mask(n, self.grey_p, generator) if self.grey_p else None,
             sigma=draw_sigma(n, self.blur_p, self.blur_sigma, generator) if self.blur_p else None,
-            slots=slots,
         )
 
     def apply(
@@ -402,22 +428,14 @@ class Augment:
     ) -> tuple[Float[Tensor, "B C H W"], Shaped[Tensor, "B H W"] | None]:
         """Augment a batch by parameters already drawn; as `__call__` otherwise."""
         self._check(x, y)
-        if draw.slots is not None:
-            source = draw.slots.clamp(max=len(x) - 1)  # a slot without an image works on the last one, and nobody reads it
-            image, mask = self._steps(x.index_select(0, source), draw, None if y is None else y.index_select(0, source))
-            return image[: len(x)], None if mask is None else mask[: len(x)]
-        return self._steps(x, draw, y)
-
-    def _steps(self, x: Tensor, draw: Draw, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """All steps, chunk by chunk, for images and masks that lie in their slots; each goes back to its own place."""
         out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
         moved = None if y is None else torch.empty_like(y)
-        for rows, hue_place in _chunks(x, 1 if draw.slots is None else HUE_PLACES):
+        blends = None if draw.factors is None or draw.order is None else _blends(draw.factors, draw.order)
+        for rows, hue_place in _chunks(x, HUE_PLACES if blends and self.hue else 1):
             part = draw.rows(rows)
-            place = rows if part.slots is None else part.slots
-            out[place] = _colour(self._move(x[rows], part), part, hue_place)
+            self._colour(self._move(x[rows], part), part, blends and (blends[0][rows], blends[1][rows]), hue_place, out[rows])
             if y is not None and moved is not None:
-                moved[place] = self._move_masks(y[rows], part)
+                moved[rows] = self._move_masks(y[rows], part)
         return out, moved
 
     def _move(self, x: Tensor, draw: Draw) -> Tensor:
@@ -425,12 +443,20 @@ class Augment:
             x = crop(x, draw.corners, self.padding)
         if draw.boxes is None:
             return x if draw.flip is None else hflip(x, draw.flip)
-        boxes = draw.boxes
-        if draw.flip is not None:  # the mirrored box of the mirrored image is the same pixels, and bytes are mirrored faster than floats
-            top, left, height, width = boxes.unbind(1)
-            boxes = torch.stack((top, torch.where(draw.flip, x.shape[-1] - left - width, left), height, width), 1)
-            x = hflip(x, draw.flip)
-        return resized_crop(x, boxes)
+        return resized_crop(x, draw.boxes, flip=draw.flip)
+
+    def _colour(self, x: Tensor, draw: Draw, blends: tuple[Tensor, Tensor] | None, hue_place: int, out: Tensor) -> None:
+        """The changes of colour, for images [n,3,H,W]; float32 in 0..1 into `out`, by the last step directly."""
+        x = unit(x)
+        later = draw.grey is not None, draw.sigma is not None
+        if blends is not None and draw.factors is not None:
+            x = _jitter(x, *blends, draw.factors[:, 3], hue_place if self.hue else None, None if any(later) else out)
+        if draw.grey is not None:
+            x = greyscale(x, draw.grey, None if later[1] else out)
+        if draw.sigma is not None:
+            x = gaussian_blur(x, draw.sigma, blur_kernel(x.shape[-2], x.shape[-1]))
+        if x.data_ptr() != out.data_ptr():
+            out.copy_(x)
 
     def _move_masks(self, y: Tensor, draw: Draw) -> Tensor:
         if draw.corners is not None:
@@ -456,23 +482,11 @@ def _is_range(value: tuple[float, float], most: float = math.inf) -> bool:
 
 def _chunks(x: Tensor, groups: int) -> Iterator[tuple[slice, int]]:
     """Slices of the batch and the group each lies in, none across two groups; cache-sized on the CPU, whole groups elsewhere."""
-    group = len(x) // groups
-    size = max(1, CHUNK_PIXELS // max(1, x.shape[-2] * x.shape[-1])) if x.device.type == "cpu" else max(1, group)
+    size = max(1, CHUNK_PIXELS // max(1, x.shape[-2] * x.shape[-1])) if x.device.type == "cpu" else max(1, len(x))
+    ends = [-(-len(x) * k // groups) for k in range(groups + 1)]
     for k in range(groups):
-        for start in range(k * group, (k + 1) * group, size):
-            yield slice(start, min(start + size, (k + 1) * group)), k
-
-
-def _colour(x: Tensor, draw: Draw, hue_place: int) -> Tensor:
-    """The changes of colour, for images [n,3,H,W]; float32 in 0..1."""
-    x = unit(x)
-    if draw.factors is not None and draw.order is not None:
-        x = jitter(x, draw.factors, draw.order, None if draw.slots is None else hue_place)
-    if draw.grey is not None:
-        x = greyscale(x, draw.grey)
-    if draw.sigma is not None:
-        x = gaussian_blur(x, draw.sigma, blur_kernel(x.shape[-2], x.shape[-1]))
-    return x
+        for start in range(ends[k], ends[k + 1], size):
+            yield slice(start, min(start + size, ends[k + 1])), k
 
 
 AUGMENTATIONS: dict[str, Augment] = {

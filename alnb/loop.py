@@ -17,7 +17,7 @@ from alnb import rng, store
 from alnb.acquire import Strategy, random
 from alnb.data import ImageSet
 from alnb.nets import Net
-from alnb.oracle import Oracle, Pending
+from alnb.oracle import Oracle, Pending, human
 from alnb.pool import VOID, Pool, Query, check_indices
 from alnb.store import Json, Run
 from alnb.train import Learner, Report, evaluate, fit
@@ -39,8 +39,9 @@ class Protocol:
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
         for name in ("initial", "budget", "cycles"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Protocol.{name} is {getattr(self, name)}: it must be at least 1")
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"Protocol.{name} is {value!r}: it must be a whole number, at least 1")
         if self.init not in ("fresh", "warm"):
             raise ValueError(f"Protocol.init is {self.init!r}: it must be one of fresh, warm")
         if self.subset is not None and self.subset < max(self.initial, self.budget):
@@ -72,7 +73,7 @@ class Cycle:
     queried: tuple[int, ...]  # global indices, in order of choice
     labels: tuple[int, ...]  # the answers to them
     class_counts: tuple[int, ...]  # of the answers, per class
-    seconds: Mapping[str, float]  # wall time of query, oracle, fit, evaluate
+    seconds: Mapping[str, float]  # wall time of query, oracle, fit, evaluate, in the process that finished the cycle
     peak_memory_mb: float  # of the device where it is a GPU, else of the process
     notes: tuple[str, ...] = ()
 
@@ -165,11 +166,14 @@ def cycles(
 
 
 def pending(run: Run | Path | str) -> Pending | None:
-    """The question of `run` that a human still has to answer; None if there is none."""
+    """The question of `run` that a human still has to answer, in part or wholly; None if there is none."""
     run = run if isinstance(run, Run) else Run(run)
     k = len(run.records())
-    query = run.folder(k) / "query.json"
-    return Pending(run, k, torch.tensor(store.read_json(query)["queried"])) if query.exists() else None
+    path = run.folder(k) / "query.json"
+    if run.manifest is None or run.manifest["experiment"]["oracle"] != store.describe(human) or not path.exists():
+        return None
+    found = human(run, k, torch.tensor(store.read_json(path)["queried"]))
+    return found if isinstance(found, Pending) else None
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,7 @@ class _Step:
             net = self.trained(pool, k - 1) if net is None and k else net
             n, seed = self.protocol.size(k), self.protocol.seed
             query = Query(pool, net, self.candidates(pool, k), n, rng.generator(seed, "query", k), self.side)
-            chosen = torch.as_tensor(strategy(query))
+            chosen = torch.as_tensor(strategy(query)).cpu()
             check_query(chosen, query, f"strategy {store.describe(strategy)!r} in cycle {k}")
             store.write_json(path, {"queried": chosen.tolist()})
         return torch.tensor(store.read_json(path)["queried"])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import io
+import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import tokenize
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from alnb import store
 from alnb.train import Report
@@ -78,7 +82,7 @@ def progress(total: int, description: str) -> tqdm[Any]:
 
 
 def follow(bar: tqdm[Any]) -> Report:
-    """What `fit` and `pretrain` may call as `report`, so that `bar` shows the updates and the loss."""
+    """What `pretrain` may call as `report`: `bar` counts the updates and shows the loss."""
 
     def report(done: int, updates: int, loss: float) -> None:
         bar.total = updates
@@ -88,31 +92,51 @@ def follow(bar: tqdm[Any]) -> Report:
     return report
 
 
+def within(bar: tqdm[Any]) -> Report:
+    """What `cycles` may call as `report`: `bar`, which counts cycles, shows how far the training of the present one is."""
+
+    def report(done: int, updates: int, loss: float) -> None:
+        bar.set_postfix_str(f"update {done} of {updates}, loss {loss:.3f}", refresh=False)
+        bar.update(0)
+
+    return report
+
+
 # ---- parameters ---------------------------------------------------------------------------------------------------------------
 
 
 def parameters(path: Path) -> dict[str, Parameter]:
-    """The parameters of the notebook at `path`, by name, in order.
+    """The parameters of the notebook at `path`, by name, in order: the assignments of its cell tagged `parameters`.
+
+    They are read here because papermill's own inspection does not understand ``str | None`` or a # within a string.
 
     Raises:
-        BadParameter: the file is not there, is not a notebook, or has no cell tagged `parameters`.
+        BadParameter: the file is not there, is not a notebook, or has no such cell.
     """
-    import papermill
+    import nbformat
 
     if not path.is_file():
         raise BadParameter(f"there is no notebook {path}")
     try:
-        found = papermill.inspect_notebook(str(path))
+        cells = nbformat.read(path, 4).cells
     except Exception as error:  # nbformat raises several kinds on what is not a notebook
         raise BadParameter(f"{path} cannot be read as a notebook: {error}") from error
-    if not found:
+    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    if not tagged:
         raise BadParameter(f"{path} has no parameters: tag the cell with its defaults `parameters`")
-    entries = (Parameter(name, _type_name(entry["inferred_type_name"]), entry["default"], entry["help"]) for name, entry in found.items())
-    return {entry.name: entry for entry in entries}
+    found = list(_assignments(tagged[0]))
+    return {parameter.name: parameter for parameter in found}
 
 
-def _type_name(inferred: str | None) -> str:
-    return "" if inferred in (None, "None") else str(inferred).strip()
+def _assignments(source: str) -> Iterator[Parameter]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    for node in ast.parse(source).body:
+        help = comments.get(node.end_lineno or 0, "")
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            yield Parameter(node.target.id, ast.unparse(node.annotation), ast.unparse(node.value), help)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            yield Parameter(node.targets[0].id, "", ast.unparse(node.value), help)
 
 
 def help_text(path: Path) -> str:
@@ -134,20 +158,30 @@ def parse(given: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> dic
             raise BadParameter(f"parameter {name!r} is given twice")
         if not words:
             raise BadParameter(f"parameter {name!r} has no value: write -p {name} VALUE")
-        kind = known[name].annotation if name in known else ""
-        read = [word if kind == "str" else _read(word, float_wanted="float" in kind) for word in words]
-        wants_list = kind.startswith(("list", "tuple"))
-        values[name] = read[0] if len(read) == 1 and not (wants_list and not isinstance(read[0], list)) else read
+        kind = _type(known[name]) if name in known else None
+        inner = get_args(kind)[0] if get_origin(kind) is list else kind
+        whole = words[0] if len(words) == 1 and words[0].startswith("[") else None
+        if whole is not None and inner is not kind:
+            values[name] = _read(whole, kind)
+        elif len(words) > 1 or inner is not kind:
+            values[name] = [_read(word, inner) for word in words]
+        else:
+            values[name] = _read(words[0], kind)
     return check(values, known)
 
 
-def _read(word: str, *, float_wanted: bool) -> Any:
-    """A word as YAML reads it: numbers, true and false, null, lists; any other text stays text. YAML 1.1 takes 3e-2 for text."""
+def _read(word: str, kind: Any) -> Any:
+    """A word as a value of `kind` where it can be one, and as YAML reads it where not: `check` says what is wrong then.
+
+    Texts stay as they are, and numbers are decimal: YAML 1.1 would take 010 for 8 and 3e-2 for a text.
+    """
     import yaml
 
-    if float_wanted:
+    if kind is str:
+        return word
+    if kind in (int, float):
         with suppress(ValueError):
-            return float(word)
+            return kind(word)
     try:
         return yaml.safe_load(word)
     except yaml.YAMLError:
@@ -158,37 +192,47 @@ def check(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str
     """`values` as they are, whole numbers as floats where floats are wanted aside.
 
     Raises:
-        BadParameter: the notebook has no such parameter (the nearest is named), or states another type for it.
+        BadParameter: the notebook has no such parameter (the nearest is named), states another type for it, or a list names
+            something twice.
     """
     checked = {}
     for name, value in values.items():
         if name not in known:
             raise BadParameter(f"there is no parameter {name!r}{_nearest(name, known)}; there are {', '.join(known)}")
-        kind = known[name].annotation
-        checked[name] = float(value) if kind == "float" and type(value) is int else value
-        if kind and not _is(checked[name], _type(kind)):
-            raise BadParameter(
-                f"parameter {name!r} is {value!r}, of type {type(value).__name__}: it must be {kind}, as {known[name].default}"
-            )
+        kind = _type(known[name])
+        checked[name] = float(value) if kind is float and type(value) is int else value
+        if kind is not None and not _is(checked[name], kind):
+            expected = f"{known[name].annotation}, as {known[name].default}"
+            raise BadParameter(f"parameter {name!r} is {value!r}, of type {type(value).__name__}: it must be {expected}")
+        repeated = [item for k, item in enumerate(value) if item in value[:k]] if isinstance(value, list) else []
+        if repeated:
+            raise BadParameter(f"parameter {name!r} names {repeated[0]!r} twice: its runs would count as independent ones")
     return checked
 
 
-def _type(annotation: str) -> Any:
-    plain = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "tuple": tuple}
-    return eval(annotation, {"__builtins__": {}}, plain)  # the text of the user's own notebook, which is about to be executed
+def _type(parameter: Parameter) -> Any:
+    """The type that the annotation means; None where there is none."""
+    plain = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
+    if not parameter.annotation:
+        return None
+    try:
+        return eval(parameter.annotation, {"__builtins__": {}}, plain)  # the text of the user's own notebook, which is about to be executed
+    except Exception as error:
+        allowed = "int, float, str, bool, list[…], dict[str, …], and … | None"
+        raise BadParameter(f"parameter {parameter.name!r} has the type {parameter.annotation}: this command knows {allowed}") from error
 
 
 def _is(value: Any, kind: Any) -> bool:
     origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
+    if origin is UnionType:
         return any(_is(value, one) for one in args)
-    if origin in (list, tuple):
-        return isinstance(value, list | tuple) and all(_is(item, args[0]) for item in value)
+    if origin is list:
+        return isinstance(value, list) and all(_is(item, args[0]) for item in value)
     if origin is dict:
-        return isinstance(value, dict)
+        return isinstance(value, dict) and all(_is(key, args[0]) and _is(item, args[1]) for key, item in value.items())
     if kind is float:
-        return type(value) in (int, float)
-    return value is None if kind is None else type(value) is kind
+        return type(value) in (int, float) and math.isfinite(value)
+    return value is None if kind in (None, NoneType) else type(value) is kind
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -225,12 +269,16 @@ def execute(path: Path, values: Mapping[str, Any], output: Path | None = None) -
         papermill.execute_notebook(str(path), str(running), parameters=checked, **options, **streams)
     except papermill.PapermillExecutionError as error:
         running.replace(failed)
+        if error.ename == "KeyboardInterrupt":
+            raise KeyboardInterrupt from error
         raise NotebookFailed(
             f"cell {error.exec_count} of {path} raised {error.ename}: {error.evalue}\n(its executed copy: {failed})"
         ) from error
-    except Exception as error:  # nbclient's DeadKernelError and relatives
+    except BaseException as error:  # nbclient's DeadKernelError and relatives, and Ctrl-C
         if running.exists():
             running.replace(failed)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise NotebookFailed(f"{path} was not finished: {type(error).__name__}: {error}\n(its copy so far: {failed})") from error
     finally:
         os.environ.pop(BATCH) if before is None else os.environ.update({BATCH: before})

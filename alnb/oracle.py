@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from alnb import rng
 from alnb.acquire import Strategy
-from alnb.pool import Query
-from alnb.store import Corrupted, Run, sync_folder
+from alnb.pool import VOID, Query
+from alnb.store import Corrupted, Run, exclusive, read_json, sync_folder
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,37 @@ def human(run: Run, cycle: int, indices: Tensor) -> Tensor | Pending:
 def answer(run: Run, cycle: int, index: int, label: int | None) -> None:
     """Add one answer, durable on disk before this returns: a class from 0, VOID for "asked, cannot tell", None to take it back.
 
-    A line that a kill cut in two was never acknowledged, and is removed by the next call.
+    Several windows may answer at once. A line that a kill cut in two was never acknowledged, and is removed by the next call.
+
+    Raises:
+        ValueError: `index` is not in the query of `cycle`, or `label` is no class.
     """
-    path = run.folder(cycle) / "answers.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with open(path, "ab") as file:
-        file.truncate(_whole_lines(path.read_bytes()))
-        file.write(json.dumps({"index": int(index), "label": None if label is None else int(label)}).encode() + b"\n")
+    folder = run.folder(cycle)
+    path = folder / "answers.jsonl"
+    _check_answer(folder / "query.json", index, label)
+    with exclusive(folder, wait=True), open(path, "ab") as file:
+        whole = _whole_lines(path.read_bytes())
+        if whole < file.tell():
+            file.truncate(whole)
+        file.write(_line({"index": index, "label": label}))
         file.flush()
         os.fsync(file.fileno())
-    if new:
-        sync_folder(path.parent)
+        sync_folder(folder)
+
+
+def _check_answer(query: Path, index: int, label: int | None) -> None:
+    if not isinstance(label, int | None) or (label is not None and label < VOID):
+        raise ValueError(f"the answer to image {index} is {label!r}: it must be a class from 0, {VOID} for none, or None to take it back")
+    if query.exists() and index not in read_json(query)["queried"]:
+        raise ValueError(
+            f"image {index} was not asked for in {query.parent.name} of {query.parent.parent}: `alnb.loop.pending` tells which were"
+        )
+
+
+def _line(entry: dict[str, int | None]) -> bytes:
+    """An entry as a line with its own checksum."""
+    text = json.dumps(entry)
+    return f'{text[:-1]}, "crc": {zlib.crc32(text.encode())}}}\n'.encode()
 
 
 def answers(run: Run, cycle: int) -> dict[int, int]:
@@ -86,18 +107,18 @@ def answers(run: Run, cycle: int) -> dict[int, int]:
         Corrupted: a line is damaged; the message names it.
     """
     path = run.folder(cycle) / "answers.jsonl"
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
+    content = path.read_bytes() if path.exists() else b""
     given: dict[int, int | None] = {}
-    for number, line in enumerate(content[: _whole_lines(content)].splitlines(), start=1):
+    for number, line in enumerate(content[: _whole_lines(content)].splitlines(keepends=True), start=1):
         try:
             entry = json.loads(line)
-            given[entry["index"]] = entry["label"]
+            if _line({"index": entry["index"], "label": entry["label"]}) != line:
+                raise ValueError("its checksum is wrong")
         except (ValueError, KeyError, TypeError) as error:
             raise Corrupted(
-                f"{path}, line {number} is damaged ({line[:60]!r}); correct or delete that line: the others are kept"
+                f"{path}, line {number} is damaged ({line[:60]!r}); delete that line and answer again: the others are kept"
             ) from error
+        given[entry["index"]] = entry["label"]
     return {index: label for index, label in given.items() if label is not None}
 
 

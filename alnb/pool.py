@@ -31,10 +31,14 @@ class Pool:
         return cls(images, torch.full((len(images),), VOID), torch.full((len(images),), VOID))
 
     def __post_init__(self) -> None:
-        """Raises: ValueError where the lengths differ."""
+        """Raises: ValueError where the lengths differ, or a label came from nowhere."""
         if not len(self.images) == len(self.labels) == len(self.acquired):
             raise ValueError(
                 f"{len(self.images)} images, {len(self.labels)} labels and {len(self.acquired)} acquisition cycles: they must be as many"
+            )
+        if bool(((self.labels != VOID) & (self.acquired == VOID)).any()):
+            raise ValueError(
+                "a label is known of an image that was not asked for: `acquired` must hold a cycle, 0 say, where `labels` is not VOID"
             )
 
     def __len__(self) -> int:

@@ -47,7 +47,7 @@ class Pretrained:
     backbone: Backbone
     features: Tensor  # [N,D], without augmentation, of all images it was trained on
     losses: Tensor  # [N], the pretext's loss of each image, without augmentation
-    seconds: float  # that it took, over all its interruptions
+    seconds: float  # that the process took which finished it
 
 
 def pretrain(
@@ -73,13 +73,16 @@ def pretrain(
         run.claim(experiment)
         if not result.exists():
             run.begin(experiment, images.device)
-            _compute(pretext, images, learner, seed, run.path, report)
+            _compute(pretext, images, learner, seed, run.path, report, store.fingerprint(experiment))
         content = store.read_tensors(result, images.device)
-    backbone = Backbone(store.fingerprint(experiment), content["trunk"])
+    if content["experiment"] != store.fingerprint(experiment):
+        raise store.Corrupted(f"{result} is the result of another pre-training; {store.RECOMPUTE}")
+    # named by the weights themselves: computed again on another device, they are another backbone
+    backbone = Backbone(store.fingerprint(content["trunk"]), content["trunk"])
     return Pretrained(backbone, content["features"], content["losses"], content["seconds"])
 
 
-def _compute(pretext: Pretext, images: Images, learner: Learner, seed: int, folder: Path, report: Report | None) -> None:
+def _compute(pretext: Pretext, images: Images, learner: Learner, seed: int, folder: Path, report: Report | None, experiment: str) -> None:
     start = time.monotonic()
     everything = torch.arange(len(images))
     net = learner.build(pretext.outputs, seed, pretext.name, device=images.device)
@@ -89,6 +92,7 @@ def _compute(pretext: Pretext, images: Images, learner: Learner, seed: int, fold
         net, images, everything, everything, learner.recipe, loss=learner.loss, seed=seed, where=where, checkpoint=checkpoint, report=report
     )
     content = {
+        "experiment": experiment,
         "trunk": net.trunk.state_dict(),
         "features": predict(net.features, images),
         "losses": predict(lambda x: learner.loss(net, x, x), images),

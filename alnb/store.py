@@ -141,12 +141,22 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> Json:
             bad = archive.testzip()
         if bad is not None:
             raise ValueError(f"checksum of its member {bad} is wrong")
-        loaded: Json = torch.load(path, map_location=device, weights_only=True)
-        return loaded
+        loaded: Json = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise Corrupted(f"{path} is missing; {RECOMPUTE}") from error
+    except (OSError, MemoryError):  # not allowed, no memory, a broken disk: the file may well be whole
+        raise
     except Exception as error:  # zipfile and torch.load raise a dozen kinds on damaged bytes
         raise Corrupted(f"{path} is truncated or was altered ({error}); {RECOMPUTE}") from error
+    return _moved(loaded, torch.device(device))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return type(value)((key, _moved(item, device)) for key, item in value.items())
+    return [_moved(item, device) for item in value] if isinstance(value, list) else value
 
 
 # ---- descriptions and fingerprints --------------------------------------------------------------------------------------------
@@ -162,6 +172,8 @@ def describe(value: Any) -> Any:
         TypeError: a kind of value that has no such description.
     """
     match value:
+        case float() if value.is_integer():
+            return int(value)  # 20 and 20.0 are the same setting
         case None | bool() | int() | float() | str():
             return value
         case Path() | torch.dtype() | torch.device():
@@ -172,14 +184,17 @@ def describe(value: Any) -> Any:
             return [describe(item) for item in value]
         case torch.Tensor():
             return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest(value)}
+        case set() | frozenset():
+            return sorted(map(describe, value), key=repr)
         case functools.partial():
-            return {"function": describe(value.func), "args": describe(value.args), **describe(value.keywords)}
+            return {"function": describe(value.func), "args": describe(value.args), "keywords": describe(value.keywords)}
         case type():
-            return f"{value.__module__}.{value.__qualname__}"
+            return _describe_type(value)
         case Fingerprinted():
             return {"kind": type(value).__name__, "fingerprint": value.fingerprint}
     if is_dataclass(value):
-        return {"kind": type(value).__qualname__, **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
+        kept = {f.name: describe(getattr(value, f.name)) for f in fields(value) if f.metadata.get("result", True)}
+        return {"kind": describe(type(value)), **kept}
     if inspect.isfunction(value):
         return _describe_function(value)
     raise TypeError(
@@ -187,18 +202,36 @@ def describe(value: Any) -> Any:
     )
 
 
-def _describe_function(function: Any) -> Any:
-    name = f"{function.__module__}.{function.__qualname__}"
-    enclosed = inspect.getclosurevars(function).nonlocals
-    ours = function.__module__.startswith("alnb.")  # the commit tells what these were; others' may change between two runs
-    if not enclosed and ours:
+def _describe_type(kind: type) -> Any:
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if _ours(kind) or kind.__module__ == "builtins" or kind.__module__.startswith("torch."):
         return name
-    described: Json = {"function": name}
-    if not ours:
+    with suppress(OSError, TypeError):
+        return {"class": name, "source": hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()}
+    return name
+
+
+def _ours(thing: Any) -> bool:
+    """Of this package: the commit tells what it was. What is not may change between two runs, and its source is looked at."""
+    return bool(thing.__module__.startswith("alnb."))
+
+
+def _describe_function(function: Any) -> Any:
+    variables = inspect.getclosurevars(function)
+    described: Json = {"function": f"{function.__module__}.{function.__qualname__}"}
+    if variables.nonlocals:
+        described["enclosed"] = describe(dict(sorted(variables.nonlocals.items())))
+    if not _ours(function):
         described["source"] = hashlib.sha256(_source(function)).hexdigest()
-    if enclosed:
-        described["enclosed"] = {key: describe(item) for key, item in sorted(enclosed.items())}
-    return described
+        described["defaults"] = describe([function.__defaults__, function.__kwdefaults__])
+        values = {name: value for name, value in sorted(variables.globals.items()) if _is_plain(value)}
+        described["globals"] = describe(values)
+    return described if len(described) > 1 else described["function"]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a global that a function uses is a setting, not a module, a function or a class, whose names stand in the source."""
+    return isinstance(value, bool | int | float | str | list | tuple | dict | torch.Tensor | Path)
 
 
 def _source(function: Any) -> bytes:
@@ -206,8 +239,14 @@ def _source(function: Any) -> bytes:
     code, text = function.__code__, ""
     with suppress(OSError):  # typed at a prompt: there is no file to read it from
         text = inspect.getsource(function)
-    compiled = (code.co_code, code.co_names, [c for c in code.co_consts if not inspect.iscode(c)])
-    return text.encode() if text and function.__name__ != "<lambda>" else repr((text, compiled)).encode()
+    return text.encode() if text and function.__name__ != "<lambda>" else repr((text, _compiled(code))).encode()
+
+
+def _compiled(code: Any) -> Any:
+    constants = [
+        _compiled(c) if inspect.iscode(c) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c) for c in code.co_consts
+    ]
+    return code.co_code, code.co_names, constants
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -237,9 +276,11 @@ def environment(device: torch.device) -> Json:
 @functools.cache
 def commit() -> str | None:
     """The commit of the checkout this package lies in, with "+" where tracked files were changed; None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    git = ["git", "-C", str(Path(__file__).parent)]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
     with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], **options)  # somebody else's checkout does not count
+        return str(subprocess.run([*git, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"], **options).stdout.strip())
     return None
 
 
@@ -324,7 +365,7 @@ class Run:
         """Called with the lock held, before anything is added: write the manifest, or make sure that the environment is the same.
 
         Returns:
-            Notes for the records to come: in what the environment differs, where that was allowed.
+            Notes for the records to come: in what the environment differs, the commit included.
         Raises:
             ManifestDiffers: versions, device or threads are not those that the finished cycles were computed with, and
                 $ALNB_OTHER_ENVIRONMENT is not "1". The commit may differ.
@@ -337,11 +378,12 @@ class Run:
         if manifest is None:
             write_json(self.path / "manifest.json", {"experiment": experiment, "environment": now})
             return ()
-        lines = [line for line in differences(manifest["environment"], now) if not line.startswith("commit:")]
-        if lines and os.environ.get("ALNB_OTHER_ENVIRONMENT") != "1":
+        lines = list(differences(manifest["environment"], now))
+        serious = [line for line in lines if not line.startswith("commit:")]
+        if serious and os.environ.get("ALNB_OTHER_ENVIRONMENT") != "1":
             raise ManifestDiffers(
                 f"{self.path} was begun in another environment, and results may differ in the last bits:\n  "
-                + "\n  ".join(lines)
+                + "\n  ".join(serious)
                 + "\nContinue it there, use a new folder, or set ALNB_OTHER_ENVIRONMENT=1: the records then say so in their notes."
             )
         return tuple(lines)

@@ -52,13 +52,19 @@ class Recipe:
     augment: Augment = AUGMENTATIONS["none"]
     precision: str = "auto"  # "auto": bfloat16 autocast on CUDA, float32 elsewhere; or one of the two
     compile: bool = False  # torch.compile; worth it on a GPU and in long trainings
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = field(default=60.0, metadata={"result": False})  # changes no result, so no manifest either
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
         for name, number in {"epochs": self.epochs, "batch": self.batch, "lr": self.lr}.items():
-            if not number > 0:
-                raise ValueError(f"Recipe.{name} is {number}: it must be above 0")
+            if not 0 < number < math.inf:
+                raise ValueError(f"Recipe.{name} is {number}: it must be above 0, and finite")
+        for name in ("batch", "min_updates"):
+            if type(getattr(self, name)) is not int or self.min_updates < 0:
+                raise ValueError(f"Recipe.{name} is {getattr(self, name)!r}: it must be a whole number, not negative")
+        for name, share in {"momentum": self.momentum, "warmup": self.warmup}.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"Recipe.{name} is {share}: it must be in [0, 1)")
         for name, value, allowed in (
             ("schedule", self.schedule, ("cosine", "constant", "step")),
             ("precision", self.precision, ("auto", "float32", "bfloat16")),
@@ -236,6 +242,7 @@ def fit(
             if report is not None:
                 report(training.step, updates, mean)
             if last or training.due():
+                _check_weights(training, where)
                 training.save(finished=last)
     net.eval()
 
@@ -259,15 +266,23 @@ def _update(training: Training, recipe: Recipe, loss: Loss) -> Callable[[Tensor,
     return update
 
 
+def _check_weights(training: Training, where: tuple[str | int, ...]) -> None:
+    """The loss is that of the weights before the last step: what that step made of them is looked at before they are stored."""
+    if not bool(torch.stack([value.isfinite().all() for value in training.net.state_dict().values()]).all()):
+        raise NonFiniteLoss(f"weights are not finite after {_place(where)}, update {training.step - 1}; {_remedy(training)}")
+
+
+def _remedy(training: Training) -> str:
+    last = f"the last good checkpoint is {training.checkpoint}, update {training.saved_step}"
+    return f"{'there is no checkpoint before it' if training.saved_step is None else last}. Lower the learning rate, or look at the images"
+
+
 def _read(losses: list[Tensor], training: Training, where: tuple[str | int, ...]) -> float:
     """The mean of the losses of the last updates, which it waits for."""
     values = torch.stack(losses).tolist()
     for back, value in zip(range(len(values), 0, -1), values, strict=True):
         if not math.isfinite(value):
-            last = f"the last good checkpoint is {training.checkpoint}, update {training.saved_step}"
-            last = "there is no checkpoint before it" if training.saved_step is None else last
-            place = f"{_place(where)}, update {training.step - back}"
-            raise NonFiniteLoss(f"the loss is {value} at {place}; {last}. Lower the learning rate, or look at the images")
+            raise NonFiniteLoss(f"the loss is {value} at {_place(where)}, update {training.step - back}; {_remedy(training)}")
     return float(sum(values) / len(values))
 
 

@@ -69,7 +69,7 @@ def batched(images: Any, name: str, batch: int) -> Iterator[Tensor]:
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     rng, augment = generator(0, "benchmark"), AUGMENTATIONS[name]
     while True:
-        x, _ = augment(pixels[torch.randint(len(pixels), (batch,), generator=rng)], rng)
+        x, _ = augment(pixels.index_select(0, torch.randint(len(pixels), (batch,), generator=rng)), rng)
         yield normalise(x, MEAN, STD, out=x)
 
 

@@ -1,6 +1,5 @@
 """Labels saved on the digits, with the quickstart notebook itself over five seeds at laptop scale."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,10 +33,10 @@ def in_order(frame: pandas.DataFrame) -> pandas.DataFrame:
 def measure() -> Iterator[dict[str, Any]]:
     """Two rows: the share of labels saved by the better of entropy and margin, and the lowest final accuracy of all strategies."""
     with tempfile.TemporaryDirectory() as folder:
-        # $ALNB_BENCH_RUNS keeps the records, so that a second call goes on from them
-        runs = os.environ.get("ALNB_BENCH_RUNS", folder)
-        notebook.execute(QUICKSTART, {"seeds": SEEDS, "runs": runs, "figures": folder, "device": "cpu"}, Path(folder) / "quickstart.ipynb")
-        frame = in_order(report.load(runs_below(Path(runs))))
+        notebook.execute(
+            QUICKSTART, {"seeds": SEEDS, "runs": folder, "figures": folder, "device": "cpu"}, Path(folder) / "quickstart.ipynb"
+        )
+        frame = in_order(report.load(runs_below(Path(folder))))
     table = report.savings(frame)
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     first = table[table["arm"] == "from scratch"]

@@ -19,9 +19,15 @@ def bars(results: dict[str, Any]) -> str:
         value = "–" if row["ratio"] is None else f"{row['ratio']:.3g}"
         sign = "≥" if row["sense"] == ">=" else "≤"
         lines.append(f"| {row['name']} | {value} | {sign} {row['bar']:g} | {verdict} | {row['detail']} |")
-    on = results[NAMES[0]]["environment"]
-    lines.append(f"\nMeasured with Python {on['python']}, torch {on['torch']}, {on['threads']} threads on {on['cpu']}.")
+    places = {f"Python {on['python']}, torch {on['torch']}, {on['threads']} threads on {on['cpu']}" for on in _environments(results)}
+    lines.append(
+        f"\nMeasured with {'; '.join(sorted(places))}. A ratio of two times that are alike, as in the first row, may pass 1 by noise."
+    )
     return "\n".join(lines)
+
+
+def _environments(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [results[name]["environment"] for name in NAMES]
 
 
 def digits(results: dict[str, Any]) -> str:

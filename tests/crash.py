@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -39,7 +40,7 @@ def work(folder: Path, updates: int) -> None:
     learner = alnb.Learner(functools.partial(alnb.nets.small, width=4), recipe)
     found = pretrain(PRETEXTS["rotation"], train.images, learner, cache=folder / "pretrained")
     learner = alnb.Learner(learner.net, recipe, backbone=found.backbone)
-    protocol = alnb.Protocol(initial=6, budget=4, cycles=3, init="warm")
+    protocol = alnb.Protocol(initial=6, budget=4, cycles=3, init="warm", subset=20)
     roles = {"learner": learner, "strategy": STRATEGIES["kcenter"], "oracle": alnb.oracle.simulated(train.targets), "protocol": protocol}
     for _ in alnb.cycles(folder / "run", alnb.Pool.of(train.images), test, **roles):
         pass
@@ -55,6 +56,8 @@ def attempt(folder: Path, updates: int, *, seconds: float | None = None, point: 
                 end_at(point)
             work(folder, updates)
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     if seconds is not None:
@@ -103,13 +106,13 @@ def at_random(folder: Path, kills: int) -> tuple[int, int]:
 
 
 def at_points(folder: Path) -> tuple[int, int]:
-    """End at every second file operation of a run in turn, and resume. Returns how many points there were, and as many runs."""
+    """End at each file operation of a run in turn, and resume. Returns how many points there were, and as many runs."""
     assert attempt(folder / "whole", 3)
     expected, here, happened = records(folder / "whole"), folder / "run", 0
-    while not attempt(here, 3, point=2 * happened):
+    while not attempt(here, 3, point=happened):
         happened += 1
-        assert attempt(here, 3), f"it does not go on after an end at file operation {2 * happened}"
-        assert records(here) == expected, f"records differ after an end at file operation {2 * happened}"
+        assert attempt(here, 3), f"it does not go on after an end at file operation {happened}"
+        assert records(here) == expected, f"records differ after an end at file operation {happened}"
         shutil.rmtree(here)
     return happened, happened
 

@@ -80,6 +80,8 @@ def test_resized_crop(H, W, size):
     expected = per_image(x, lambda image, k: tv.resized_crop(image / 255, *boxes[k].tolist(), list(size or (H, W)), antialias=True))
     close(augment.resized_crop(x, boxes, size), expected)
     close(augment.resized_crop(x / 255, boxes, size), expected)
+    flip = torch.arange(12) % 2 == 0
+    close(augment.resized_crop(x, boxes, size, flip), torch.where(flip[:, None, None, None], expected.flip(-1), expected))
 
 
 def test_resized_crop_of_the_whole_image_changes_nothing():
@@ -118,7 +120,10 @@ def test_jitter_takes_an_order_per_image_and_may_leave_the_hue_alone():
 @pytest.mark.parametrize("turn", [-0.5, -0.3, -0.1, 0.0, 0.05, 0.25, 0.5])
 def test_shift_hue(turn):
     x = images(8, 32, 32) / 255
-    close(augment.shift_hue(x, torch.full((8,), turn)), tv.adjust_hue(x, turn))
+    expected = tv.adjust_hue(x, turn)
+    close(augment.shift_hue(x, torch.full((8,), turn)), expected)
+    assert augment.shift_hue(x, torch.full((8,), turn), out=x) is x
+    close(x, expected)
 
 
 def test_shift_hue_on_every_corner_and_edge_of_the_colour_cube():
@@ -131,6 +136,7 @@ def test_greyscale():
     x, grey = images(5, 8, 8) / 255, torch.tensor([True, False, True, False, False])
     close(augment.greyscale(x, grey), per_image(x, lambda image, k: tv.rgb_to_grayscale(image, 3) if grey[k] else image), 1e-6)
     assert torch.equal(augment.greyscale(x, grey)[~grey], x[~grey])
+    assert torch.equal(augment.greyscale(x, grey, out := torch.empty_like(x)), out)
 
 
 @pytest.mark.parametrize(("H", "W"), [(32, 32), (64, 64), (40, 61), (120, 224)])
@@ -242,17 +248,6 @@ def test_sigmas():
     assert 0.1 <= sigma[sigma > 0].min() < 0.11 and 1.99 < sigma.max() <= 2.0
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 8])
-def test_every_image_gets_every_place_of_the_hue_equally_often(n):
-    rng, counts = generator(0), torch.zeros(n, 4)
-    for _ in range(4000):
-        rows = augment.draw_slots(n, rng).view(4, -1)
-        for row in range(4):
-            counts[rows[row][rows[row] < n], row] += 1
-    assert (counts - 1000).abs().max() < 130
-    assert sorted(augment.draw_slots(n, rng).tolist()) == list(range(-(-n // 4) * 4))
-
-
 # --- the whole -------------------------------------------------------------------------------------------------------------------
 
 EVERYTHING = Augment(scale=(0.2, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey_p=0.2, blur_p=0.5)
@@ -262,29 +257,26 @@ def naive(augmentation: Augment, x: torch.Tensor, draw: Draw, y: torch.Tensor) -
     """What `Augment.apply` does, image by image through torchvision."""
     out, labels = torch.empty(x.shape), torch.empty_like(y)
     H, W = x.shape[2:]
-    slots = torch.arange(len(x)) if draw.slots is None else draw.slots
-    for slot, k in enumerate(slots.tolist()):
-        if k >= len(x):
-            continue
+    for k in range(len(x)):
         image, mask = x[k], y[k, None]
         if draw.corners is not None:
-            p, corner = augmentation.padding, draw.corners[slot].tolist()
+            p, corner = augmentation.padding, draw.corners[k].tolist()
             image, mask = tv.crop(tv.pad(image, [p]), *corner, H, W), tv.crop(tv.pad(mask, [p], fill=-1), *corner, H, W)
         image = image / 255
         if draw.boxes is not None:
-            box = draw.boxes[slot].tolist()
+            box = draw.boxes[k].tolist()
             image = tv.resized_crop(image, *box, [H, W])
             mask = tv.resized_crop(mask, *box, [H, W], interpolation=InterpolationMode.NEAREST_EXACT)
-        if draw.flip is not None and draw.flip[slot]:
+        if draw.flip is not None and draw.flip[k]:
             image, mask = tv.horizontal_flip(image), tv.horizontal_flip(mask)
         if draw.factors is not None and draw.order is not None:
-            order = draw.order[slot].tolist()
-            order.insert(slot // (len(slots) // 4) if draw.slots is not None else 3, 3)
-            image = naive_jitter(image, draw.factors[slot].tolist(), order)
-        if draw.grey is not None and draw.grey[slot]:
+            order = draw.order[k].tolist()
+            order.insert(4 * k // len(x), 3)  # the place of the hue
+            image = naive_jitter(image, draw.factors[k].tolist(), order)
+        if draw.grey is not None and draw.grey[k]:
             image = tv.rgb_to_grayscale(image, 3)
-        if draw.sigma is not None and draw.sigma[slot] > 0:
-            image = tv.gaussian_blur(image, [augment.blur_kernel(H, W)] * 2, [draw.sigma[slot].item()])
+        if draw.sigma is not None and draw.sigma[k] > 0:
+            image = tv.gaussian_blur(image, [augment.blur_kernel(H, W)] * 2, [draw.sigma[k].item()])
         out[k], labels[k] = image, mask[0]
     return out, labels
 
@@ -320,6 +312,13 @@ def test_shapes_dtypes_ranges_and_seeds(name, B, H, W, seed):
 def test_224_pixels():
     image, mask = AUGMENTATIONS["simsiam_blur"](images(3, 224, 224), generator(0), masks(3, 224, 224))
     assert image.shape == (3, 3, 224, 224) and mask is not None and mask.shape == (3, 224, 224)
+
+
+def test_the_hue_has_each_of_its_places_in_a_quarter_of_the_batch():
+    places = [
+        [place for rows, place in augment._chunks(torch.empty(n, 3, 8, 8), 4) for _ in range(rows.stop - rows.start)] for n in range(14)
+    ]
+    assert places == [[4 * k // n for k in range(n)] for n in range(14)]
 
 
 def test_masks_move_with_their_images():

@@ -1,6 +1,10 @@
 """Strict execution: parameters are checked before a kernel starts, and every notebook runs at smoke scale."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +28,8 @@ KNOWN = {
         Parameter("fast", "bool", "False", ""),
         Parameter("names", "list[str]", '["a"]', ""),
         Parameter("n", "int", "3", ""),
+        Parameter("root", "str | None", "None", ""),
+        Parameter("odd", "complex", "1j", ""),
     )
 }
 
@@ -41,6 +47,11 @@ KNOWN = {
         ([["lr", "3e-2"]], {"lr": 0.03}),
         ([["scale", "10"]], {"scale": "10"}),
         ([["n", "-5"]], {"n": -5}),
+        ([["n", "010"]], {"n": 10}),
+        ([["names", "10", "20"]], {"names": ["10", "20"]}),
+        ([["names", "[a, b]"]], {"names": ["a", "b"]}),
+        ([["root", "x"]], {"root": "x"}),
+        ([["root", "null"]], {"root": None}),
     ],
 )
 def test_words_become_typed_values(given: list, expected: dict) -> None:
@@ -59,6 +70,10 @@ def test_words_become_typed_values(given: list, expected: dict) -> None:
         ([["n"]], "'n' has no value"),
         ([["n", "1"], ["n", "2"]], "'n' is given twice"),
         ([["scale", "a", "b"]], "it must be str"),
+        ([["seeds", "0", "1", "0"]], "names 0 twice"),
+        ([["n", "0x10x"]], "it must be int"),
+        ([["lr", "nan"]], "it must be float"),
+        ([["odd", "1"]], "has the type complex: this command knows int, float"),
     ],
 )
 def test_wrong_words_are_refused(given: list, message: str) -> None:
@@ -89,8 +104,9 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_parameters_are_read_with_type_and_help(write: Callable) -> None:
-    path = write('a: int = 3  # how many\nnames: list[str] = ["x", "y"]  # which\nb = 2')
+    path = write('a: int = 3  # how many\nnames: list[str] = ["x", "y"]  # which\nb = 2\nc: str | None = "#f"  # colour')
     found = parameters(path)
+    assert found["c"] == Parameter("c", "str | None", "'#f'", "colour")
     assert found["a"] == Parameter("a", "int", "3", "how many") and found["names"].annotation == "list[str]" and found["b"].annotation == ""
 
 
@@ -179,6 +195,34 @@ def test_quickstart_on_a_folder_of_images(tmp_path: Path, capsys: pytest.Capture
     assert "broken.jpg" in capsys.readouterr().err and not Path(out).exists()
     assert main(["run", quickstart, *words, *few, "-o", out, "--skip-bad"]) == 0
     assert len(list((tmp_path / "runs").rglob("record.json"))) == 2 * 2 * 3
+
+
+def test_a_part_of_a_sweep_and_then_the_whole(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    values = {
+        "scale": "smoke",
+        "runs": str(tmp_path / "runs"),
+        "figures": str(tmp_path / "figures"),
+        "arms": ["from scratch"],
+        "device": "cpu",
+    }
+    quickstart = PROJECT / "notebooks/quickstart.ipynb"
+    execute(quickstart, {**values, "strategies": ["margin"], "seeds": [1]}, tmp_path / "part.ipynb")
+    assert not (tmp_path / "figures").exists() and list((tmp_path / "runs").rglob("*.png"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("record.json")}
+    execute(quickstart, {**values, "strategies": ["random", "margin"], "seeds": [0, 1]}, tmp_path / "whole.ipynb")
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("record.json")}
+    assert len(before) == 3 and len(after) == 12 and before.items() <= after.items()
+    assert list((tmp_path / "figures").glob("*.png"))
+
+
+def test_interrupted_by_the_keyboard(write: Callable, tmp_path: Path) -> None:
+    path, out = write("a: int = 3  # how many", "print('running', flush=True)\nimport time\ntime.sleep(60)"), tmp_path / "o.ipynb"
+    command = [sys.executable, "-m", "alnb", "run", str(path), "-o", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "running\n"
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C: to the command and its kernel
+        assert process.wait(30) == 130
+    assert not out.exists() and not (tmp_path / "o.running.ipynb").exists() and (tmp_path / "o.failed.ipynb").exists()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

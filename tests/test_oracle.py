@@ -8,7 +8,7 @@ from conftest import images_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alnb import rng
+from alnb import rng, store
 from alnb.oracle import Pending, answer, answers, class_uniform, human, noisy, simulated
 from alnb.pool import VOID, Pool, Query
 from alnb.store import Corrupted, Run
@@ -57,9 +57,30 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     for index in (3, 4):
         answer(run, 0, index, 1)
     path = run.folder(0) / "answers.jsonl"
-    path.write_bytes(b"#" + path.read_bytes()[1:])
-    with pytest.raises(Corrupted, match=r"answers\.jsonl, line 1 is damaged"):
-        answers(run, 0)
+    whole = path.read_bytes()
+    for damaged in (b"#" + whole[1:], whole.replace(b'"index": 3', b'"index": 5'), whole.replace(b'"label": 1', b'"label": 0', 1)):
+        path.write_bytes(damaged)
+        with pytest.raises(Corrupted, match=r"answers\.jsonl, line 1 is damaged"):
+            answers(run, 0)
+
+
+def test_an_answer_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    store.write_json(run.folder(0) / "query.json", {"queried": [3, 4]})
+    with pytest.raises(ValueError, match="image 5 was not asked for in cycle_000"):
+        answer(run, 0, 5, 1)
+    for label in ("cat", 1.5, -2):
+        with pytest.raises(ValueError, match="the answer to image 3 is"):
+            answer(run, 0, 3, label)  # type: ignore[arg-type]
+    assert answers(run, 0) == {}
+
+
+def test_two_windows_at_once_lose_nothing(tmp_path: Path) -> None:
+    script = "import sys; from alnb.oracle import answer; from alnb.store import Run\n"
+    script += "for i in range(40): answer(Run(sys.argv[1]), 0, 2 * i + int(sys.argv[2]), 1)"
+    both = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), part]) for part in "01"]
+    assert [process.wait() for process in both] == [0, 0]
+    assert answers(Run(tmp_path), 0) == dict.fromkeys(range(80), 1)
 
 
 def test_answers_of_a_killed_process_are_on_disk(tmp_path: Path) -> None:

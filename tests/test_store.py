@@ -108,12 +108,12 @@ class Setting:
 
 def test_descriptions_are_plain_and_complete() -> None:
     described = store.describe({"f": margin, "p": functools.partial(zlib_like, level=3), "s": Setting(0.1, (1, 2)), "d": torch.float32})
-    inner = described["p"].pop("function")
-    assert inner["function"] == f"{__name__}.zlib_like" and len(inner["source"]) == 64
+    inner, kind = described["p"].pop("function"), described["s"].pop("kind")
+    assert inner["function"] == f"{__name__}.zlib_like" and len(inner["source"]) == len(kind["source"]) == 64
     assert described == {
         "f": "alnb.acquire.margin",
-        "p": {"args": [], "level": 3},
-        "s": {"kind": "Setting", "lr": 0.1, "sizes": [1, 2]},
+        "p": {"args": [], "keywords": {"level": 3}},
+        "s": {"lr": 0.1, "sizes": [1, 2]},
         "d": "torch.float32",
     }
 
@@ -131,6 +131,30 @@ def test_what_a_function_encloses_is_part_of_it() -> None:
 def test_functions_typed_in_a_notebook_differ_by_their_source() -> None:
     first, second = (lambda query: query.candidates[: query.n]), (lambda query: query.candidates[-query.n :])
     assert store.fingerprint(first) != store.fingerprint(second)
+
+
+def test_what_a_function_works_with_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = ((lambda query, n=n: n) for n in (1, 2))
+    assert store.fingerprint(one) != store.fingerprint(other)
+    before = store.fingerprint(warm)
+    monkeypatch.setitem(globals(), "TEMPERATURE", 2.0)
+    assert store.fingerprint(warm) != before
+    assert store.fingerprint(functools.partial(warm, 1)) != store.fingerprint(functools.partial(warm, 2))
+    assert store.fingerprint(20) == store.fingerprint(20.0) != store.fingerprint(20.5)
+
+
+TEMPERATURE = 1.0
+
+
+def warm(x: float) -> float:
+    return x * TEMPERATURE
+
+
+def test_descriptions_are_the_same_in_every_process() -> None:
+    script = "from alnb import store; print(store.fingerprint(lambda x: x in {'a', 'b', 'c'}, {'x', 'y', 'z'}))"
+    run = {"capture_output": True, "text": True, "check": True}
+    found = {subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": s}, **run).stdout for s in "123"}
+    assert len(found) == 1
 
 
 def test_what_cannot_be_described_is_refused() -> None:

@@ -9,18 +9,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from alnb import store
+from alnb import rng, store
 from alnb.data.sets import ImageSet, held_out
 from alnb.data.sources import DataError, Resident
 
 if TYPE_CHECKING:
     from PIL import Image
 
+Row = TypeVar("Row")
 Split = Literal["train", "test"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TEST_SHARE = 0.2  # of each class, where a folder has no test images of its own
@@ -264,7 +265,8 @@ def folder(
 
     Which files: those with the suffixes `SUFFIXES`, at any depth; hidden ones and others are left aside. Classes and files are in
     natural order (2 before 10). Without test/ and val/, a fifth of each class, at least one image, is held out for the test, by the
-    stream (0, "folder", "test", class): the same on every machine as long as the file names stay.
+    stream (0, "folder", "test", class): the same on every machine as long as the file names stay. The images of a split come in a
+    fixed random order, so that an index tells nothing about the class.
 
     How a file becomes a tensor: turned upright as its EXIF data say; grey made three channels; transparency (RGBA, LA, palettes) laid
     on white; CMYK and the like converted to RGB; 16-bit grey divided by 257 and rounded; of an animation or a TIFF with pages the
@@ -293,12 +295,20 @@ def read_folder(
     place = Path(root).expanduser()
     splits = split_files(place)
     check_split(*wanted)
-    rows = [(split, label, path) for split in wanted for label, paths in enumerate(splits[split].values()) for path in paths]
+    rows: list[tuple[Split, int, Path]] = []
+    for split in wanted:
+        rows += shuffled([(split, label, path) for label, paths in enumerate(splits[split].values()) for path in paths])
     images, reasons = decode_all([path for _, _, path in rows], image_size)
     if reasons:
         _complain({rows[i][2]: reason for i, reason in reasons.items()}, len(rows), place, skip_bad)
     classes, name = tuple(splits["train"]), place.resolve().name or "folder"
     return [_part(split, rows, images, reasons.keys(), classes, name, device) for split in wanted]
+
+
+def shuffled(rows: Sequence[Row]) -> list[Row]:
+    """In a fixed random order, by the stream (0, "order"): files sorted by class would tell each image's class by its index."""
+    order = torch.randperm(len(rows), generator=rng.generator(0, "order"))
+    return [rows[i] for i in order.tolist()]
 
 
 def check_split(*wanted: str) -> None:

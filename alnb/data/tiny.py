@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alnb.data.files import Split, check_split, decode_all, image_files, kept, unreadable
+from alnb.data.files import Split, check_split, decode_all, image_files, kept, shuffled, unreadable
 from alnb.data.official import Root, remedy, root_folder, unpacked
 from alnb.data.sets import ImageSet
 from alnb.data.sources import DataError, Resident
@@ -78,7 +78,8 @@ def _train(root: Path, wnids: list[str]) -> tuple[list[Path], list[int]]:
     if missing:
         raise DataError(f"{train} has no images of {', '.join(missing[:5])} ({len(missing)} classes); {_remedy(root)}")
     files = [image_files(train / wnid / "images") for wnid in wnids]
-    return [path for paths in files for path in paths], [label for label, paths in enumerate(files) for _ in paths]
+    rows = shuffled([(path, label) for label, paths in enumerate(files) for path in paths])
+    return [path for path, _ in rows], [label for _, label in rows]
 
 
 def _val(root: Path, wnids: list[str]) -> tuple[list[Path], list[int]]:
