@@ -16,7 +16,7 @@ test: $(BIN)/.ok  ## the whole test suite
 	$(BIN)/python -m pytest -q
 
 lab: $(BIN)/.ok  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 check: $(BIN)/.ok  ## lint, format of notebooks, types, layers
 	$(BIN)/ruff check .

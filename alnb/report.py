@@ -76,7 +76,8 @@ def curves(frame: DataFrame, title: str, *, target: float | None = None) -> Figu
             axis.axhline(target, color="0.4", linestyle="--", linewidth=1)
         axis.set(title=arm, xlabel="labels", ylabel="test accuracy")
         axis.grid(alpha=0.3)
-    axes[0].set_ylim(top=min(1.0, axes[0].get_ylim()[1]))  # a band by Student's t may pass 1, accuracy may not
+    low, high = axes[0].get_ylim()
+    axes[0].set_ylim(max(0.0, low), min(1.0, high))  # a band by Student's t may leave 0 to 1, accuracy may not
     figure.suptitle(f"{title}; mean of {frame['seed'].nunique()} seeds, 95 % bands", fontsize=11)
     return figure
 
