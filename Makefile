@@ -9,7 +9,7 @@ SEEDS ?= [0, 1, 2]
 help:           ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
-demo: $(BIN)/.ok  ## execute notebooks/quickstart.ipynb on real handwritten digits (about three minutes on two cores)
+demo: $(BIN)/.ok  ## execute notebooks/quickstart.ipynb on real handwritten digits (a few minutes on two cores)
 	$(BIN)/alnb run notebooks/quickstart.ipynb -p scale $(SCALE) -p seeds '$(SEEDS)'
 
 test: $(BIN)/.ok  ## the whole test suite
@@ -36,7 +36,7 @@ clean:          ## remove the environment; runs, figures and data stay
 # Debian's python3 may lack ensurepip (package python3-venv): pip then installs into the environment from outside.
 $(BIN)/.ok: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "alnb needs Python 3.11 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@echo "Setting up $(VENV): about 3 GB to fetch, a few minutes, once."
+	@echo "Setting up $(VENV): about 3 GB to fetch, 6 GB on disk, a few minutes without a word, once."
 	$(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --without-pip $(VENV)
 	$(PYTHON) -m pip --python $(BIN)/python install -q -c constraints.txt -e '.[test]'
 	@touch $@

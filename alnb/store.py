@@ -344,7 +344,8 @@ class Run:
                     f"{self.folder(expected) / 'record.json'} is missing, yet cycle {number} is there; "
                     "restore it, or delete the later cycles too"
                 )
-        return [read_json(self.folder(number) / "record.json") for number in numbers]
+        remedy = "restore it from a copy, or delete its cycle_ folder and all later ones to have them computed again"
+        return [read_json(self.folder(number) / "record.json", remedy) for number in numbers]
 
     def claim(self, experiment: Json) -> None:
         """Make sure that the manifest, if there is one, describes the same experiment.

@@ -321,7 +321,7 @@ def check_split(*wanted: str) -> None:
 def _complain(bad: Mapping[Path, str], n: int, place: Path, skip_bad: bool) -> None:
     sentence = f"{place}: {unreadable(bad, n)}"
     if not skip_bad:
-        raise DataError(f"{sentence}\nRepair or remove them, or leave them out with skip_bad=True")
+        raise DataError(f"{sentence}\nRepair or remove them, or leave them out with skip_bad=True (alnb run … --skip-bad)")
     log.warning("%s\nThey are left out.", sentence)
 
 
