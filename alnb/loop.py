@@ -134,15 +134,7 @@ def cycles(
     """
     run = run if isinstance(run, Run) else Run(run)
     protocol.check(pool)
-    roles: dict[str, Any] = {
-        "learner": learner,
-        "strategy": strategy,
-        "oracle": oracle,
-        "protocol": protocol,
-        "initial": initial,
-        "side": side,
-    }
-    experiment = describe(pool, test, **roles)
+    experiment = describe(pool, test, learner=learner, strategy=strategy, oracle=oracle, protocol=protocol, initial=initial, side=side)
     run.claim(experiment)
     finished = [Cycle.read(record) for record in run.records()]
     if len(finished) < protocol.cycles:
@@ -169,8 +161,8 @@ def pending(run: Run | Path | str) -> Pending | None:
     """The question of `run` that a human still has to answer, in part or wholly; None if there is none."""
     run = run if isinstance(run, Run) else Run(run)
     k = len(run.records())
-    path = run.folder(k) / "query.json"
-    if run.manifest is None or run.manifest["experiment"]["oracle"] != store.describe(human) or not path.exists():
+    path, manifest = run.folder(k) / "query.json", run.manifest
+    if manifest is None or manifest["experiment"]["oracle"] != store.describe(human) or not path.exists():
         return None
     found = human(run, k, torch.tensor(store.read_json(path)["queried"]))
     return found if isinstance(found, Pending) else None
