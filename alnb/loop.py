@@ -99,10 +99,12 @@ def describe(
     protocol: Protocol,
     initial: Strategy = random,
     side: Mapping[str, Any] | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> Json:
     """The experiment as plain JSON: what `manifest.json` holds, and what a run's folder may be named by (`Run.named`)."""
     parts = {"pool": pool, "test": test, "learner": learner, "strategy": strategy, "oracle": oracle, "protocol": protocol}
-    described: Json = store.describe({"dataset": test.name, **parts, "initial": initial, "side": side or {}})
+    named = {"columns": dict(columns)} if columns else {}
+    described: Json = store.describe({"dataset": test.name, **parts, "initial": initial, "side": side or {}, **named})
     return described
 
 
@@ -117,6 +119,7 @@ def cycles(
     protocol: Protocol,
     initial: Strategy = random,
     side: Mapping[str, Any] | None = None,
+    columns: Mapping[str, Any] | None = None,
     report: Report | None = None,
 ) -> Generator[Cycle, None, Pending | None]:
     """Active learning, one `Cycle` at a time: ask, get the answers, train, evaluate, write the record.
@@ -127,6 +130,7 @@ def cycles(
     Args:
         initial: chooses the first images, with `query.net` None.
         side: what else strategies may know of the images, as `query.side`.
+        columns: what the experiment calls this run, such as its arm: plain values by name, for `report.read`.
         report: called with (updates done, updates in all, mean loss) during each training.
     Raises:
         ValueError: the protocol asks for more than the pool has, or a strategy's or oracle's answer is not valid.
@@ -134,7 +138,8 @@ def cycles(
     """
     run = run if isinstance(run, Run) else Run(run)
     protocol.check(pool)
-    experiment = describe(pool, test, learner=learner, strategy=strategy, oracle=oracle, protocol=protocol, initial=initial, side=side)
+    roles: dict[str, Any] = {"learner": learner, "strategy": strategy, "oracle": oracle, "protocol": protocol, "initial": initial}
+    experiment = describe(pool, test, **roles, side=side, columns=columns)
     run.claim(experiment)
     finished = [Cycle.read(record) for record in run.records()]
     if len(finished) < protocol.cycles:
@@ -211,7 +216,7 @@ class _Step:
         if not path.exists():
             net = self.trained(pool, k - 1) if net is None and k else net
             n, seed = self.protocol.size(k), self.protocol.seed
-            query = Query(pool, net, self.candidates(pool, k), n, rng.generator(seed, "query", k), self.side)
+            query = Query(pool, net, self.candidates(pool, k), n, rng.generator(seed, "query", k), self.side, self.run.folder(k))
             chosen = torch.as_tensor(strategy(query)).cpu()
             check_query(chosen, query, f"strategy {store.describe(strategy)!r} in cycle {k}")
             store.write_json(path, {"queried": chosen.tolist()})

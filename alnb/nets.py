@@ -23,16 +23,19 @@ class Backbone:
 class Net(nn.Module):
     """A trunk of stages, global average pooling, and a linear head. Images come as float [B,3,H,W] in [0, 1], any H and W.
 
-    The normalisation is a part of the net, so that nobody can forget it or use another one.
+    The normalisation is a part of the net, so that nobody can forget it or use another one. A net without stages is a head alone: what
+    comes is features [B,D] already.
     """
 
     mean: Tensor
     std: Tensor
+    head: nn.Module
 
     def __init__(self, stages: Sequence[nn.Module], width: int, outputs: int) -> None:
         """`width` is the number of channels of the last stage, `outputs` that of the head."""
         super().__init__()
         self.trunk = nn.ModuleList(stages)
+        self.width = width
         self.head = nn.Linear(width, outputs)
         self.register_buffer("mean", torch.tensor(NO_CHANGE[0]))
         self.register_buffer("std", torch.tensor(NO_CHANGE[1]))
@@ -48,7 +51,7 @@ class Net(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features [B,D]: the last stage's map, averaged over space."""
-        return self.maps(x)[-1].mean(dim=(2, 3))
+        return self.maps(x)[-1].mean(dim=(2, 3)) if self.trunk else x
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B,outputs]."""
@@ -92,10 +95,26 @@ def resnet18(outputs: int) -> Net:
     return Net(stages, widths[-1], outputs)
 
 
-def small(outputs: int, width: int = 32) -> Net:
-    """Three convolutions, `width` to 4 `width` channels, for laptops: 93,000 parameters at width 32; images from 8x8 up."""
-    stages = [_conv(3, width), _conv(width, 2 * width, 2), _conv(2 * width, 4 * width, 2)]
+def small(outputs: int, width: int = 32, stride: int = 1) -> Net:
+    """Three convolutions, `width` to 4 `width` channels, for laptops: 93,000 parameters at width 32; images from 8x8 up.
+
+    `stride` is that of the first convolution: with 2 the net works on a quarter of the pixels, some five times as fast.
+    """
+    stages = [_conv(3, width, stride), _conv(width, 2 * width, 2), _conv(2 * width, 4 * width, 2)]
     return Net(stages, 4 * width, outputs)
+
+
+def linear(outputs: int, width: int) -> Net:
+    """A linear classifier of features [B,`width`]: weights from N(0, 0.01), biases 0.
+
+    Source: the linear evaluation of SimSiam's published code (Chen and He 2021).
+    """
+    net = Net([], width, outputs)
+    head = nn.Linear(width, outputs)
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    net.head = head
+    return net
 
 
 NETS: dict[str, Callable[..., Net]] = {"resnet18": resnet18, "small": small}

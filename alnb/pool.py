@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -105,6 +106,7 @@ class Query:
     n: int  # how many to choose
     rng: torch.Generator  # on the CPU
     side: Mapping[str, Any] = field(default_factory=dict)  # what else is known of the images, such as a pretext's losses [N]
+    folder: Path | None = None  # where a long computation may keep its checkpoint; None: nowhere
 
     @cached_property
     def log_probs(self) -> Tensor:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from alnb import store
-from alnb.data import Images
+from alnb import rng, simsiam, store
+from alnb.augment import AUGMENTATIONS, Augment
+from alnb.data import Embedded, Images, ImageSet
 from alnb.nets import Backbone, Net
-from alnb.train import Learner, Report, fit, predict
+from alnb.train import CHUNK, Learner, Report, Watch, fit, predict
+
+COLLAPSED = 0.1  # a spread below this is an alarm; healthy runs stay near 1 (Chen and He 2021, section 4.1)
+
+
+class Collapsed(Exception):
+    """The net gives nearly the same output for every image: what it learns is worth nothing."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,10 @@ class Pretext:
     name: str
     outputs: int  # of the net's head
     loss: Callable[[Net, Tensor, Tensor], Tensor]  # as `train.Loss`; the labels are not looked at
+    head: Callable[[int, int], nn.Module] = nn.Linear  # from the width of the trunk and the number of outputs
+    views: int = 1  # random views of each image that the loss wants at once
+    draws: int = 0  # an image's loss is the mean over so many draws of views; 0: the image as it is, once
+    spread: Callable[[Net, Tensor], float] | None = None  # of images [B,3,H,W]: near 1 when healthy, 0 when collapsed
 
 
 def rotation(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
@@ -31,13 +43,47 @@ def rotation(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
 
     The four views go through the net in one batch of 4B, so that batch normalisation sees all rotations mixed and cannot give the
     answer away. Source: Gidaris et al. 2018; Yi et al. 2022, equation 1.
+
+    Raises:
+        ValueError: images that are not square.
     """
+    height, width = x.shape[2:]
+    if height != width:
+        raise ValueError(f"images of {height}x{width} pixels cannot be turned by 90 degrees: resize them to a square")
     views = torch.cat([torch.rot90(x, turns, dims=(2, 3)) for turns in range(4)])
     turns = torch.arange(4, device=x.device).repeat_interleave(len(x))
     return functional.cross_entropy(net(views), turns, reduction="none").view(4, -1).mean(dim=0)
 
 
-PRETEXTS: dict[str, Pretext] = {"rotation": Pretext("rotation", 4, rotation)}
+PRETEXTS: dict[str, Pretext] = {
+    "rotation": Pretext("rotation", 4, rotation),
+    "simsiam": Pretext("simsiam", 2048, simsiam.loss, simsiam.Head, views=2, draws=8, spread=simsiam.spread),
+}
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What is looked at during a pre-training: kNN accuracy on held-out images. Diagnostic only: it looks at labels, the net does not."""
+
+    memory: ImageSet
+    held_out: ImageSet
+    neighbours: int = 200
+    temperature: float = 0.1
+
+    def __call__(self, net: Net) -> float:
+        """Accuracy in [0, 1] of a vote of the nearest `neighbours`, by cosine, weighted by exp(cosine / `temperature`).
+
+        Source: Wu et al. 2018, section 3.4; the values are those of the SimSiam code bases.
+        """
+        memory, held_out = (functional.normalize(predict(net.features, s.images).float(), dim=1) for s in (self.memory, self.held_out))
+        known, truth = (s.targets.to(memory.device) for s in (self.memory, self.held_out))
+        right = 0
+        for rows, answers in zip(held_out.split(CHUNK), truth.split(CHUNK), strict=True):
+            cosine, nearest = (rows @ memory.T).topk(min(self.neighbours, len(memory)))
+            votes = torch.zeros(len(rows), len(self.memory.classes), device=rows.device)
+            votes.scatter_add_(1, known[nearest], (cosine / self.temperature).exp())
+            right += int((votes.argmax(dim=1) == answers).sum())
+        return right / len(held_out)
 
 
 @dataclass(frozen=True)
@@ -46,57 +92,213 @@ class Pretrained:
 
     backbone: Backbone
     features: Tensor  # [N,D], without augmentation, of all images it was trained on
-    losses: Tensor  # [N], the pretext's loss of each image, without augmentation
+    losses: Tensor  # [N], the pretext's loss of each image
     seconds: float  # that the process took which finished it
+    history: tuple[dict[str, float], ...] = ()  # at about twenty updates: `update`, `epoch`, and `spread` and `knn` where measured
+
+
+def build(learner: Learner, pretext: Pretext, seed: int, device: torch.device | str = "cpu") -> Net:
+    """A fresh net with the head of `pretext`."""
+    net = learner.build(pretext.outputs, seed, pretext.name, device=device)
+    if pretext.head is not nn.Linear:
+        with rng.scope(seed, "init", pretext.name, "head"):
+            net.head = pretext.head(net.width, pretext.outputs).to(device)
+    return net
 
 
 def pretrain(
-    pretext: Pretext, images: Images, learner: Learner, *, seed: int = 0, cache: Path | str, report: Report | None = None
+    pretext: Pretext,
+    images: Images,
+    learner: Learner,
+    *,
+    seed: int = 0,
+    cache: Path | str,
+    report: Report | None = None,
+    monitor: Monitor | None = None,
 ) -> Pretrained:
     """Train `learner` on `pretext` over all `images`, or read what an earlier call with the same arguments left below `cache`.
 
     The folder there is named by a digest of everything that matters. Of two processes that want the same, the second waits for the
-    first. Killed and called again, it continues from its last checkpoint.
+    first. Killed and called again, it continues from its last checkpoint. `monitor` changes nothing in the result but its `history`,
+    and is not asked again where the result is there already.
 
     Raises:
-        ValueError: images that are not square.
+        ValueError: the pretext cannot take such images.
+        Collapsed: all images get nearly the same output; the message says when, and what to try.
         store.Corrupted: a stored file is damaged; the message names it.
     """
-    _, height, width = images.shape
-    if height != width:
-        raise ValueError(f"images of {height}x{width} pixels cannot be turned by 90 degrees: resize them to a square")
-    learner = replace(learner, loss=pretext.loss)
+    learner = replace(learner, loss=pretext.loss, recipe=replace(learner.recipe, views=pretext.views))
     experiment = {"pretext": store.describe(pretext), "images": images.fingerprint, "learner": store.describe(learner), "seed": seed}
-    run = store.Run.named(cache, pretext.name, experiment)
+    _try(pretext, learner, images, seed)
+
+    def compute(folder: Path) -> dict[str, Any]:
+        return _compute(pretext, images, learner, seed, folder, report, monitor)
+
+    content = _kept(cache, pretext.name, experiment, images.device, compute)
+    # named by the weights themselves: computed again on another device, they are another backbone
+    backbone = Backbone(store.fingerprint(content["trunk"]), content["trunk"])
+    return Pretrained(backbone, content["features"], content["losses"], content["seconds"], tuple(content["history"]))
+
+
+def embed(
+    learner: Learner,
+    images: Images,
+    *,
+    views: int = 0,
+    augment: Augment = AUGMENTATIONS["resized_crop"],
+    seed: int = 0,
+    cache: Path | str,
+) -> Embedded:
+    """`images` by the features of `learner`'s backbone, frozen, or what an earlier call with the same arguments left below `cache`.
+
+    Args:
+        views: random views of each image, by `augment`, that are embedded as well, for training; 0: none.
+    Memory: O((1 + views) N D).
+    Raises:
+        ValueError: the learner has no backbone.
+        store.Corrupted: a stored file is damaged; the message names it.
+    """
+    if learner.backbone is None:
+        raise ValueError("there is no backbone to embed images with: give the learner one, Learner(…, backbone=pretrain(…).backbone)")
+    named = {"net": learner.net, "mean": learner.mean, "std": learner.std, "backbone": learner.backbone.fingerprint}
+    drawn = {"views": views, "augment": augment, "seed": seed} if views else {}
+    experiment = store.describe({"images": images.fingerprint, **named, **drawn})
+
+    def compute(folder: Path) -> dict[str, Any]:
+        net = learner.build(1, 0, device=images.device).eval()
+        sources = [_Viewed(images, augment, seed, ("embed", view)) for view in range(views)]
+        stacked = torch.stack([predict(net.features, source) for source in sources]) if views else None
+        return {"features": predict(net.features, images), "views": stacked}
+
+    content = _kept(cache, "embedded", experiment, images.device, compute)
+    return Embedded(images, content["features"], content["views"])
+
+
+# ---- computing ----------------------------------------------------------------------------------------------------------------
+
+
+def _kept(cache: Path | str, slug: str, experiment: Any, device: torch.device, compute: Callable[[Path], dict[str, Any]]) -> Any:
+    """What `compute` gives for `experiment`, once: written below `cache`, and read from there ever after."""
+    run = store.Run.named(cache, slug, experiment)
     result = run.path / "result.pt"
     with store.exclusive(run.path, wait=True):
         run.claim(experiment)
         if not result.exists():
-            run.begin(experiment, images.device)
-            _compute(pretext, images, learner, seed, run.path, report, store.fingerprint(experiment))
-        content = store.read_tensors(result, images.device)
+            notes = run.begin(experiment, device)
+            store.write_tensors(result, {"experiment": store.fingerprint(experiment), "notes": notes, **compute(run.path)})
+            for leftover in ("checkpoint.pt", "history.json"):
+                (run.path / leftover).unlink(missing_ok=True)
+        content = store.read_tensors(result, device)
     if content["experiment"] != store.fingerprint(experiment):
-        raise store.Corrupted(f"{result} is the result of another pre-training; {store.RECOMPUTE}")
-    # named by the weights themselves: computed again on another device, they are another backbone
-    backbone = Backbone(store.fingerprint(content["trunk"]), content["trunk"])
-    return Pretrained(backbone, content["features"], content["losses"], content["seconds"])
+        raise store.Corrupted(f"{result} is the result of another computation; {store.RECOMPUTE}")
+    return content
 
 
-def _compute(pretext: Pretext, images: Images, learner: Learner, seed: int, folder: Path, report: Report | None, experiment: str) -> None:
+def _compute(
+    pretext: Pretext, images: Images, learner: Learner, seed: int, folder: Path, report: Report | None, monitor: Monitor | None
+) -> dict[str, Any]:
     start = time.monotonic()
     everything = torch.arange(len(images))
-    net = learner.build(pretext.outputs, seed, pretext.name, device=images.device)
-    checkpoint = folder / "checkpoint.pt"
-    where = ("pretext", pretext.name)
-    fit(
-        net, images, everything, everything, learner.recipe, loss=learner.loss, seed=seed, where=where, checkpoint=checkpoint, report=report
-    )
-    content = {
-        "experiment": experiment,
+    net = build(learner, pretext, seed, images.device)
+    looks = _Looks(pretext, images, monitor, folder, learner.recipe.updates(len(images)), learner.recipe.epochs)
+    options = {"loss": learner.loss, "seed": seed, "where": ("pretext", pretext.name), "checkpoint": folder / "checkpoint.pt"}
+    fit(net, images, everything, everything, learner.recipe, **options, report=report, watch=looks.watch)  # type: ignore[arg-type]
+    return {
         "trunk": net.trunk.state_dict(),
         "features": predict(net.features, images),
-        "losses": predict(lambda x: learner.loss(net, x, x), images),
+        "losses": image_losses(pretext, net, images, learner.recipe.augment, seed),
         "seconds": time.monotonic() - start,
+        "history": looks.history,
     }
-    store.write_tensors(folder / "result.pt", content)
-    checkpoint.unlink(missing_ok=True)
+
+
+@dataclass
+class _Looks:
+    """What is measured some twenty times during a pre-training; kept in a file, so that it survives a kill."""
+
+    pretext: Pretext
+    images: Images
+    monitor: Monitor | None
+    folder: Path
+    updates: int
+    epochs: float
+    times: int = 20
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def watch(self) -> Watch | None:
+        if self.monitor is None and self.pretext.spread is None:
+            return None
+        path = self.folder / "history.json"
+        self.history = store.read_json(path)["history"] if path.exists() else []
+        return Watch(max(1, self.updates // self.times), self.look)
+
+    def look(self, net: Net, step: int) -> None:
+        entry: dict[str, float] = {"update": step, "epoch": round(step / self.updates * self.epochs, 2)}
+        if self.monitor is not None:
+            entry["knn"] = self.monitor(net)
+        if self.pretext.spread is not None:
+            some = self.images.batch(torch.arange(min(CHUNK, len(self.images)))).float() / 255
+            entry["spread"] = self.pretext.spread(net, some)
+        self.history = [*(earlier for earlier in self.history if earlier["update"] < step), entry]
+        store.write_json(self.folder / "history.json", {"history": self.history})
+        if entry.get("spread", 1.0) < COLLAPSED:
+            raise Collapsed(
+                f"{self.pretext.name} collapsed by update {step} of {self.updates}: the outputs of {len(some)} images are nearly the same "
+                f"(spread {entry['spread']:.3f}, healthy near 1); lower the learning rate, raise the batch, and see that no gradient flows "
+                f"through the projections. What was measured lies in {self.folder / 'history.json'}"
+            )
+
+
+@dataclass(frozen=True)
+class _Viewed:
+    """A random view of each image, as a source: float [B,3,H,W]; a function of the place and of where the batch begins."""
+
+    images: Images
+    augment: Augment
+    seed: int
+    where: Sequence[str | int]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.images.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    @property
+    def fingerprint(self) -> str:
+        return store.fingerprint(self.images.fingerprint, self.augment, self.seed, self.where)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        generator = rng.generator(self.seed, *self.where, int(indices[0]), device=self.device)
+        return self.augment(self.images.batch(indices), generator)[0]
+
+
+def image_losses(pretext: Pretext, net: Net, images: Images, augment: Augment, seed: int) -> Tensor:
+    """The pretext's loss [N] of each image, in evaluation mode: as it is, or the mean over `pretext.draws` draws of views by `augment`."""
+    net.eval()
+    if not pretext.draws:
+        return predict(lambda x: pretext.loss(net, x, x), images)
+    total = torch.zeros(len(images), device=images.device)
+    indices = torch.arange(len(images))
+    for draw in range(pretext.draws):
+        sources = [_Viewed(images, augment, seed, ("losses", draw, view)) for view in range(pretext.views)]
+        for some in indices.split(CHUNK):
+            x = torch.cat([source.batch(some) for source in sources])
+            with torch.no_grad():
+                total[some] += pretext.loss(net, x, some)
+    return total / pretext.draws
+
+
+def _try(pretext: Pretext, learner: Learner, images: Images, seed: int) -> None:
+    """The pretext on one image, before a folder is claimed: what it cannot take, it says now."""
+    if isinstance(images, Embedded):
+        raise ValueError("a pretext learns from images, not from features: give it the images themselves (alnb.data.pixels)")
+    x = images.batch(torch.zeros(1, dtype=torch.int64)).float() / 255
+    with torch.no_grad():
+        pretext.loss(build(learner, pretext, seed, images.device).eval(), x.repeat(pretext.views, 1, 1, 1), x)

@@ -43,6 +43,22 @@ def load(runs: Iterable[tuple[store.Run, Mapping[str, Any]]]) -> DataFrame:
     return pandas.DataFrame(rows)
 
 
+def read(root: Path | str, **columns: Any) -> DataFrame:
+    """`load` of every run below `root` whose manifest has `columns` (see `loop.cycles`), or of those where they are as given here.
+
+    Raises:
+        store.Corrupted: a manifest or a record is damaged.
+        ValueError: there is no such record.
+    """
+    found = []
+    for path in sorted(Path(root).glob("**/manifest.json")):
+        run = store.Run(path.parent)
+        named = (run.manifest or {})["experiment"].get("columns")
+        if named and all(named.get(name) == value for name, value in columns.items()):
+            found.append((run, named))
+    return load(found)
+
+
 def interval(values: Series) -> tuple[float, float]:
     """The 95 % confidence interval of the mean over seeds, by Student's t; of a single value, that value twice."""
     from scipy import stats

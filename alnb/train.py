@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from alnb import metrics, rng, store
 from alnb.augment import AUGMENTATIONS, Augment
-from alnb.data import Images
+from alnb.data import Embedded, Images
 from alnb.nets import NO_CHANGE, Backbone, Net
 
 REPORT_UPDATES = 50  # losses are read from the device once in so many updates
@@ -50,6 +50,7 @@ class Recipe:
     milestones: tuple[float, ...] = (0.8,)  # of "step", as fractions of the training
     warmup: float = 0.0  # fraction of the training in which the rate climbs linearly
     augment: Augment = AUGMENTATIONS["none"]
+    views: int = 1  # random views of each image in an update, one after the other along the batch axis
     precision: str = "auto"  # "auto": bfloat16 autocast on CUDA, float32 elsewhere; or one of the two
     compile: bool = False  # torch.compile; worth it on a GPU and in long trainings
     checkpoint_seconds: float = field(default=60.0, metadata={"result": False})  # changes no result, so no manifest either
@@ -59,9 +60,10 @@ class Recipe:
         for name, number in {"epochs": self.epochs, "batch": self.batch, "lr": self.lr}.items():
             if not 0 < number < math.inf:
                 raise ValueError(f"Recipe.{name} is {number}: it must be above 0, and finite")
-        for name in ("batch", "min_updates"):
-            if type(getattr(self, name)) is not int or self.min_updates < 0:
-                raise ValueError(f"Recipe.{name} is {getattr(self, name)!r}: it must be a whole number, not negative")
+        for name, least in {"batch": 1, "min_updates": 0, "views": 1}.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ValueError(f"Recipe.{name} is {value!r}: it must be a whole number, at least {least}")
         for name, share in {"momentum": self.momentum, "warmup": self.warmup}.items():
             if not 0 <= share < 1:
                 raise ValueError(f"Recipe.{name} is {share}: it must be in [0, 1)")
@@ -84,6 +86,14 @@ class Recipe:
             return self.lr * rising * 0.5 * (1 + math.cos(math.pi * done))
         passed = sum(done >= milestone for milestone in self.milestones) if self.schedule == "step" else 0
         return self.lr * rising * 0.1**passed
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Something looked at during a training, which changes nothing in it."""
+
+    every: int  # updates; the last one is looked at too
+    look: Callable[[Net, int], None]  # called with the net, in evaluation mode, and the number of updates done
 
 
 def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
@@ -204,6 +214,7 @@ def fit(
     where: tuple[str | int, ...] = (),
     checkpoint: Path | None = None,
     report: Report | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Train `net` in place on the images at global `indices` i64 [L] with `labels` i64 [L], and leave it in evaluation mode.
 
@@ -212,6 +223,7 @@ def fit(
 
     Args:
         seed, where: the place in the experiment; the only source of randomness.
+        watch: looked at during the training; after a resume, the same updates may be looked at again.
     Raises:
         NonFiniteLoss: it names the place, the update and the last good checkpoint.
         store.Corrupted: the checkpoint is damaged.
@@ -233,9 +245,12 @@ def fit(
     while training.step < updates:
         chosen = order(training.step)
         generator = rng.generator(seed, "augment", *where, training.step, device=images.device)
-        losses.append(update(images.batch(indices[chosen]), labels[chosen], generator, recipe.rate(training.step, updates)))
+        x = _views(images, indices[chosen], recipe, generator)
+        losses.append(update(x, labels[chosen], recipe.rate(training.step, updates)))
         training.step += 1
         last = training.step == updates
+        if watch is not None and (last or training.step % watch.every == 0):
+            _look(watch, net, training.step)
         if last or len(losses) == REPORT_UPDATES or training.due():
             mean = _read(losses, training, where)
             losses.clear()
@@ -247,15 +262,32 @@ def fit(
     net.eval()
 
 
-def _update(training: Training, recipe: Recipe, loss: Loss) -> Callable[[Tensor, Tensor, torch.Generator, float], Tensor]:
-    """One update: uint8 images [B,3,H,W], labels [B] and a learning rate to the mean loss, which stays on the device."""
+def _views(images: Images, indices: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """What the net sees in an update: float [views * B,3,H,W] in [0, 1], or features [views * B,D] where they stand for the images."""
+    if isinstance(images, Embedded):
+        views = [images.view(indices, generator) for _ in range(recipe.views)]
+    else:
+        x = images.batch(indices)
+        views = [recipe.augment(x, generator)[0] for _ in range(recipe.views)]
+    return torch.cat(views) if len(views) > 1 else views[0]
+
+
+@torch.no_grad()
+def _look(watch: Watch, net: Net, step: int) -> None:
+    net.eval()
+    watch.look(net, step)
+    net.train()
+
+
+def _update(training: Training, recipe: Recipe, loss: Loss) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """One update: what the net sees, labels [B] and a learning rate to the mean loss, which stays on the device."""
     device = training.net.mean.device
     half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
 
-    def update(x: Tensor, y: Tensor, generator: torch.Generator, rate: float) -> Tensor:
-        x, _ = recipe.augment(x, generator)
+    def update(x: Tensor, y: Tensor, rate: float) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            mean = loss(training.net, x.contiguous(memory_format=torch.channels_last), y).mean()
+            mean = loss(training.net, x, y).mean()
         training.optimiser.zero_grad(set_to_none=True)
         mean.backward()
         for group in training.optimiser.param_groups:
@@ -305,7 +337,8 @@ def predict(function: Callable[[Tensor], Tensor], images: Images, indices: Tenso
     indices = torch.arange(len(images), device=images.device) if indices is None else indices.to(images.device)
     out: Tensor | None = None
     for start in range(0, max(len(indices), 1), chunk):
-        part = function(images.batch(indices[start : start + chunk]).float() / 255)
+        x = images.batch(indices[start : start + chunk])
+        part = function(x if x.is_floating_point() else x.float() / 255)
         out = part.new_empty((len(indices), *part.shape[1:])) if out is None else out
         out[start : start + chunk] = part
     assert out is not None  # the loop runs at least once

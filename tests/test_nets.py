@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alnb.nets import NETS, resnet18, small
+from alnb.nets import NETS, linear, resnet18, small
 
 
 def parameters(net: torch.nn.Module) -> int:
@@ -40,3 +40,10 @@ def test_normalisation_is_part_of_the_net() -> None:
     net.std.copy_(torch.tensor([0.5, 2.0, 1.0]))
     shaped = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 2.0, 1.0]).view(3, 1, 1)
     torch.testing.assert_close(net(x * shaped[1] + shaped[0]), before)
+
+
+def test_a_net_without_stages_is_a_linear_classifier_of_features() -> None:
+    torch.manual_seed(0)
+    net, features = linear(10, width=400), torch.randn(3, 400)
+    torch.testing.assert_close(net(features), features @ net.head.weight.T)
+    assert torch.equal(net.features(features), features) and 0.009 < float(net.head.weight.std()) < 0.011

@@ -264,7 +264,8 @@ def test_the_step_loop_does_not_wait_for_the_device(train: ImageSet) -> None:
         update = train_module_update(net, recipe)
         for step in range(4):
             chosen = order(step)
-            update(images.batch(chosen), torch.zeros(16, dtype=torch.int64, device="cuda"), alnb.rng.generator(0, step, device="cuda"), 0.1)
+            x = train._views(images, chosen, recipe, alnb.rng.generator(0, step, device="cuda"))
+            update(x, torch.zeros(16, dtype=torch.int64, device="cuda"), 0.1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

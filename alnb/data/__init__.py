@@ -7,13 +7,14 @@ and fetches published files, `datasets` puts them together.
 from alnb.data.datasets import DATASETS, cifar10, cifar100, digits, fashion_mnist, fetch, load, root_folder, tiny_imagenet
 from alnb.data.files import SUFFIXES, Split, folder
 from alnb.data.sets import IMBALANCED_CIFAR10, ImageSet, balanced, imbalanced, subset
-from alnb.data.sources import DataError, Images, Resident, Selection
+from alnb.data.sources import DataError, Embedded, Images, Resident, Selection, pixels
 
 __all__ = [
     "DATASETS",
     "IMBALANCED_CIFAR10",
     "SUFFIXES",
     "DataError",
+    "Embedded",
     "ImageSet",
     "Images",
     "Resident",
@@ -28,6 +29,7 @@ __all__ = [
     "folder",
     "imbalanced",
     "load",
+    "pixels",
     "root_folder",
     "subset",
     "tiny_imagenet",

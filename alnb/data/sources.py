@@ -1,8 +1,9 @@
-"""Where images come from: `Resident`, one tensor on the device, and `Selection`, a part of any source."""
+"""Where images come from: `Resident`, one tensor on the device, `Selection`, a part of any source, and `Embedded`, their features."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from alnb import store
 
 CHUNK_BYTES = 1 << 26  # bytes of images looked at in one piece when a whole source is read: bounds the memory, never the result
 
@@ -26,8 +29,8 @@ class Images(Protocol):
     """N images of one size."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(3, H, W)."""
+    def shape(self) -> tuple[int, ...]:
+        """(3, H, W); (D,) where features stand for the images."""
 
     @property
     def device(self) -> torch.device:
@@ -41,7 +44,7 @@ class Images(Protocol):
         """Number N of images."""
 
     def batch(self, indices: Tensor) -> Tensor:
-        """Images uint8 [B,3,H,W] for indices i64 [B]."""
+        """Images uint8 [B,3,H,W] for indices i64 [B]; or, float, what a net takes as it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +116,8 @@ class Selection:
         return len(self.indices)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(3, H, W)."""
+    def shape(self) -> tuple[int, ...]:
+        """As that of the other source."""
         return self.images.shape
 
     @property
@@ -142,6 +145,69 @@ class Selection:
         return _statistics(_parts(self))
 
 
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Images by the features that a frozen net gives them: what a linear classifier is trained on, and what coverage is measured in.
+
+    Raises: DataError where the numbers do not fit together, or a feature is not finite.
+    """
+
+    images: Images
+    features: Tensor  # float [N,D], of the images as they are
+    views: Tensor | None = None  # float [V,N,D], of V random views of each; None: training sees `features` too
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        if self.features.ndim != 2 or len(self.features) != len(self.images) or not self.features.is_floating_point():
+            raise DataError(
+                f"features are float [{len(self.images)},D], one row an image, not {self.features.dtype} "
+                f"{list(self.features.shape)}: embed these very images"
+            )
+        if self.views is not None and self.views.shape[1:] != self.features.shape:
+            raise DataError(f"views are [V,N,D] with features [N,D], not {list(self.views.shape)} with {list(self.features.shape)}")
+        if not bool(self.features.isfinite().all()):
+            raise DataError(
+                f"features of {int((~self.features.isfinite()).any(1).sum())} images are not finite: look at the net that made them"
+            )
+
+    def __len__(self) -> int:
+        """Number N of images."""
+        return len(self.features)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(D,)."""
+        return (self.features.shape[1],)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features lie."""
+        return self.features.device
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Features float [B,D] for indices i64 [B]; raises as `Resident.batch`."""
+        check_indices(indices, len(self))
+        return self.features.index_select(0, indices.to(self.device, non_blocking=True))
+
+    def view(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """Features float [B,D] of a random view of each image at `indices` i64 [B]; of the image itself where there are no views."""
+        if self.views is None:
+            return self.batch(indices)
+        check_indices(indices, len(self))
+        chosen = torch.randint(len(self.views), indices.shape, generator=generator, device=self.device)
+        return self.views[chosen, indices.to(self.device, non_blocking=True)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal sha256 of the features, the views and the images."""
+        return store.fingerprint(self.features, self.views, self.images)
+
+
+def pixels(images: Images) -> Images:
+    """The images themselves, also where features stand for them."""
+    return images.images if isinstance(images, Embedded) else images
+
+
 def check_indices(indices: Tensor, n: int) -> None:
     """Make sure that `indices` is a vector i64 and, where that needs no waiting for a GPU, that all lie in [0, n).
 
@@ -162,7 +228,7 @@ def check_indices(indices: Tensor, n: int) -> None:
 
 
 def _step(shape: tuple[int, ...]) -> int:
-    return max(1, CHUNK_BYTES // (shape[0] * shape[1] * shape[2]))
+    return max(1, CHUNK_BYTES // math.prod(shape))
 
 
 def _parts(images: Images) -> Iterator[Tensor]:

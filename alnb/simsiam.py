@@ -1,0 +1,73 @@
+"""SimSiam: two views of an image, a predictor, and a gradient that stops.
+
+Source: X. Chen, K. He: *Exploring Simple Siamese Representation Learning*, 2021.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alnb.nets import Net
+
+
+class Head(nn.Module):
+    """Projector and predictor, in place of a net's linear head.
+
+    The projector is the one for CIFAR: two layers, the last followed by batch normalisation without affine part and without ReLU. The
+    predictor is a bottleneck of a quarter of the width. Source: Chen and He 2021, section 4 and appendix D.
+    """
+
+    def __init__(self, width: int, outputs: int = 2048) -> None:
+        """From features [B,`width`] to projections [B,`outputs`]."""
+        super().__init__()
+        self.projector = nn.Sequential(
+            *_layer(width, outputs), nn.Linear(outputs, outputs, bias=False), nn.BatchNorm1d(outputs, affine=False)
+        )
+        self.predictor = nn.Sequential(*_layer(outputs, outputs // 4), nn.Linear(outputs // 4, outputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Projections z [B,`outputs`]."""
+        out: Tensor = self.projector(features)
+        return out
+
+
+def _layer(before: int, after: int) -> list[nn.Module]:
+    return [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+
+
+def loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+    """The negative cosine similarity [B], in [-1, 1], of each view's prediction and the other view's projection, both ways.
+
+    Args:
+        x: [2B,3,H,W], the first views of all images and then the second ones. Each half goes through the net on its own, so that
+            batch normalisation never mixes them.
+    Source: Chen and He 2021, equations 1 to 4; no gradient flows into the projections.
+    """
+    head = _head(net)
+    first, second = (head(net.features(view)) for view in x.chunk(2))
+    return (_distance(head.predictor(first), second) + _distance(head.predictor(second), first)) / 2
+
+
+def _distance(p: Tensor, z: Tensor) -> Tensor:
+    return -functional.cosine_similarity(p.float(), z.detach().float(), dim=1)
+
+
+def spread(net: Net, x: Tensor) -> float:
+    """How far the projections of images [B,3,H,W] in [0, 1] are from all being the same: 1 for scattered, 0 for collapsed.
+
+    It is the standard deviation of z / |z| per channel, averaged, over the 1 / sqrt(outputs) of scattered directions. The projector
+    works on a copy in training mode, since running statistics would hide a collapse. Source: Chen and He 2021, section 4.1.
+    """
+    projector = copy.deepcopy(_head(net).projector).train()
+    with torch.no_grad():
+        z: Tensor = functional.normalize(projector(net.features(x)).float(), dim=1)
+    return float(z.std(dim=0).mean() * z.shape[1] ** 0.5)
+
+
+def _head(net: Net) -> Head:
+    assert isinstance(net.head, Head), "a SimSiam net has its own head: build it with pretrain.build"
+    return net.head
