@@ -1,6 +1,7 @@
 """The contract of every strategy, and each against its definition."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -9,16 +10,18 @@ from conftest import images_of
 
 from alnb import rng
 from alnb.acquire import STRATEGIES, Strategy
+from alnb.acquire.vaal import VAAL
 from alnb.loop import check_query
 from alnb.nets import small
 from alnb.pool import Pool, Query
 
-every = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=list(STRATEGIES))
+SMALL = {"vaal": replace(VAAL(), width=2, hidden=8, updates=2, batch=8)}  # its defaults are of the size of CIFAR-10
+every = pytest.mark.parametrize("strategy", {**STRATEGIES, **SMALL}.values(), ids=list(STRATEGIES))
 
 
 def query_of(n: int = 7, seed: int = 0, candidates: torch.Tensor | None = None) -> Query:
     images = images_of(60)
-    labelled = torch.arange(0, 60, 6)
+    labelled = torch.arange(0, 60, 6) + torch.arange(10) % 2  # of two classes
     pool = Pool.of(images.images).acquire(labelled, images.targets[labelled], 0)
     net = small(3, width=4).eval()
     with torch.no_grad():

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from alnb.acquire import cover, scores
+from alnb.acquire.svm import SvmMargin
+from alnb.acquire.vaal import SANE
 from alnb.pool import Query
 
 Strategy = Callable[[Query], Tensor]
@@ -52,4 +54,6 @@ STRATEGIES: dict[str, Strategy] = {
     "least_confidence": least_confidence,
     "margin": margin,
     "kcenter": kcenter,
+    "svm_margin": SvmMargin(),
+    "vaal": SANE,
 }

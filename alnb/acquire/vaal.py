@@ -1,0 +1,358 @@
+"""VAAL: a variational autoencoder and a discriminator play a game, and the images that look the least labelled are asked for.
+
+Source: Sinha et al. 2019 (Variational adversarial active learning), algorithm 1 and equations 1 to 5, with the architecture and the
+settings of the authors' code (sinhasam/vaal).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alnb import rng, store, train
+from alnb.acquire import scores
+from alnb.data import Images, pixels
+from alnb.pool import Query
+
+HALVINGS = 4  # strided convolutions of the encoder: sides must be multiples of 2**HALVINGS
+SMALLEST = 32  # pixels; the encoder then leaves 2x2, as in the authors' code
+LABELLED, UNLABELLED = 1.0, 0.0  # what the discriminator is to say
+
+
+# ---- the two nets --------------------------------------------------------------------------------------------------------------
+
+
+def side(length: int) -> int:
+    """The side in pixels that the VAE works on for images of side `length`: the next multiple of 16 that is at least 32."""
+    unit = 2**HALVINGS
+    return max(SMALLEST, math.ceil(length / unit) * unit)
+
+
+class VAE(nn.Module):
+    """Four strided convolutions to `latent` means and log-variances, and the way back; 22,835,139 parameters at 32x32.
+
+    Images of a side that four halvings do not divide, or below 32, are enlarged bilinearly to `side`; what is reconstructed is then
+    the enlarged image. At 64x64 the decoder starts from 8x8, as in deep-al.
+
+    Source: Sinha et al. 2019, with the weights' initialisation of the authors' code: He normal for the convolutions and for the
+    decoder's linear layer, torch's defaults for the transposed convolutions and the two heads of the encoder.
+    """
+
+    def __init__(self, height: int, width: int, *, channels: int = 128, latent: int = 32) -> None:
+        """For images of `height` x `width` pixels; `channels` are those of the first convolution, the last has 8 times as many."""
+        super().__init__()
+        self.size = side(height), side(width)
+        widths = [channels * 2**level for level in range(HALVINGS)]
+        low, start = [length // 2**HALVINGS for length in self.size], [length // 2 ** (HALVINGS - 1) for length in self.size]
+        downs = zip((3, *widths[:-1]), widths, strict=True)
+        self.encoder = nn.Sequential(*(layer for pair in downs for layer in _block(nn.Conv2d, *pair)), nn.Flatten())
+        self.mean = nn.Linear(widths[-1] * low[0] * low[1], latent)
+        self.log_variance = nn.Linear(widths[-1] * low[0] * low[1], latent)
+        ups = zip(widths[:0:-1], widths[-2::-1], strict=True)
+        self.decoder = nn.Sequential(
+            nn.Linear(latent, widths[-1] * start[0] * start[1]),
+            nn.Unflatten(1, (widths[-1], *start)),
+            *(layer for pair in ups for layer in _block(nn.ConvTranspose2d, *pair)),
+            nn.ConvTranspose2d(channels, 3, 1),
+        )
+        _he_normal(self.encoder)
+        _he_normal(self.decoder)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Images [B,3,H,W] in [0, 1] as the VAE sees them: in [-1, 1], and of its size."""
+        if x.shape[2:] != self.size:
+            x = functional.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
+        return ((x - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log-variances [B,latent] of prepared images."""
+        features = self.encoder(x)
+        return self.mean(features), self.log_variance(features)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images [B,3,*size], prepared ones if all is well, of codes [B,latent]."""
+        out: Tensor = self.decoder(z)
+        return out
+
+
+def discriminator(latent: int = 32, hidden: int = 512) -> nn.Sequential:
+    """From codes [B,latent] to logits [B,1] of being labelled; 280,065 parameters."""
+    layers = nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+    net = nn.Sequential(*layers)
+    _he_normal(net)
+    return net
+
+
+def _block(kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], before: int, after: int) -> tuple[nn.Module, ...]:
+    return kind(before, after, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
+
+
+def _he_normal(net: nn.Sequential) -> None:
+    for layer in net:
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+# ---- the losses ----------------------------------------------------------------------------------------------------------------
+
+
+def divergence(mu: Tensor, log_variance: Tensor) -> Tensor:
+    """Kullback-Leibler divergence [B], in nats, of the normal distributions with `mu`, `log_variance` [B,latent] from the standard one."""
+    return -0.5 * (1 + log_variance - mu.square() - log_variance.exp()).sum(dim=1)
+
+
+def reconstruction_loss(x: Tensor, decoded: Tensor, mu: Tensor, log_variance: Tensor, *, beta: float, kl: str) -> Tensor:
+    """Mean squared error over all pixels, plus `beta` times the divergence, which `kl` is "sum" or "mean" over the images.
+
+    The paper's expectation is the mean; the authors' code sums, which with B images makes beta B times as large.
+    Source: Sinha et al. 2019, equation 1.
+    """
+    each = divergence(mu, log_variance)
+    return functional.mse_loss(decoded, x) + beta * (each.sum() if kl == "sum" else each.mean())
+
+
+def fooling_loss(labelled: Tensor, unlabelled: Tensor) -> Tensor:
+    """What the VAE minimises, of the discriminator's logits [B,1]: both are to look labelled. Source: equation 3."""
+    return _cross_entropy(labelled, LABELLED) + _cross_entropy(unlabelled, LABELLED)
+
+
+def telling_loss(labelled: Tensor, unlabelled: Tensor) -> Tensor:
+    """What the discriminator minimises, of its logits [B,1]: it is to tell them apart. Source: equation 4."""
+    return _cross_entropy(labelled, LABELLED) + _cross_entropy(unlabelled, UNLABELLED)
+
+
+def _cross_entropy(logits: Tensor, target: float) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+# ---- the strategy --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VAAL:
+    """Those that a discriminator, trained against a VAE on all pixels, holds for the least labelled. The task's net is not looked at.
+
+    An epoch counts the whole pool, as in the authors' code: the number of updates does not depend on how many are labelled. Batches
+    are no larger than the labelled set. Scores are computed in chunks of `batch` candidates, shuffled, since with `eval_sampling`
+    off each depends on those in its chunk. We rank by logits: sigmoids tie where the discriminator is certain.
+
+    Memory: four times the two nets' weights (themselves, gradients and Adam's two averages), and the activations of two batches.
+    """
+
+    kl: str = "mean"  # the divergence is "sum" or "mean" over the images of a batch
+    eval_sampling: bool = True  # False: batch normalisation takes its statistics from the chunk that is scored
+    beta: float = 1e-3  # weight of the divergence
+    adversary: float = 1.0  # weight of fooling the discriminator
+    lr: float = 5e-4  # of Adam, for both nets
+    batch: int = 128  # labelled images a step, and as many unlabelled ones; fewer where there are fewer
+    vae_steps: int = 2  # an update
+    adv_steps: int = 1  # an update
+    latent: int = 32  # dimensions of a code; deep-al takes 64 for images of 64x64
+    width: int = 128  # channels of the VAE's first convolution
+    hidden: int = 512  # width of the discriminator
+    epochs: float = 100  # passes over the pool, a batch of it an update
+    updates: int | None = None  # instead of `epochs`
+    checkpoint_seconds: float = field(default=60.0, metadata={"result": False})  # changes no result, so no manifest either
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError, which names the field, its value and what it may be."""
+        for name in ("lr", "epochs"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"VAAL.{name} is {getattr(self, name)}: it must be above 0, and finite")
+        for name in ("beta", "adversary", "checkpoint_seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"VAAL.{name} is {getattr(self, name)}: it must not be negative, and finite")
+        for name in ("batch", "vae_steps", "adv_steps", "latent", "width", "hidden"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"VAAL.{name} is {getattr(self, name)!r}: it must be a whole number, at least 1")
+        if self.updates is not None and (type(self.updates) is not int or self.updates < 1):
+            raise ValueError(f"VAAL.updates is {self.updates!r}: it must be a whole number, at least 1, or None to go by epochs")
+        if self.kl not in ("sum", "mean"):
+            raise ValueError(f"VAAL.kl is {self.kl!r}: it must be one of sum, mean")
+        if type(self.eval_sampling) is not bool:
+            raise ValueError(f"VAAL.eval_sampling is {self.eval_sampling!r}: it must be True or False")
+
+    def __call__(self, query: Query) -> Tensor:
+        """The `query.n` candidates whose logits of being labelled are the smallest, smallest first.
+
+        Raises:
+            ValueError: nothing is labelled, or there are no candidates.
+            train.NonFiniteLoss: it names the update.
+            store.Corrupted: the checkpoint in `query.folder` is damaged, or belongs to another training.
+        """
+        images, labelled = pixels(query.pool.images), query.pool.labelled
+        if not len(labelled) or not len(query.candidates):
+            raise ValueError(
+                f"VAAL tells labelled images from unlabelled ones, but there are {len(labelled)} labelled and {len(query.candidates)} "
+                "candidates: choose the first images with another strategy, such as random"
+            )
+        seed = int(torch.randint(2**rng.BITS - 1, (), generator=query.rng))
+        game = _Game(self, images, labelled, query.candidates, seed, None if query.folder is None else query.folder / "vaal.pt")
+        game.play(self.count(len(images)))
+        chosen = query.candidates[scores.top(-game.logits(), query.n)]
+        if game.checkpoint is not None:
+            game.checkpoint.unlink(missing_ok=True)
+        return chosen
+
+    def count(self, n: int) -> int:
+        """Number of updates on a pool of `n` images."""
+        return self.updates if self.updates is not None else max(1, math.floor(self.epochs * n / self.batch))
+
+
+FAITHFUL = VAAL(kl="sum", eval_sampling=False, beta=1.0)
+"""As the authors' code does it."""
+
+# The error is averaged over 3 * 32 * 32 numbers: the evidence bound of a decoder with unit variance has beta = 2 / 3072 = 0.65e-3.
+SANE = VAAL(kl="mean", eval_sampling=True, beta=1e-3)
+"""The paper's objective, with about the weight of the evidence bound, and scores that do not depend on one another."""
+
+
+class _Game:
+    """One training: the two nets, their optimisers, and where they are. Every update is a function of its number and the seed."""
+
+    def __init__(self, vaal: VAAL, images: Images, labelled: Tensor, unlabelled: Tensor, seed: int, checkpoint: Path | None) -> None:
+        """At the beginning, or where `checkpoint` is; the nets' first weights are the same on every device."""
+        self.vaal, self.images, self.seed, self.checkpoint = vaal, images, seed, checkpoint
+        self.device, (_, height, width) = images.device, images.shape
+        self.rows = labelled.to(self.device), unlabelled.to(self.device)
+        with rng.scope(seed, "vaal", "init"):
+            vae = VAE(height, width, channels=vaal.width, latent=vaal.latent)
+            judge = discriminator(vaal.latent, vaal.hidden)
+        self.vae: VAE = vae.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this form
+        self.judge = judge.to(self.device)
+        self.weights = list(self.vae.parameters())
+        self.optimisers = [torch.optim.Adam(net.parameters(), lr=vaal.lr, fused=True) for net in (self.vae, self.judge)]
+        size = min(vaal.batch, len(labelled), len(unlabelled))
+        names = ("labelled", "unlabelled")
+        self.orders = [train.Order(len(r), size, seed, ("vaal", name), self.device) for r, name in zip(self.rows, names, strict=True)]
+        self.step, self.saved_step, self.saved_time, self.pause = 0, 0, time.monotonic(), vaal.checkpoint_seconds
+        if checkpoint is not None:
+            self.identity = store.fingerprint(vaal, images.fingerprint, labelled, unlabelled, seed)
+            self.resume(checkpoint)
+
+    def play(self, updates: int) -> None:
+        """Do what is left of `updates`. The host waits for the device once in `train.REPORT_UPDATES` of them."""
+        losses: list[Tensor] = []  # since they were last looked at, still on the device
+        self.vae.train()
+        while self.step < updates:
+            losses.append(self.update())
+            self.step += 1
+            last = self.step == updates
+            if last or len(losses) == train.REPORT_UPDATES or self.due():
+                self.check(torch.stack(losses), updates)
+                losses.clear()
+                if self.checkpoint is not None and not last and self.due():
+                    self.save(self.checkpoint)
+
+    def update(self) -> Tensor:
+        """`vae_steps`, then `adv_steps`; the last losses [2] of the VAE and of the discriminator. All but the first step of the
+        discriminator, which sees the batches of the VAE's last, are on new batches.
+        """
+        noise = rng.generator(self.seed, "vaal", "noise", self.step, device=self.device)
+        draws = self.vaal.vae_steps + self.vaal.adv_steps - 1
+        found = {}
+        for draw in range(draws):
+            labelled, unlabelled = self.batches(self.step * draws + draw)
+            if draw < self.vaal.vae_steps:
+                found["vae"] = self.vae_step(labelled, unlabelled, noise)
+            if draw >= self.vaal.vae_steps - 1:
+                found["judge"] = self.adv_step(labelled, unlabelled)
+        return torch.stack((found["vae"], found["judge"]))
+
+    def batches(self, draw: int) -> list[Tensor]:
+        """Labelled and unlabelled images, prepared."""
+        chosen = [rows[order(draw)] for rows, order in zip(self.rows, self.orders, strict=True)]
+        return [self.vae.prepare(self.images.batch(indices).float() / 255) for indices in chosen]
+
+    def vae_step(self, labelled: Tensor, unlabelled: Tensor, noise: torch.Generator) -> Tensor:
+        """One step of the VAE. Labelled and unlabelled images pass separately: batch normalisation never mixes them."""
+        parts, logits = [], []
+        for x in (labelled, unlabelled):
+            mu, log_variance = self.vae.encode(x)
+            z = mu + (0.5 * log_variance).exp() * torch.randn(mu.shape, generator=noise, device=self.device)
+            parts.append(reconstruction_loss(x, self.vae.decode(z), mu, log_variance, beta=self.vaal.beta, kl=self.vaal.kl))
+            logits.append(self.judge(mu))
+        loss = parts[0] + parts[1] + self.vaal.adversary * fooling_loss(*logits)
+        self.optimisers[0].zero_grad(set_to_none=True)
+        loss.backward(inputs=self.weights)
+        self.optimisers[0].step()
+        return loss.detach()
+
+    def adv_step(self, labelled: Tensor, unlabelled: Tensor) -> Tensor:
+        """One step of the discriminator, on means, not on samples."""
+        with torch.no_grad():
+            codes = [self.vae.encode(x)[0] for x in (labelled, unlabelled)]
+        loss = telling_loss(self.judge(codes[0]), self.judge(codes[1]))
+        self.optimisers[1].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimisers[1].step()
+        return loss.detach()
+
+    def logits(self) -> Tensor:
+        """Logits [M] of being labelled of the unlabelled images, on the CPU, in their order."""
+        rows = self.rows[1]
+        self.vae.train(not self.vaal.eval_sampling)
+        shuffled = torch.randperm(len(rows), generator=rng.generator(self.seed, "vaal", "scoring"))
+
+        def logit(x: Tensor) -> Tensor:
+            out: Tensor = self.judge(self.vae.encode(self.vae.prepare(x))[0]).flatten()
+            return out
+
+        found = train.predict(logit, self.images, rows[shuffled.to(self.device)], chunk=self.vaal.batch).cpu()
+        return torch.empty_like(found).index_copy_(0, shuffled, found)
+
+    # -- safety --
+
+    def check(self, losses: Tensor, updates: int) -> None:
+        """Look at the `losses` [K,2] of the last K updates, and at what the last of them made of the weights.
+
+        Raises: train.NonFiniteLoss.
+        """
+        remedy = "lower VAAL.lr or VAAL.beta, or take kl='mean'; and look at the images"
+        if self.saved_step:
+            remedy += f". The last good checkpoint is {self.checkpoint}, update {self.saved_step}"
+        for back, pair in zip(range(len(losses), 0, -1), losses.tolist(), strict=True):
+            for what, value in zip(("VAE", "discriminator"), pair, strict=True):
+                if not math.isfinite(value):
+                    raise train.NonFiniteLoss(
+                        f"VAAL: the loss of the {what} is {value} at update {self.step - back} of {updates}; {remedy}"
+                    )
+        state = [*self.vae.state_dict().values(), *self.judge.state_dict().values()]
+        if not bool(torch.stack([value.isfinite().all() for value in state]).all()):
+            raise train.NonFiniteLoss(f"VAAL: weights are not finite after update {self.step - 1} of {updates}; {remedy}")
+
+    def resume(self, path: Path) -> None:
+        """Continue from the checkpoint where there is one.
+
+        Raises: store.Corrupted.
+        """
+        if not path.exists():
+            return
+        saved = store.read_tensors(path, self.device)
+        if saved.get("identity") != self.identity:
+            raise store.Corrupted(f"{path} belongs to another training (other settings, images, labels or seed); delete it to begin anew")
+        self.vae.load_state_dict(saved["vae"])
+        self.judge.load_state_dict(saved["judge"])
+        for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        self.step = self.saved_step = saved["step"]
+
+    def due(self) -> bool:
+        """Whether the last checkpoint is old enough for a new one."""
+        return self.checkpoint is not None and time.monotonic() - self.saved_time > self.pause
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint."""
+        before = time.monotonic()
+        states = {"vae": self.vae.state_dict(), "judge": self.judge.state_dict(), "optimisers": [o.state_dict() for o in self.optimisers]}
+        store.write_tensors(path, {"identity": self.identity, "step": self.step, **states})
+        self.saved_step, self.saved_time = self.step, time.monotonic()
+        self.pause = max(self.pause, (self.saved_time - before) / train.CHECKPOINT_SHARE)
