@@ -11,7 +11,7 @@ import torch
 
 from alnb import store
 
-NAMES = ("training", "augmentation", "kcenter", "importing", "digits")
+NAMES = ("training", "augmentation", "kcenter", "importing", "frozen", "digits")
 RESULTS = Path(__file__).with_name("results.json")
 Row = dict[str, Any]
 

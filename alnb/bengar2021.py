@@ -1,0 +1,433 @@
+"""Zolfaghari Bengar et al. 2021, *Reducing Label Effort: Self-Supervised meets Active Learning*: its data, arms and budgets.
+
+A `Setting` says everything that a scale decides, `prepare` gets the images, learns without labels and embeds, `cycles` runs one curve.
+Two arms: "scratch" trains a net anew in each cycle, "frozen" a linear classifier on the features of a self-supervised backbone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alnb import loop, oracle, report, rng, store
+from alnb.acquire import STRATEGIES, Strategy
+from alnb.acquire.svm import SvmMargin, svm_accuracy
+from alnb.acquire.vaal import SANE, VAAL
+from alnb.augment import AUGMENTATIONS
+from alnb.data import Embedded, Images, ImageSet, balanced, load, subset
+from alnb.data.official import Root
+from alnb.loop import Cycle, Protocol
+from alnb.nets import Net, linear, resnet18, small
+from alnb.oracle import Pending
+from alnb.pool import Pool
+from alnb.pretrain import PRETEXTS, Monitor, Pretext, Pretrained, embed, pretrain
+from alnb.train import Learner, Recipe, Report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+PAPER = "bengar2021"
+POINTS = 5  # on each curve: the regimes of 0.1, 0.2, 1, 2, 10 % then tile the axis up to 50 %, where Table 1 is read; not stated
+MOST = 0.1  # share of a pool asked for in one step, at most: the paper's largest regime
+ARMS = {  # the strategies of each, in the paper's order
+    "frozen": ("random", "entropy", "kcenter", "svm_margin", "vaal"),
+    "scratch": ("random", "entropy", "kcenter", "vaal"),
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the paper says of a data set (section 4)."""
+
+    title: str
+    size: int  # training images
+    classes: int
+    regimes: tuple[float, ...]  # percent of the training images labelled in each step, the first included
+
+
+DATASETS = {
+    "cifar10": Dataset("CIFAR-10", 50_000, 10, (0.1, 0.2, 1, 2, 10)),
+    "cifar100": Dataset("CIFAR-100", 50_000, 100, (1, 2, 10)),
+    "tiny_imagenet": Dataset("Tiny ImageNet", 90_000, 200, (1, 2, 10)),
+}
+
+# section 4, implementation details; the learning rate is SimSiam's 0.03 for 256 images, scaled to the batch
+SIMSIAM = Recipe(epochs=800, batch=512, lr=0.06, weight_decay=1e-4, augment=AUGMENTATIONS["simsiam"])
+HEAD = Recipe(epochs=100, batch=256, lr=30, weight_decay=0, precision="float32")  # section 4, implementation details
+# nothing is stated of the scratch arm but its augmentation ("paper"); 2,000 updates keep the smallest sets from being under-trained
+SCRATCH = Recipe(epochs=200, min_updates=2000, batch=128, lr=0.1, weight_decay=5e-4, augment=AUGMENTATIONS["resized_crop"])
+PRESETS = {"paper": AUGMENTATIONS["resized_crop"], "strong": AUGMENTATIONS["crop_flip"]}  # of the scratch arm
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An experiment of the paper at one scale: all that changes a result, and, at the end, what does not."""
+
+    dataset: str  # of the paper, as in DATASETS
+    scale: str
+    source: str  # of the images, as `data.load` takes it
+    net: Callable[[int], Net]
+    width: int  # features of that net
+    pretext: Pretext
+    pretraining: Recipe
+    head: Recipe
+    scratch: Recipe
+    vaal: VAAL
+    views: int  # random views of each training image that the head learns from; 0: the images as they are
+    per_class: int | None = None  # training images taken of each class; None: all
+    test_per_class: int | None = None
+    points: int = POINTS
+    split: str = "official"  # of Tiny ImageNet: see `split_tiny`
+    regimes: tuple[float, ...] = field(default=(), metadata={"result": False})  # that a notebook draws
+    watched: int = field(default=0, metadata={"result": False})  # images of each class that the kNN monitor looks at; 0: all
+
+    @property
+    def fingerprint(self) -> str:
+        """What runs of this very setting are called by."""
+        return store.fingerprint({f: getattr(self, f) for f in self.__dataclass_fields__ if f not in ("regimes", "watched")})[:10]
+
+
+def setting(
+    dataset: str, scale: str, *, preset: str = "paper", weight_decay: float = 1e-4, views: int | None = None, split: str = "official"
+) -> Setting:
+    """The experiment on `dataset` at `scale`.
+
+    Args:
+        preset: of the scratch arm's augmentation: "paper" (random resized crops from 8 % of the area on) or "strong" (padded crops).
+        weight_decay: of SimSiam: the paper's 1e-4, or 5e-4, which SimSiam's authors take on CIFAR.
+        views: see `Setting`; None: 10 at paper scale, 4 on a laptop.
+        split: of Tiny ImageNet, see `split_tiny`.
+
+    Raises:
+        ValueError: a name is not known.
+    """
+    for name, value, allowed in (
+        ("dataset", dataset, DATASETS),
+        ("scale", scale, SCALES),
+        ("preset", preset, PRESETS),
+        ("split", split, SPLITS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(allowed)}")
+    known = DATASETS[dataset]
+    large = dataset == "tiny_imagenet"
+    decayed = replace(SIMSIAM, weight_decay=weight_decay, augment=AUGMENTATIONS["simsiam_blur" if large else "simsiam"])
+    full = Setting(
+        dataset=dataset, scale=scale, source=dataset, net=resnet18, width=512, pretext=PRETEXTS["simsiam"], pretraining=decayed, head=HEAD,
+        scratch=replace(SCRATCH, augment=PRESETS[preset]), vaal=replace(SANE, latent=64) if large else SANE,
+        views=10 if views is None else views, split=split, regimes=known.regimes,
+    )  # fmt: skip
+    return SCALES[scale](full, None if views is None else views)
+
+
+def _laptop(full: Setting, views: int | None) -> Setting:
+    """Minutes on two CPU cores: a part of the real images, a small net, a short pre-training; labels per class as in the paper."""
+    return replace(
+        full, net=partial(small, width=32, stride=2), width=128, pretext=replace(full.pretext, outputs=512),
+        pretraining=replace(full.pretraining, epochs=30, batch=256, lr=0.06), head=replace(full.head, lr=3.0),
+        scratch=replace(full.scratch, epochs=10, min_updates=200, batch=64),
+        vaal=replace(full.vaal, width=8, hidden=64, updates=30, batch=64), views=4 if views is None else views,
+        per_class=10_000 // DATASETS[full.dataset].classes, test_per_class=2_000 // DATASETS[full.dataset].classes,
+        regimes=full.regimes[:1], watched=200,
+    )  # fmt: skip
+
+
+def _smoke(full: Setting, views: int | None) -> Setting:
+    """Seconds, on the digits that scikit-learn brings, whatever the data set: it shows that the machinery works, and nothing else."""
+    return replace(
+        full, source="digits", net=partial(small, width=8), width=32, pretext=replace(full.pretext, outputs=32, draws=1),
+        pretraining=replace(full.pretraining, epochs=2, batch=64, augment=AUGMENTATIONS["shift"]),
+        head=replace(full.head, epochs=20, lr=3.0),
+        scratch=replace(full.scratch, epochs=2, min_updates=10, batch=32, augment=AUGMENTATIONS["shift"]),
+        vaal=replace(full.vaal, width=2, hidden=16, updates=2, batch=16), views=2 if views is None else views,
+        points=3, regimes=full.regimes[:2], watched=20,
+    )  # fmt: skip
+
+
+SCALES: dict[str, Callable[[Setting, int | None], Setting]] = {"smoke": _smoke, "laptop": _laptop, "paper": lambda full, _: full}
+SPLITS = ("official", "held_out")
+
+
+def step(setting: Setting, regime: float, pool: int, classes: int) -> int:
+    """Images asked for in each step, the first included: as many of each class as in the paper, but at most a tenth of the pool.
+
+    Where that is no whole number of each class (4.5 of Tiny ImageNet's 200 at 1 %), `oracle.class_uniform` draws who gets one more.
+    """
+    published = DATASETS[setting.dataset]
+    return min(round(published.size * regime / 100 / published.classes * classes), int(pool * MOST))
+
+
+def split_tiny(train: ImageSet, test: ImageSet, split: str) -> tuple[ImageSet, ImageSet]:
+    """Tiny ImageNet as 90,000 images to train on and 10,000 to test on: a tenth of each class is held out of the released 100,000.
+
+    Which 10,000 the paper tests on is not said. "official": the release's validation images, and nothing uses the held-out tenth;
+    "held_out": that tenth. Of a part of the release, the same shares.
+    """
+    first, tenth = [], []
+    for label in range(len(train.classes)):
+        members = (train.targets == label).nonzero().flatten()
+        order = members[torch.randperm(len(members), generator=rng.generator(0, "tiny_imagenet", "held out", label))]
+        first.append(order[len(order) // 10 :])
+        tenth.append(order[: len(order) // 10])
+    kept, held_out = torch.cat(first).sort().values, torch.cat(tenth).sort().values
+    return subset(train, kept), subset(train, held_out) if split == "held_out" else test
+
+
+# ---- preparing ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Images, and what was learned from them without labels: shared by all strategies, seeds and regimes."""
+
+    setting: Setting
+    train: ImageSet
+    test: ImageSet
+    pretrained: Pretrained
+    pools: Mapping[str, Images]  # of each arm
+    tests: Mapping[str, ImageSet]
+    learners: Mapping[str, Learner]
+
+
+def images(setting: Setting, *, root: Root = None, device: str = "cpu", download: bool = False) -> tuple[ImageSet, ImageSet]:
+    """The images to choose from and those to test on.
+
+    Raises:
+        data.DataError: they are not there, or damaged; the message says what to do.
+    """
+    train, test = load(setting.source, root=root, device=device, download=download)
+    if setting.source == "tiny_imagenet":
+        train, test = split_tiny(train, test, setting.split)
+    return _part(train, setting.per_class), _part(test, setting.test_per_class)
+
+
+def _part(image_set: ImageSet, per_class: int | None) -> ImageSet:
+    """A class-balanced part, or all where no class has more."""
+    fewest = int(torch.bincount(image_set.targets, minlength=len(image_set.classes)).min())
+    return image_set if per_class is None else balanced(image_set, min(per_class, fewest), seed=0)
+
+
+def prepare(setting: Setting, train: ImageSet, test: ImageSet, *, cache: Path | str, report: Report | None = None) -> Prepared:
+    """Learn from `train` without labels, and embed all images; done once and kept below `cache`.
+
+    Raises:
+        pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`.
+    """
+    mean, std = train.images.statistics  # type: ignore[attr-defined]  # of a Resident or a Selection
+    base = Learner(setting.net, setting.pretraining, mean=mean, std=std)
+    memory, held_out = (_part(s, setting.watched or None) for s in (train, test))
+    found = pretrain(setting.pretext, train.images, base, cache=cache, report=report, monitor=Monitor(memory, held_out))
+    frozen = replace(base, backbone=found.backbone)
+    pool = embed(
+        frozen,
+        train.images,
+        views=setting.views,
+        augment=AUGMENTATIONS["resized_crop" if setting.scale != "smoke" else "shift"],
+        cache=cache,
+    )
+    embedded_test = replace(test, images=embed(frozen, test.images, cache=cache))
+    learners = {
+        "frozen": Learner(partial(linear, width=setting.width), setting.head),
+        "scratch": Learner(setting.net, setting.scratch, mean=mean, std=std),
+    }
+    return Prepared(
+        setting, train, test, found, {"frozen": pool, "scratch": train.images}, {"frozen": embedded_test, "scratch": test}, learners
+    )
+
+
+# ---- running ------------------------------------------------------------------------------------------------------------------
+
+
+def grid(
+    setting: Setting, arms: Iterable[str], strategies: Iterable[str], regimes: Iterable[float], seeds: Iterable[int]
+) -> list[dict[str, Any]]:
+    """The curves to run, each as the arguments of `cycles`: an arm takes those strategies that it has in the paper.
+
+    Raises:
+        ValueError: an arm, strategy or regime that the paper does not have.
+    """
+    known = DATASETS[setting.dataset].regimes
+    arms, strategies, regimes = list(arms), list(strategies), list(regimes)
+    everything = dict.fromkeys(name for names in ARMS.values() for name in names)
+    for what, values, allowed in (("arm", arms, ARMS), ("strategy", strategies, everything), ("regime", regimes, known)):
+        for value in values:
+            if value not in allowed:
+                raise ValueError(f"{what} {value!r} is not one of the paper's on {setting.dataset}: {', '.join(map(str, allowed))}")
+    return [
+        {"arm": arm, "strategy": strategy, "regime": float(regime), "seed": seed}
+        for regime, arm, strategy, seed in product(regimes, arms, strategies, seeds)
+        if strategy in ARMS[arm]
+    ]
+
+
+def cycles(
+    prepared: Prepared, *, arm: str, strategy: str, regime: float, seed: int, runs: Path | str, report: Report | None = None
+) -> Generator[Cycle, None, Pending | None]:
+    """One curve, as `loop.cycles`, in a folder below `runs` named by its manifest."""
+    run, arguments = _run(prepared, arm, strategy, regime, seed, runs)
+    return loop.cycles(run, **arguments, report=report)
+
+
+def run_of(prepared: Prepared, *, arm: str, strategy: str, regime: float, seed: int, runs: Path | str) -> tuple[store.Run, dict[str, Any]]:
+    """The run folder of one curve, and its columns, for `report.load`."""
+    run, arguments = _run(prepared, arm, strategy, regime, seed, runs)
+    return run, arguments["columns"]
+
+
+def _run(prepared: Prepared, arm: str, strategy: str, regime: float, seed: int, runs: Path | str) -> tuple[store.Run, dict[str, Any]]:
+    chosen, train, pool = prepared.setting, prepared.train, Pool.of(prepared.pools[arm])
+    n = step(chosen, regime, len(train), len(train.classes))
+    columns = {
+        "paper": PAPER, "dataset": "digits" if chosen.scale == "smoke" else chosen.dataset,
+        "classes": len(train.classes), "pool": len(train), "scale": chosen.scale, "setting": chosen.fingerprint,
+        "arm": arm, "strategy": strategy, "regime": float(regime), "seed": seed,
+    }  # fmt: skip
+    arguments: dict[str, Any] = {
+        "pool": pool, "test": prepared.tests[arm], "learner": prepared.learners[arm], "strategy": _strategy(chosen, strategy),
+        "oracle": oracle.simulated(train.targets), "protocol": Protocol(n, n, chosen.points, seed=seed),
+        "initial": oracle.class_uniform(train.targets, len(train.classes)), "columns": columns,
+    }  # fmt: skip
+    return store.Run.named(runs, f"{chosen.dataset}-{arm}-{strategy}-{regime:g}-{seed}", loop.describe(**arguments)), arguments
+
+
+def _strategy(chosen: Setting, name: str) -> Strategy:
+    return chosen.vaal if name == "vaal" else STRATEGIES[name]
+
+
+# ---- results ------------------------------------------------------------------------------------------------------------------
+
+
+def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
+    """All records below `runs` of the settings as they are now, with default switches, one row a cycle; empty where there are none."""
+    import pandas
+
+    found = []
+    for name in DATASETS if dataset is None else (dataset,):
+        try:
+            found.append(report.read(runs, paper=PAPER, setting=setting(name, scale).fingerprint))
+        except ValueError:  # none of this data set
+            continue
+    return pandas.concat(found, ignore_index=True) if found else pandas.DataFrame()
+
+
+def svm_accuracies(prepared: Prepared, finished: Iterable[tuple[store.Run, Mapping[str, Any]]]) -> DataFrame:
+    """Test accuracy of the SVM itself on the labels of every cycle of the runs of "svm_margin", beside that of the linear classifier.
+
+    The paper does not say which of the two it plots.
+    """
+    import pandas
+
+    pool, test, rows = prepared.pools["frozen"], prepared.tests["frozen"], []
+    assert isinstance(pool, Embedded) and isinstance(test.images, Embedded)
+    rule = STRATEGIES["svm_margin"]
+    assert isinstance(rule, SvmMargin)
+    for run, columns in finished:
+        if columns["strategy"] != "svm_margin":
+            continue
+        labelled: list[int] = []
+        for cycle in map(Cycle.read, run.records()):
+            labelled += cycle.queried
+            known = torch.tensor(labelled)
+            svm = svm_accuracy(
+                pool.features[known],
+                prepared.train.targets[known],
+                test.images.features,
+                test.targets,
+                C=rule.C,
+                estimator=rule.estimator,
+                scale=rule.scale,
+            )
+            rows.append({**columns, "n_labelled": cycle.n_labelled, "svm": svm, "linear": cycle.metrics["accuracy"]})
+    return pandas.DataFrame(rows)
+
+
+def table1(frame: DataFrame) -> DataFrame:
+    """Table 1: accuracy at the end of the curves of the 10 % regime, half of the pool being labelled, beside the published number.
+
+    Columns: dataset, arm, strategy, n_labelled, published, measured, low, high (95 % interval over seeds), seeds; NaN where not published
+    or not measured.
+    """
+    import pandas
+
+    from alnb.published import published
+
+    printed = published(PAPER, item="Table 1")[["dataset", "arm", "strategy", "value"]].rename(columns={"value": "published"})
+    rows = []
+    for (dataset, arm, strategy), own in frame[frame["cycle"] == frame["cycle"].max()].groupby(["dataset", "arm", "strategy"], sort=False):
+        low, high = report.interval(own["accuracy"])
+        measured = {
+            "n_labelled": int(own["n_labelled"].iloc[0]),
+            "measured": own["accuracy"].mean(),
+            "low": low,
+            "high": high,
+            "seeds": len(own),
+        }
+        rows.append({"dataset": dataset, "arm": arm, "strategy": strategy, **measured})
+    both = printed[printed["dataset"].isin(frame["dataset"])].merge(pandas.DataFrame(rows), how="outer", on=["dataset", "arm", "strategy"])
+    return both[["dataset", "arm", "strategy", "n_labelled", "published", "measured", "low", "high", "seeds"]]
+
+
+def draw_table1(table: DataFrame, title: str) -> Figure:
+    """A table from `table1` as a figure: hollow markers published, filled ones measured with 95 % intervals; a panel for each data set."""
+    from matplotlib.figure import Figure
+
+    datasets = list(table["dataset"].unique())
+    figure = Figure(figsize=(2.4 + 4.4 * len(datasets), 3.6), layout="constrained")
+    for axis, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
+        rows = table[table["dataset"] == dataset].reset_index(drop=True)
+        axis.scatter(rows["published"], rows.index, marker="o", s=70, facecolors="none", edgecolors="0.3", label="published")
+        for colour, arm, label in ((report.COLOURS[0], "frozen", "self-supervised"), (report.COLOURS[1], "scratch", "from scratch")):
+            own = rows[rows["arm"] == arm]
+            spread = [own["measured"] - own["low"], own["high"] - own["measured"]]
+            axis.errorbar(own["measured"], own.index, xerr=spread, fmt="s", color=colour, capsize=3, label=label)
+        axis.set(title=dataset, xlabel="test accuracy", yticks=rows.index, yticklabels=rows["strategy"].str.replace("_", " "))
+        axis.grid(alpha=0.3)
+        axis.margins(x=0.15, y=0.15)
+    axis.legend(fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def draw(frame: DataFrame, title: str) -> Figure:
+    """Figures 3 to 5: accuracy against labels, a panel for each regime, a colour for each strategy; solid with self-supervision, dashed
+    without; mean over seeds with 95 % bands.
+    """
+    import seaborn
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    regimes = sorted(frame["regime"].unique())
+    names = [name for name in ARMS["frozen"] if name in set(frame["strategy"])]
+    palette = dict(zip(ARMS["frozen"], report.COLOURS, strict=False))
+    markers = dict(zip(ARMS["frozen"], report.MARKERS, strict=False))
+    figure = Figure(figsize=(1.9 + 4.2 * len(regimes), 4.4), layout="constrained")
+    for axis, regime in zip(figure.subplots(1, len(regimes), squeeze=False)[0], regimes, strict=True):
+        for arm, dashes in zip(("frozen", "scratch"), ("-", "--"), strict=True):
+            rows = frame[(frame["regime"] == regime) & (frame["arm"] == arm)]
+            for name in names:
+                own = rows[rows["strategy"] == name]
+                if len(own):
+                    look = {
+                        "color": palette[name],
+                        "marker": markers[name],
+                        "linestyle": dashes,
+                        "markersize": 5,
+                        "err_kws": {"alpha": 0.1},
+                    }
+                    seaborn.lineplot(own, x="n_labelled", y="accuracy", errorbar=report.interval, ax=axis, **look)
+        ticks = sorted(frame[frame["regime"] == regime]["n_labelled"].unique())
+        axis.set(title=f"{regime:g} % of the paper's images a step", xlabel="labels", ylabel="test accuracy", xticks=ticks)
+        axis.grid(alpha=0.3)
+    handles = [Line2D([], [], color=palette[name], marker=markers[name], label=name.replace("_", " ")) for name in names]
+    handles.append(Line2D([], [], color="0.3", linestyle="-", label="self-supervised, frozen"))
+    handles.append(Line2D([], [], color="0.3", linestyle="--", label="from scratch"))
+    figure.legend(handles=handles, loc="outside right center", frameon=False)
+    figure.suptitle(f"{title}; mean of {frame['seed'].nunique()} seeds, 95 % bands", fontsize=11)
+    return figure
