@@ -321,17 +321,21 @@ def test_with_l2_the_angle_decides() -> None:
     assert float((angle[chosen] - angle[[0, 1, 58, 59]].mean()).abs().max()) < 0.2
 
 
+FITS: tuple[dict[str, Any], ...] = ({}, {"estimator": "one_vs_rest"}, {"scale": "standard", "C": 0.1})
+
+
+@pytest.mark.parametrize("fit", FITS, ids=str)
 @pytest.mark.parametrize("rule", RULES)
-def test_margins_are_ranked_by_the_rule_on_the_candidates(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_margins_are_ranked_by_the_rule_on_the_candidates(rule: str, fit: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK", 16)  # so that candidates come in several blocks
     features, labels = blobs(80, 5, (0, 1, 2, 3))
     labelled = {i: int(labels[i]) for i in range(0, 80, 3)}
     candidates = torch.tensor([i for i in range(80) if i not in labelled and i % 7])
     query = query_of(features, labelled, 9, candidates=candidates)
     known = query.pool.labelled
-    svm = fit_svm(features[known], query.pool.labels[known])
+    svm = fit_svm(features[known], query.pool.labels[known], **fit)
     margins = RULES[rule](svm.scores(features[candidates]), svm.weights)
-    chosen = SvmMargin(rule=rule)(query)
+    chosen = SvmMargin(rule=rule, **fit)(query)
     check_query(chosen, query, "it")
     assert chosen.tolist() == candidates[margins.sort(stable=True).indices[:9]].tolist()
     assert len(svm.classes) == 4
