@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Literal
 
-from alnb import claims
+from alnb import claims, report
 from alnb.published import published
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 ADVISED = ("random", "entropy", "margin", "kcenter", "svm_margin")
@@ -100,6 +102,45 @@ def _interpolate(anchors: Sequence[_Anchor], classes: int) -> _Anchor:
 
 def _nearest(anchors: Sequence[_Anchor], classes: int) -> _Anchor:
     return min(anchors, key=lambda anchor: (abs(anchor.classes - classes), anchor.classes))
+
+
+def draw(classes: int, budget: int, self_supervised: bool, frame: DataFrame | None = None) -> Figure:
+    """The question as a star among the thresholds by number of classes: those of the paper, and those of the records of `frame`.
+
+    Solid where a threshold is known, dashed with arrows up where it is only known to lie above; on logarithmic axes.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    arm = "frozen" if self_supervised else "scratch"
+    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+    axis = figure.subplots()
+    found = {"the paper": _printed(arm), "our records": _measured(frame, arm)[0]}
+    for (source, anchors), colour, marker in zip(found.items(), report.COLOURS, report.MARKERS, strict=False):
+        ranked = sorted(anchors, key=lambda anchor: anchor.classes)
+        for left, right in itertools.pairwise(ranked):
+            between = range(left.classes, right.classes + 1)
+            dashes = "--" if left.bound or right.bound else "-"
+            axis.plot(between, [_interpolate([left, right], n).labels for n in between], color=colour, linestyle=dashes, linewidth=1)
+        for k, anchor in enumerate(ranked):
+            axis.plot(anchor.classes, anchor.labels, color=colour, marker=marker, linestyle="none", label="_" if k else f"by {source}")
+            place = anchor.classes, anchor.labels
+            axis.annotate(anchor.dataset, place, (8, -12), textcoords="offset points", fontsize=8, color=colour)
+            if anchor.bound:
+                arrow = {"arrowstyle": "-|>", "color": colour}
+                axis.annotate("", (anchor.classes, 1.5 * anchor.labels), place, arrowprops=arrow)
+    axis.plot(classes, budget / classes, color="black", marker="*", markersize=15, linestyle="none", label="this budget")
+    about = "with self-supervised features" if self_supervised else "from scratch"
+    axis.set(xscale="log", yscale="log", xlabel="classes", ylabel="labels per class", title=f"From where on choosing pays, {about}")
+    low, high = axis.get_ylim()
+    axis.set(ylim=(low / 1.5, 3 * high), xlim=(axis.get_xlim()[0] / 1.2, 2 * axis.get_xlim()[1]))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_formatter(ScalarFormatter())
+        one.set_minor_formatter(NullFormatter())
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(loc="upper left")
+    return figure
 
 
 # --- from records ---

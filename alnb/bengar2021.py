@@ -23,7 +23,7 @@ from alnb.augment import AUGMENTATIONS
 from alnb.data import Embedded, Images, ImageSet, balanced, load, subset
 from alnb.data.official import Root
 from alnb.loop import Cycle, Protocol
-from alnb.nets import Net, linear, resnet18, small
+from alnb.nets import Net, linear, resnet10, resnet18, small
 from alnb.oracle import Pending
 from alnb.pool import Pool
 from alnb.pretrain import PRETEXTS, Monitor, Pretext, Pretrained, embed, pretrain
@@ -128,11 +128,14 @@ def setting(
 
 
 def _laptop(full: Setting, views: int | None) -> Setting:
-    """Minutes on two CPU cores: a part of the real images, a small net, a short pre-training; labels per class as in the paper."""
+    """Minutes on two CPU cores: a part of the real images, a small net, a short pre-training; labels per class as in the paper.
+
+    Net, rates and numbers of updates were chosen on seeds 10 to 13 and on training images that are not in the part.
+    """
     return replace(
-        full, net=partial(small, width=32, stride=2), width=128, pretext=replace(full.pretext, outputs=512),
-        pretraining=replace(full.pretraining, epochs=30, batch=256, lr=0.06), head=replace(full.head, lr=3.0),
-        scratch=replace(full.scratch, epochs=10, min_updates=200, batch=64),
+        full, net=partial(resnet10, width=24, stride=2), width=192, pretext=replace(full.pretext, outputs=512, draws=1),
+        pretraining=replace(full.pretraining, epochs=60, batch=128, lr=0.06), head=replace(full.head, lr=0.03),
+        scratch=replace(full.scratch, epochs=10, min_updates=100, batch=64),
         vaal=replace(full.vaal, width=8, hidden=64, updates=30, batch=64), views=4 if views is None else views,
         per_class=10_000 // DATASETS[full.dataset].classes, test_per_class=2_000 // DATASETS[full.dataset].classes,
         regimes=full.regimes[:1], watched=200,
@@ -214,16 +217,18 @@ def _part(image_set: ImageSet, per_class: int | None) -> ImageSet:
     return image_set if per_class is None else balanced(image_set, min(per_class, fewest), seed=0)
 
 
-def prepare(setting: Setting, train: ImageSet, test: ImageSet, *, cache: Path | str, report: Report | None = None) -> Prepared:
-    """Learn from `train` without labels, and embed all images; done once and kept below `cache`.
+def prepare(setting: Setting, train: ImageSet, test: ImageSet, *, runs: Path | str, report: Report | None = None) -> Prepared:
+    """Learn from `train` without labels, and embed all images; done once and kept below `runs`, in pretrained/. See `pretraining`.
 
     Raises:
         pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`.
     """
     mean, std = train.images.statistics  # type: ignore[attr-defined]  # of a Resident or a Selection
-    base = Learner(setting.net, setting.pretraining, mean=mean, std=std)
+    base, cache = Learner(setting.net, setting.pretraining, mean=mean, std=std), Path(runs) / "pretrained"
     memory, held_out = (_part(s, setting.watched or None) for s in (train, test))
     found = pretrain(setting.pretext, train.images, base, cache=cache, report=report, monitor=Monitor(memory, held_out))
+    summary = {"seconds": found.seconds, "loss": float(found.losses.mean()), "history": list(found.history)}
+    store.write_json(_summary(setting, runs), summary)
     frozen = replace(base, backbone=found.backbone)
     pool = embed(
         frozen,
@@ -275,12 +280,6 @@ def cycles(
     return loop.cycles(run, **arguments, report=report)
 
 
-def run_of(prepared: Prepared, *, arm: str, strategy: str, regime: float, seed: int, runs: Path | str) -> tuple[store.Run, dict[str, Any]]:
-    """The run folder of one curve, and its columns, for `report.load`."""
-    run, arguments = _run(prepared, arm, strategy, regime, seed, runs)
-    return run, arguments["columns"]
-
-
 def _run(prepared: Prepared, arm: str, strategy: str, regime: float, seed: int, runs: Path | str) -> tuple[store.Run, dict[str, Any]]:
     chosen, train, pool = prepared.setting, prepared.train, Pool.of(prepared.pools[arm])
     n = step(chosen, regime, len(train), len(train.classes))
@@ -304,6 +303,51 @@ def _strategy(chosen: Setting, name: str) -> Strategy:
 # ---- results ------------------------------------------------------------------------------------------------------------------
 
 
+def folder(scale: str, runs: Path | str = "") -> Path:
+    """Where the runs of a scale are: below `runs`, else in runs/ of the project, those of scale paper in its part that git keeps."""
+    kept = store.workspace() / "runs" / ("paper" if scale == "paper" else "")
+    return Path(runs or kept) / PAPER
+
+
+Found = tuple[store.Run, dict[str, Any]]
+"""A run and its columns, as `report.load` takes them."""
+
+
+def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) -> tuple[list[Found], list[Mapping[str, Any]]]:
+    """Of `jobs` as from `grid`: the finished runs below `runs`, and the jobs that are left to do.
+
+    Found by what their manifests say, so neither images nor backbone are needed: records brought from a GPU are found on a laptop.
+
+    Raises:
+        store.Corrupted: a manifest or a record is damaged.
+        ValueError: a job was finished twice, with two backbones.
+    """
+    finished: dict[tuple[Any, ...], Found] = {}
+    for path in sorted(Path(runs).glob("*/manifest.json")):
+        run = store.Run(path.parent)
+        columns = (run.manifest or {})["experiment"].get("columns", {})
+        if columns.get("setting") != setting.fingerprint or len(run.records()) < setting.points:
+            continue
+        twin = finished.setdefault(_key(columns), (run, columns))[0]
+        if twin.path != run.path:
+            raise ValueError(f"{twin.path} and {run.path} are one experiment on two backbones: move one of them away")
+    found = [finished[_key(job)] for job in jobs if _key(job) in finished]
+    return found, [job for job in jobs if _key(job) not in finished]
+
+
+def _key(columns: Mapping[str, Any]) -> tuple[Any, ...]:
+    return columns["arm"], columns["strategy"], float(columns["regime"]), columns["seed"]
+
+
+def pretraining(setting: Setting, runs: Path | str) -> dict[str, Any]:
+    """What `prepare` wrote of the pre-training below `runs`: seconds, loss (the mean over images) and history; see `Pretrained`."""
+    return store.read_json(_summary(setting, runs), "run the experiment again to have it written anew")
+
+
+def _summary(setting: Setting, runs: Path | str) -> Path:
+    return Path(runs) / f"pretrained-{setting.dataset}-{setting.scale}-{setting.fingerprint}.json"
+
+
 def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
     """All records below `runs` of the settings as they are now, with default switches, one row a cycle; empty where there are none."""
     import pandas
@@ -317,35 +361,45 @@ def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
     return pandas.concat(found, ignore_index=True) if found else pandas.DataFrame()
 
 
-def svm_accuracies(prepared: Prepared, finished: Iterable[tuple[store.Run, Mapping[str, Any]]]) -> DataFrame:
+def records(runs: Path | str = "") -> DataFrame | None:
+    """All there is below `runs`, or in the project, at scale paper and laptop, as `advisor.advise` takes it; None where there is none."""
+    import pandas
+
+    frames = [frame for scale in ("paper", "laptop") if len(frame := read(folder(scale, runs), scale))]
+    return pandas.concat(frames, ignore_index=True) if frames else None
+
+
+def svm_accuracies(finished: Iterable[Found], prepared: Prepared | None) -> DataFrame:
     """Test accuracy of the SVM itself on the labels of every cycle of the runs of "svm_margin", beside that of the linear classifier.
 
-    The paper does not say which of the two it plots.
+    The paper does not say which of the two it plots. Computed once, and kept in each run's `svm.json`; without `prepared`, what is there.
     """
     import pandas
 
-    pool, test, rows = prepared.pools["frozen"], prepared.tests["frozen"], []
-    assert isinstance(pool, Embedded) and isinstance(test.images, Embedded)
-    rule = STRATEGIES["svm_margin"]
-    assert isinstance(rule, SvmMargin)
+    rows = []
     for run, columns in finished:
-        if columns["strategy"] != "svm_margin":
+        path = run.path / "svm.json"
+        if columns["strategy"] != "svm_margin" or not (prepared or path.exists()):
             continue
-        labelled: list[int] = []
-        for cycle in map(Cycle.read, run.records()):
-            labelled += cycle.queried
-            known = torch.tensor(labelled)
-            svm = svm_accuracy(
-                pool.features[known],
-                prepared.train.targets[known],
-                test.images.features,
-                test.targets,
-                C=rule.C,
-                estimator=rule.estimator,
-                scale=rule.scale,
-            )
+        cycles = [Cycle.read(record) for record in run.records()]
+        if prepared and not path.exists():
+            store.write_json(path, {"svm": _svm_curve(prepared, cycles)})
+        for cycle, svm in zip(cycles, store.read_json(path, "delete it to have it computed again")["svm"], strict=True):
             rows.append({**columns, "n_labelled": cycle.n_labelled, "svm": svm, "linear": cycle.metrics["accuracy"]})
     return pandas.DataFrame(rows)
+
+
+def _svm_curve(prepared: Prepared, cycles: Iterable[Cycle]) -> list[float]:
+    pool, test, rule = prepared.pools["frozen"], prepared.tests["frozen"], STRATEGIES["svm_margin"]
+    assert isinstance(pool, Embedded) and isinstance(test.images, Embedded) and isinstance(rule, SvmMargin)
+    options: dict[str, Any] = {"C": rule.C, "estimator": rule.estimator, "scale": rule.scale}
+    labelled: list[int] = []
+    curve = []
+    for cycle in cycles:
+        labelled += cycle.queried
+        known = torch.tensor(labelled)
+        curve.append(svm_accuracy(pool.features[known], prepared.train.targets[known], test.images.features, test.targets, **options))
+    return curve
 
 
 def table1(frame: DataFrame) -> DataFrame:

@@ -1,4 +1,4 @@
-"""The nets: ResNet-18 in its CIFAR form and a small one for laptops. Each gives `maps`, `features` and `forward`."""
+"""The nets: ResNet-18 in its CIFAR form, and two smaller ones for laptops. Each gives `maps`, `features` and `forward`."""
 
 from __future__ import annotations
 
@@ -87,11 +87,25 @@ def resnet18(outputs: int) -> Net:
     Source: He et al. 2016; the variant is the one of the active-learning code bases (Yoo and Kweon 2019; Yi et al. 2022). The pooling
     is adaptive, so that 64x64 images pass too.
     """
-    widths = (64, 128, 256, 512)
+    return _resnet(outputs, width=64, blocks=2, stride=1)
+
+
+def resnet10(outputs: int, width: int = 64, stride: int = 1) -> Net:
+    """ResNet-18 with one block in each stage instead of two, `width` to 8 `width` channels, and a stem of `stride`.
+
+    For laptops: with width 24 and stride 2 it has 690,552 parameters below the head, and is deep enough to learn from SimSiam, which
+    `small` is not.
+    """
+    return _resnet(outputs, width, 1, stride)
+
+
+def _resnet(outputs: int, width: int, blocks: int, stride: int) -> Net:
+    widths = [width * 2**k for k in range(4)]
     stages = []
-    for before, after in zip((64, *widths[:-1]), widths, strict=True):
-        stages.append(nn.Sequential(BasicBlock(before, after, 1 if after == 64 else 2), BasicBlock(after, after, 1)))
-    stages[0] = nn.Sequential(_conv(3, 64), *stages[0])
+    for k, (before, after) in enumerate(zip((width, *widths[:-1]), widths, strict=True)):
+        first = BasicBlock(before, after, 2 if k else 1)
+        stages.append(nn.Sequential(first, *(BasicBlock(after, after, 1) for _ in range(blocks - 1))))
+    stages[0] = nn.Sequential(_conv(3, width, stride), *stages[0])
     return Net(stages, widths[-1], outputs)
 
 
@@ -117,4 +131,4 @@ def linear(outputs: int, width: int) -> Net:
     return net
 
 
-NETS: dict[str, Callable[..., Net]] = {"resnet18": resnet18, "small": small}
+NETS: dict[str, Callable[..., Net]] = {"resnet18": resnet18, "resnet10": resnet10, "small": small}

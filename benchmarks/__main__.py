@@ -1,4 +1,4 @@
-"""All benchmarks: prints a table and writes `results.json` beside this file.  ``python -m benchmarks [NAME ...]``"""
+"""The benchmarks: prints a table and writes `results.json` beside this file.  ``python -m benchmarks [NAME ...]``"""
 
 import importlib
 import math
@@ -11,7 +11,8 @@ import torch
 
 from alnb import store
 
-NAMES = ("training", "augmentation", "kcenter", "importing", "frozen", "digits")
+NAMES = ("training", "augmentation", "kcenter", "importing", "frozen", "simsiam", "digits")
+LONG = ("bengar2021",)  # half an hour and more: only where they are named
 RESULTS = Path(__file__).with_name("results.json")
 Row = dict[str, Any]
 
@@ -38,11 +39,11 @@ def show(rows: Iterable[Row]) -> list[Row]:
 
 
 def main(names: list[str]) -> None:
-    """Measure the benchmarks called `names`, all where there is none; the results of others are kept."""
+    """Measure the benchmarks called `names`, all but the long ones where there is none; the results of others are kept."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    unknown = set(names) - set(NAMES)
+    unknown = set(names) - {*NAMES, *LONG}
     if unknown:
-        raise SystemExit(f"no benchmark {', '.join(unknown)}: there are {', '.join(NAMES)}")
+        raise SystemExit(f"no benchmark {', '.join(unknown)}: there are {', '.join((*NAMES, *LONG))}")
     results = store.read_json(RESULTS) if RESULTS.exists() else {}
     print(f"{'ratio':>10}  bar            what")
     for name in names or NAMES:

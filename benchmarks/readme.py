@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from alnb import store
-from benchmarks.__main__ import NAMES, RESULTS, met
+from alnb import bengar2021, claims, store
+from alnb.published import published
+from benchmarks.__main__ import LONG, NAMES, RESULTS, met
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -14,7 +15,7 @@ README = Path(__file__).parents[1] / "README.md"
 def bars(results: dict[str, Any]) -> str:
     """A row for each benchmark: what, ratio, bar, met or not, how it was measured."""
     lines = ["| what | measured | bar | | how |", "|---|--:|--:|---|---|"]
-    for row in (row for name in NAMES for row in results[name]["rows"]):
+    for row in (row for name in (*NAMES, *LONG) for row in results[name]["rows"]):
         verdict = "not measured" if row["ratio"] is None else "met" if met(row) else "**missed**"
         value = "–" if row["ratio"] is None else f"{row['ratio']:.3g}"
         sign = "≥" if row["sense"] == ">=" else "≤"
@@ -27,7 +28,7 @@ def bars(results: dict[str, Any]) -> str:
 
 
 def _environments(results: dict[str, Any]) -> list[dict[str, Any]]:
-    return [results[name]["environment"] for name in NAMES]
+    return [results[name]["environment"] for name in (*NAMES, *LONG)]
 
 
 def digits(results: dict[str, Any]) -> str:
@@ -43,7 +44,85 @@ def digits(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"bars": bars, "digits": digits}
+NOT_YET = "not yet"
+
+
+def bengar(results: dict[str, Any]) -> str:
+    """Each number that Bengar et al. 2021 print, beside ours at scale paper, from the records that git keeps, and at scale laptop."""
+    laptop = _laptop(results)
+    frame = bengar2021.read(bengar2021.folder("paper"), "paper")
+    paper = (
+        {} if frame.empty else {"table1": bengar2021.table1(frame).to_dict("records"), "figure6": claims.figure6(frame).to_dict("records")}
+    )
+    lines = ["| | paper | ours, scale `paper` | ours, scale `laptop` | seeds (`paper`, `laptop`) |", "|---|--:|--:|--:|---|"]
+    for row in published("bengar2021", item="Table 1").itertuples():
+        name = f"accuracy, half labelled: {row.dataset}, {ARM[row.arm]}, {row.strategy}"
+        same = {"dataset": row.dataset, "arm": row.arm, "strategy": row.strategy}
+        ours = [_find(table.get("table1", ()), same) for table in (paper, laptop)]
+        lines.append(_beside(name, f"{row.value:.3f}", [None if one is None else one["measured"] for one in ours], ours, "{:.3f}"))
+    for row in published("bengar2021", metric="threshold_per_class", arm="frozen").itertuples():
+        ours = [_find(table.get("figure6", ()), {"dataset": row.dataset}) for table in (paper, laptop)]
+        name = f"labels per class from which choosing pays: {row.dataset}, {ARM['frozen']}"
+        printed = f"{'' if row.exact else 'more than '}{row.value:g}"
+        lines.append(_beside(name, printed, [None if one is None else _threshold(one) for one in ours], ours, "{}"))
+    knn = ", ".join(f"{value:.1%} on {name}" for name, value in laptop["knn"].items())
+    lines.append(f"\nAt scale `laptop` the nearest-neighbour accuracy of the self-supervised features is {knn}.")
+    return "\n".join(lines)
+
+
+ARM = {"frozen": "self-supervised", "scratch": "from scratch"}
+
+
+def _laptop(results: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = results["bengar2021"]["rows"][-1]["table"]
+    return found
+
+
+def _find(rows: Any, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """The first of `rows` with the values `wanted` that was measured."""
+    fits = (row for row in rows if all(row[name] == value for name, value in wanted.items()) and row["seeds"] == row["seeds"])
+    return next((row for row in fits if row["seeds"] is not None), None)
+
+
+def _threshold(row: dict[str, Any]) -> str:
+    """As a number, or as more than what was tried; None and infinity both say that random was not beaten."""
+    beaten = row["labels_per_class"] is not None and row["labels_per_class"] < float("inf")
+    return f"{row['labels_per_class']:g}" if beaten else f"more than {row['tried']:g}"
+
+
+def _beside(name: str, printed: str, values: list[Any], ours: list[Any], form: str) -> str:
+    shown = [NOT_YET if value is None else form.format(value) for value in values]
+    seeds = ", ".join("–" if one is None else f"{one['seeds']:.0f}" for one in ours)
+    return f"| {name} | {printed} | {shown[0]} | {shown[1]} | {seeds} |"
+
+
+def ends(results: dict[str, Any]) -> str:
+    """The last point of each curve of Figures 3 to 5 at scale laptop, a row for each regime and arm, a column for each strategy."""
+    rows, names = _laptop(results)["ends"], bengar2021.ARMS["frozen"]
+    lines = [f"| | labels | {' | '.join(names)} | seeds |", "|---|--:|" + "--:|" * len(names) + "---|"]
+    for key in dict.fromkeys((row["dataset"], row["regime"], row["arm"]) for row in rows):
+        own = {row["strategy"]: row for row in rows if (row["dataset"], row["regime"], row["arm"]) == key}
+        first, seeds = next(iter(own.values())), sorted({row["seeds"] for row in own.values()})
+        values = (f"{own[name]['accuracy']:.1%}" if name in own else "–" for name in names)
+        where = f"{key[0]}, {key[1]:g} % a step, {ARM[key[2]]}"
+        lines.append(f"| {where} | {first['n_labelled']:,} of {first['pool']:,} | {' | '.join(values)} | {' to '.join(map(str, seeds))} |")
+    return "\n".join(lines)
+
+
+def said(results: dict[str, Any]) -> str:
+    """The paper's claims with their verdicts at both scales, and the figures behind those at scale laptop."""
+    frame = bengar2021.read(bengar2021.folder("paper"), "paper")
+    lines = ["| claim | | scale `paper` | scale `laptop` | figures at scale `laptop` |", "|---|---|---|---|---|"]
+    for dataset, rows in _laptop(results)["claims"].items():
+        run = not frame.empty and dataset in set(frame["dataset"])
+        verdicts = dict(claims.claims(frame, dataset)[["claim", "verdict"]].to_numpy()) if run else {}
+        for row in rows:
+            verdict = verdicts.get(row["claim"], NOT_YET)
+            lines.append(f"| {row['claim']}, {dataset} | {row['says']} | {verdict} | **{row['verdict']}** | {row['figures']} |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"bars": bars, "digits": digits, "bengar": bengar, "ends": ends, "claims": said}
 
 
 def filled(text: str, results: dict[str, Any]) -> str:

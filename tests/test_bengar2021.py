@@ -1,5 +1,6 @@
 """The experiments of Bengar et al. 2021, at smoke scale and in their numbers."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from alnb.pool import Query
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     chosen = setting("cifar10", "smoke")
-    return bengar2021.prepare(chosen, *bengar2021.images(chosen), cache=tmp_path_factory.mktemp("pretrained"))
+    return bengar2021.prepare(chosen, *bengar2021.images(chosen), runs=tmp_path_factory.mktemp("prepared"))
 
 
 def test_settings_are_those_of_the_paper() -> None:
@@ -141,12 +142,45 @@ def test_the_backbone_stays_as_it_is(prepared: Prepared, tmp_path: Path) -> None
 def test_the_svm_is_scored_beside_the_linear_classifier(prepared: Prepared, tmp_path: Path) -> None:
     job = {"arm": "frozen", "strategy": "svm_margin", "regime": 0.1, "seed": 0}
     cycles = run(prepared, tmp_path, **job)
-    table = bengar2021.svm_accuracies(prepared, [bengar2021.run_of(prepared, **job, runs=tmp_path)])
+    finished, _ = bengar2021.find(prepared.setting, [job], tmp_path)
+    table = bengar2021.svm_accuracies(finished, prepared)
     assert list(table["n_labelled"]) == [50, 100, 150] and list(table["linear"]) == [cycle.metrics["accuracy"] for cycle in cycles]
     pool, test = prepared.pools["frozen"], prepared.tests["frozen"]
     known = torch.tensor(cycles[0].queried)
     expected = bengar2021.svm_accuracy(pool.features[known], prepared.train.targets[known], test.images.features, test.targets)
     assert table["svm"].iloc[0] == pytest.approx(expected)
+    assert bengar2021.svm_accuracies(finished, None).equals(table)  # kept
+    (finished[0][0].path / "svm.json").unlink()
+    assert bengar2021.svm_accuracies(finished, None).empty
+
+
+def test_finished_runs_are_found_without_images_or_backbone(prepared: Prepared, tmp_path: Path) -> None:
+    jobs = grid(prepared.setting, ["frozen"], ["random", "entropy"], [0.1], [0, 1])
+    assert bengar2021.find(prepared.setting, jobs, tmp_path) == ([], jobs)
+    for job in jobs[:2]:
+        run(prepared, tmp_path, **job)
+    next(bengar2021.cycles(prepared, **jobs[2], runs=tmp_path))  # begun, not finished
+    finished, left = bengar2021.find(prepared.setting, jobs, tmp_path)
+    assert [columns["seed"] for _, columns in finished] == [0, 1] and left == jobs[2:]
+    assert bengar2021.find(setting("cifar10", "smoke", views=0), jobs, tmp_path) == ([], jobs)  # another setting
+    folder = finished[0][0].path
+    shutil.copytree(folder, folder.with_name("twin"))
+    with pytest.raises(ValueError, match=r"are one experiment on two backbones: move one of them away"):
+        bengar2021.find(prepared.setting, jobs, tmp_path)
+
+
+def test_what_was_learned_without_labels_is_kept_beside_the_runs(tmp_path: Path) -> None:
+    chosen = setting("cifar10", "smoke")
+    found = bengar2021.prepare(chosen, *bengar2021.images(chosen), runs=tmp_path).pretrained
+    kept = bengar2021.pretraining(chosen, tmp_path)
+    assert kept["history"] == list(found.history) and kept["loss"] == pytest.approx(float(found.losses.mean()))
+
+
+def test_runs_of_scale_paper_are_where_git_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALNB_WORKSPACE", str(tmp_path))
+    assert bengar2021.folder("paper") == tmp_path.resolve() / "runs/paper/bengar2021"
+    assert bengar2021.folder("laptop") == tmp_path.resolve() / "runs/bengar2021"
+    assert bengar2021.folder("paper", tmp_path / "x") == tmp_path / "x/bengar2021" and bengar2021.records(tmp_path) is None
 
 
 def test_table_1_stands_beside_the_published_one() -> None:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alnb.nets import NETS, linear, resnet18, small
+from alnb.nets import NETS, linear, resnet10, resnet18, small
 
 
 def parameters(net: torch.nn.Module) -> int:
@@ -18,6 +18,14 @@ def test_resnet18_has_the_published_number_of_parameters(outputs: int, count: in
 def test_resnet18_keeps_the_published_sizes() -> None:
     maps = resnet18(10).eval().maps(torch.rand(1, 3, 32, 32))
     assert [tuple(m.shape[1:]) for m in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+
+
+def test_resnet10_has_half_the_blocks() -> None:
+    assert parameters(resnet10(10, width=24, stride=2).trunk) == 690_552
+    maps = resnet10(10, width=24, stride=2).eval().maps(torch.rand(1, 3, 32, 32))
+    assert [tuple(m.shape[1:]) for m in maps] == [(24, 16, 16), (48, 8, 8), (96, 4, 4), (192, 2, 2)]
+    full, half = resnet18(10), resnet10(10)
+    assert [len(stage) for stage in half.trunk] == [len(stage) - 1 for stage in full.trunk]
 
 
 def test_small_is_small() -> None:

@@ -1,0 +1,50 @@
+"""Views a second through SimSiam at the paper's size: ResNet-18, batches of 512 CIFAR-10 images, two views of each, with augmentation.
+
+On a GPU; alone: ``python -m benchmarks.simsiam``.
+"""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from alnb import Learner, bengar2021, pretrain
+from alnb.train import fit
+from benchmarks.training import cifar_like, seconds
+
+UPDATES, REPEATS = 100, 5
+BAR = 30_000  # views a second, forward and backward
+
+
+def views_a_second(device: torch.device, updates: int, repeats: int, compiled: bool) -> tuple[float, str]:
+    """Median over `repeats` of `fit` as the pre-training does it, everything included, after one that warms up; and how."""
+    chosen = bengar2021.setting("cifar10", "paper")
+    images, _, kind = cifar_like(10 * chosen.pretraining.batch)
+    images, everything = images.to(device), torch.arange(10 * chosen.pretraining.batch)
+    recipe = replace(chosen.pretraining, epochs=1e-9, min_updates=updates, views=2, compile=compiled)
+    net = pretrain.build(Learner(chosen.net, recipe, loss=chosen.pretext.loss), chosen.pretext, 0, device)
+    rates = []
+    for repeat in range(repeats + 1):
+        took = seconds(lambda: fit(net, images, everything, everything, recipe, loss=chosen.pretext.loss), device)
+        if repeat:
+            rates.append(2 * recipe.batch * updates / took)
+    how = "torch.compile" if compiled else "without torch.compile"
+    return statistics.median(rates), f"views/s; batch {recipe.batch}, {updates} updates, {how}, {kind}; median of {repeats}"
+
+
+def measure() -> Iterator[dict[str, Any]]:
+    """One row: the faster of with and without torch.compile; not measured where there is no GPU."""
+    rate, detail = float("nan"), "needs a GPU, and none was lent yet"
+    if torch.cuda.is_available():
+        cuda = torch.device("cuda")
+        rate, detail = max(views_a_second(cuda, UPDATES, REPEATS, compiled) for compiled in (False, True))
+        detail = f"{detail}, {torch.cuda.get_device_name(cuda)}"
+    yield {"name": "SimSiam, ResNet-18, GPU", "ratio": rate, "bar": BAR, "sense": ">=", "detail": detail}
+
+
+if __name__ == "__main__":
+    from benchmarks.__main__ import show
+
+    show(measure())
