@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from alnb import claims, report
 from alnb.published import published
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ADVISED = ("random", "entropy", "margin", "kcenter", "svm_margin")
 SEEDS = 2  # fewer show no spread, so what they say is no evidence
+REACH = 2  # records speak of so many times fewer or more classes than theirs: thresholds grow with the number of classes
 NO_RECORDS = "no records were given"
 
 
@@ -54,7 +55,8 @@ def advise(classes: int, pool: int, budget: int, self_supervised: bool, frame: D
 
     Labels per class are held against the threshold from which on active learning beats random sampling, interpolated linearly in the
     number of classes between data sets, beyond them that of the nearest. `frame`, as in `alnb.claims`, gives thresholds and strategies
-    where it has runs at scale paper or laptop, with 2 seeds or more and up to that many labels per class; else published numbers do.
+    where it has runs at scale paper or laptop, with 2 seeds or more, up to that many labels per class and of no more than `REACH` times
+    fewer or more classes; else published numbers do. From records, only what beats random sampling beyond its 95 % interval is advised.
 
     Raises:
         ValueError: a number is not a whole one, or out of range.
@@ -63,6 +65,9 @@ def advise(classes: int, pool: int, budget: int, self_supervised: bool, frame: D
     arm = "frozen" if self_supervised else "scratch"
     anchors, why_not = _measured(frame, arm)
     known = _interpolate(anchors, classes) if anchors else None
+    if anchors and not min(a.classes for a in anchors) / REACH <= classes <= max(a.classes for a in anchors) * REACH:
+        why_not = f"the records are of {' and '.join(sorted({str(a.classes) for a in anchors}, key=int))} classes only"
+        known = None
     if known is not None and known.bound and budget / classes >= known.labels:
         why_not = f"the records end at {known.labels:.4g} labels per class, and up to there random was not beaten to the end"
         known = None
@@ -117,18 +122,7 @@ def draw(classes: int, budget: int, self_supervised: bool, frame: DataFrame | No
     axis = figure.subplots()
     found = {"the paper": _printed(arm), "our records": _measured(frame, arm)[0]}
     for (source, anchors), colour, marker in zip(found.items(), report.COLOURS, report.MARKERS, strict=False):
-        ranked = sorted(anchors, key=lambda anchor: anchor.classes)
-        for left, right in itertools.pairwise(ranked):
-            between = range(left.classes, right.classes + 1)
-            dashes = "--" if left.bound or right.bound else "-"
-            axis.plot(between, [_interpolate([left, right], n).labels for n in between], color=colour, linestyle=dashes, linewidth=1)
-        for k, anchor in enumerate(ranked):
-            axis.plot(anchor.classes, anchor.labels, color=colour, marker=marker, linestyle="none", label="_" if k else f"by {source}")
-            place = anchor.classes, anchor.labels
-            axis.annotate(anchor.dataset, place, (8, -12), textcoords="offset points", fontsize=8, color=colour)
-            if anchor.bound:
-                arrow = {"arrowstyle": "-|>", "color": colour}
-                axis.annotate("", (anchor.classes, 1.5 * anchor.labels), place, arrowprops=arrow)
+        _draw_thresholds(axis, sorted(anchors, key=lambda anchor: anchor.classes), source, colour, marker)
     axis.plot(classes, budget / classes, color="black", marker="*", markersize=15, linestyle="none", label="this budget")
     about = "with self-supervised features" if self_supervised else "from scratch"
     axis.set(xscale="log", yscale="log", xlabel="classes", ylabel="labels per class", title=f"From where on choosing pays, {about}")
@@ -141,6 +135,19 @@ def draw(classes: int, budget: int, self_supervised: bool, frame: DataFrame | No
     axis.grid(alpha=0.3, which="both")
     axis.legend(loc="upper left")
     return figure
+
+
+def _draw_thresholds(axis: Any, ranked: Sequence[_Anchor], source: str, colour: str, marker: str) -> None:
+    for left, right in itertools.pairwise(ranked):
+        between = range(left.classes, right.classes + 1)
+        dashes = "--" if left.bound or right.bound else "-"
+        axis.plot(between, [_interpolate([left, right], n).labels for n in between], color=colour, linestyle=dashes, linewidth=1)
+    for k, anchor in enumerate(ranked):
+        place = anchor.classes, anchor.labels
+        axis.plot(*place, color=colour, marker=marker, linestyle="none", label="_" if k else f"by {source}")
+        axis.annotate(anchor.dataset, place, (8, -12), textcoords="offset points", fontsize=8, color=colour)
+        if anchor.bound:
+            axis.annotate("", (anchor.classes, 1.5 * anchor.labels), place, arrowprops={"arrowstyle": "-|>", "color": colour})
 
 
 # --- from records ---
@@ -190,13 +197,15 @@ def _from_records(frame: DataFrame, arm: str, known: _Anchor, anchors: Sequence[
         strategy = "kcenter"
     if not below and gains:
         best = max(gains, key=lambda name: gains[name].mean)
-        strategy = best if gains[best].mean > 0 else "random"
+        strategy = best if claims.verdict(gains[best]) == claims.HOLDS else "random"
+    scales = " and ".join(sorted({row.scale for row in rows.itertuples()})) or "none"
     side = "below" if below else "at or above"
     compared = f"On {nearest.dataset}, {'up to this budget' if below else 'from its threshold on'}"
     means = ", ".join(f"{name} {gain}" for name, gain in gains.items()) or "nothing was compared"
     why = (
         f"{_amount(labels)}, {side} the threshold of {known} for {classes} classes, from which on active learning beats random "
-        f"sampling in our records. {compared}, over random: {means}. Our records count before the papers, as they are of this code."
+        f"sampling in our records. {compared}, at scale {scales}, over random: {means}. "
+        "Our records count before the papers, as they are of this code."
     )
     return Advice(strategy, why, "records", known.evidence)
 

@@ -18,7 +18,7 @@ import torch
 from alnb import loop, oracle, report, rng, store
 from alnb.acquire import STRATEGIES, Strategy
 from alnb.acquire.svm import SvmMargin, svm_accuracy
-from alnb.acquire.vaal import SANE, VAAL
+from alnb.acquire.vaal import FAITHFUL, SANE, VAAL
 from alnb.augment import AUGMENTATIONS
 from alnb.data import Embedded, Images, ImageSet, balanced, load, subset
 from alnb.data.official import Root
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 PAPER = "bengar2021"
+SVM = "svm.json"  # in a run of "svm_margin": the test accuracy of the SVM itself at each cycle
+MILESTONES = {100: (0.70, 0.75), 200: (0.76, 0.82), 400: (0.85, 0.88), 800: (0.885, 0.905)}
+"""Accuracy of the nearest-neighbour vote by epoch of SimSiam with ResNet-18 on CIFAR-10. Source: Chen and He 2021, Figure D.1, and the
+logs of lightly's benchmark, PatrickHua/SimSiam and ahmdtaha/simsiam."""
 POINTS = 5  # on each curve: the regimes of 0.1, 0.2, 1, 2, 10 % then tile the axis up to 50 %, where Table 1 is read; not stated
 MOST = 0.1  # share of a pool asked for in one step, at most: the paper's largest regime
 ARMS = {  # the strategies of each, in the paper's order
@@ -63,6 +67,7 @@ SIMSIAM = Recipe(epochs=800, batch=512, lr=0.06, weight_decay=1e-4, augment=AUGM
 HEAD = Recipe(epochs=100, batch=256, lr=30, weight_decay=0, precision="float32")  # section 4, implementation details
 # nothing is stated of the scratch arm but its augmentation ("paper"); 2,000 updates keep the smallest sets from being under-trained
 SCRATCH = Recipe(epochs=200, min_updates=2000, batch=128, lr=0.1, weight_decay=5e-4, augment=AUGMENTATIONS["resized_crop"])
+VAALS = {"sane": SANE, "faithful": FAITHFUL}
 PRESETS = {"paper": AUGMENTATIONS["resized_crop"], "strong": AUGMENTATIONS["crop_flip"]}  # of the scratch arm
 
 
@@ -95,7 +100,14 @@ class Setting:
 
 
 def setting(
-    dataset: str, scale: str, *, preset: str = "paper", weight_decay: float = 1e-4, views: int | None = None, split: str = "official"
+    dataset: str,
+    scale: str,
+    *,
+    preset: str = "paper",
+    weight_decay: float = 1e-4,
+    views: int | None = None,
+    vaal: str = "sane",
+    split: str = "official",
 ) -> Setting:
     """The experiment on `dataset` at `scale`.
 
@@ -103,6 +115,7 @@ def setting(
         preset: of the scratch arm's augmentation: "paper" (random resized crops from 8 % of the area on) or "strong" (padded crops).
         weight_decay: of SimSiam: the paper's 1e-4, or 5e-4, which SimSiam's authors take on CIFAR.
         views: see `Setting`; None: 10 at paper scale, 4 on a laptop.
+        vaal: "faithful" to its authors' code, or "sane": see `acquire.vaal`.
         split: of Tiny ImageNet, see `split_tiny`.
 
     Raises:
@@ -112,6 +125,7 @@ def setting(
         ("dataset", dataset, DATASETS),
         ("scale", scale, SCALES),
         ("preset", preset, PRESETS),
+        ("vaal", vaal, VAALS),
         ("split", split, SPLITS),
     ):
         if value not in allowed:
@@ -121,7 +135,7 @@ def setting(
     decayed = replace(SIMSIAM, weight_decay=weight_decay, augment=AUGMENTATIONS["simsiam_blur" if large else "simsiam"])
     full = Setting(
         dataset=dataset, scale=scale, source=dataset, net=resnet18, width=512, pretext=PRETEXTS["simsiam"], pretraining=decayed, head=HEAD,
-        scratch=replace(SCRATCH, augment=PRESETS[preset]), vaal=replace(SANE, latent=64) if large else SANE,
+        scratch=replace(SCRATCH, augment=PRESETS[preset]), vaal=replace(VAALS[vaal], latent=64 if large else 32),
         views=10 if views is None else views, split=split, regimes=known.regimes,
     )  # fmt: skip
     return SCALES[scale](full, None if views is None else views)
@@ -274,12 +288,24 @@ def grid(
     ]
 
 
+def whole(chosen: Setting, jobs: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether `jobs` are all curves of a figure, with two seeds or more and default switches; what is less must not replace that figure."""
+    jobs = list(jobs)
+    seeds = {job["seed"] for job in jobs}
+    every = grid(chosen, ARMS, ARMS["frozen"], chosen.regimes, seeds)
+    default = chosen.fingerprint == setting(chosen.dataset, chosen.scale).fingerprint
+    return default and len(seeds) > 1 and {_key(job) for job in every} <= {_key(job) for job in jobs}
+
+
 def cycles(
     prepared: Prepared, *, arm: str, strategy: str, regime: float, seed: int, runs: Path | str, report: Report | None = None
 ) -> Generator[Cycle, None, Pending | None]:
-    """One curve, as `loop.cycles`, in a folder below `runs` named by its manifest."""
+    """One curve, as `loop.cycles`, in a folder below `runs` named by its manifest; at its end that of the SVM itself, if it has one."""
     run, arguments = _run(prepared, arm, strategy, regime, seed, runs)
-    return loop.cycles(run, **arguments, report=report)
+    pending = yield from loop.cycles(run, **arguments, report=report)
+    if strategy == "svm_margin" and not (run.path / SVM).exists():
+        store.write_json(run.path / SVM, {"svm": _svm_curve(prepared, map(Cycle.read, run.records()))})
+    return pending
 
 
 def _run(prepared: Prepared, arm: str, strategy: str, regime: float, seed: int, runs: Path | str) -> tuple[store.Run, dict[str, Any]]:
@@ -322,19 +348,42 @@ def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) 
 
     Raises:
         store.Corrupted: a manifest or a record is damaged.
-        ValueError: a job was finished twice, with two backbones.
+        ValueError: runs of one arm are of different images or backbones.
     """
-    finished: dict[tuple[Any, ...], Found] = {}
+    below = {_key(columns): (run, columns) for run, columns in _below(runs, setting) if _finished(run, columns, setting)}
+    jobs = list(jobs)
+    return [below[_key(job)] for job in jobs if _key(job) in below], [job for job in jobs if _key(job) not in below]
+
+
+def _below(runs: Path | str, setting: Setting) -> list[Found]:
+    """The runs of `setting` below `runs`, all of an arm on the same images or features.
+
+    Raises: as `find`.
+    """
+    found: list[Found] = []
+    places: dict[tuple[Any, ...], Path] = {}
+    first: dict[str, tuple[Any, Path]] = {}
     for path in sorted(Path(runs).glob("*/manifest.json")):
         run = store.Run(path.parent)
-        columns = (run.manifest or {})["experiment"].get("columns", {})
-        if columns.get("setting") != setting.fingerprint or len(run.records()) < setting.points:
+        experiment = (run.manifest or {})["experiment"]
+        columns = experiment.get("columns", {})
+        if columns.get("setting") != setting.fingerprint or not run.records():
             continue
-        twin = finished.setdefault(_key(columns), (run, columns))[0]
-        if twin.path != run.path:
-            raise ValueError(f"{twin.path} and {run.path} are one experiment on two backbones: move one of them away")
-    found = [finished[_key(job)] for job in jobs if _key(job) in finished]
-    return found, [job for job in jobs if _key(job) not in finished]
+        sources = experiment["pool"]["images"], experiment["test"]
+        known, where = first.setdefault(columns["arm"], (sources, run.path))
+        twin = places.setdefault(_key(columns), run.path)
+        if known != sources or twin != run.path:
+            raise ValueError(
+                f"{where if known != sources else twin} and {run.path} are of one experiment, but of other images or another backbone: "
+                "move the runs of one of the two away"
+            )
+        found.append((run, columns))
+    return found
+
+
+def _finished(run: store.Run, columns: Mapping[str, Any], setting: Setting) -> bool:
+    scored = columns["strategy"] != "svm_margin" or (run.path / SVM).exists()
+    return scored and len(run.records()) == setting.points
 
 
 def _key(columns: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -342,25 +391,39 @@ def _key(columns: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def pretraining(setting: Setting, runs: Path | str) -> dict[str, Any]:
-    """What `prepare` wrote of the pre-training below `runs`: seconds, loss (the mean over images) and history; see `Pretrained`."""
-    return store.read_json(_summary(setting, runs), "run the experiment again to have it written anew")
+    """What `prepare` wrote of the pre-training below `runs`: seconds, loss (the mean over images) and history; see `Pretrained`.
+
+    Raises:
+        store.Corrupted: it is damaged, or not there.
+    """
+    path = _summary(setting, runs)
+    if not path.exists():
+        raise store.Corrupted(f"{path} is missing: copy it from where the runs beside it were made, or move these away to begin anew")
+    return store.read_json(path, "copy it anew from where the runs beside it were made")
 
 
 def _summary(setting: Setting, runs: Path | str) -> Path:
     return Path(runs) / f"pretrained-{setting.dataset}-{setting.scale}-{setting.fingerprint}.json"
 
 
+def milestones(history: Iterable[Mapping[str, float]]) -> DataFrame:
+    """`MILESTONES` beside the nearest-neighbour accuracy of a pre-training on CIFAR-10 at those epochs; NaN where it was not looked at."""
+    import pandas
+
+    looked = {round(look["epoch"], 2): look["knn"] for look in history if "knn" in look}
+    rows = [
+        {"epoch": epoch, "low": low, "high": high, "measured": looked.get(epoch, float("nan"))} for epoch, (low, high) in MILESTONES.items()
+    ]
+    return pandas.DataFrame(rows)
+
+
 def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
     """All records below `runs` of the settings as they are now, with default switches, one row a cycle; empty where there are none."""
     import pandas
 
-    found = []
-    for name in DATASETS if dataset is None else (dataset,):
-        try:
-            found.append(report.read(runs, paper=PAPER, setting=setting(name, scale).fingerprint))
-        except ValueError:  # none of this data set
-            continue
-    return pandas.concat(found, ignore_index=True) if found else pandas.DataFrame()
+    names = DATASETS if dataset is None else (dataset,)
+    found = [one for name in names for one in _below(runs, setting(name, scale))]
+    return report.load(found) if found else pandas.DataFrame()
 
 
 def records(runs: Path | str = "") -> DataFrame | None:
@@ -371,23 +434,19 @@ def records(runs: Path | str = "") -> DataFrame | None:
     return pandas.concat(frames, ignore_index=True) if frames else None
 
 
-def svm_accuracies(finished: Iterable[Found], prepared: Prepared | None) -> DataFrame:
+def svm_accuracies(finished: Iterable[Found]) -> DataFrame:
     """Test accuracy of the SVM itself on the labels of every cycle of the runs of "svm_margin", beside that of the linear classifier.
 
-    The paper does not say which of the two it plots. Computed once, and kept in each run's `svm.json`; without `prepared`, what is there.
+    The paper does not say which of the two it plots.
     """
     import pandas
 
     rows = []
     for run, columns in finished:
-        path = run.path / "svm.json"
-        if columns["strategy"] != "svm_margin" or not (prepared or path.exists()):
-            continue
-        cycles = [Cycle.read(record) for record in run.records()]
-        if prepared and not path.exists():
-            store.write_json(path, {"svm": _svm_curve(prepared, cycles)})
-        for cycle, svm in zip(cycles, store.read_json(path, "delete it to have it computed again")["svm"], strict=True):
-            rows.append({**columns, "n_labelled": cycle.n_labelled, "svm": svm, "linear": cycle.metrics["accuracy"]})
+        if columns["strategy"] == "svm_margin":
+            scored = store.read_json(run.path / SVM, "delete it, and run the experiment again to have it computed anew")["svm"]
+            for cycle, svm in zip(map(Cycle.read, run.records()), scored, strict=True):
+                rows.append({**columns, "n_labelled": cycle.n_labelled, "svm": svm, "linear": cycle.metrics["accuracy"]})
     return pandas.DataFrame(rows)
 
 
@@ -415,8 +474,8 @@ def table1(frame: DataFrame) -> DataFrame:
     from alnb.published import published
 
     printed = published(PAPER, item="Table 1")[["dataset", "arm", "strategy", "value"]].rename(columns={"value": "published"})
-    rows = []
-    for (dataset, arm, strategy), own in frame[frame["cycle"] == frame["cycle"].max()].groupby(["dataset", "arm", "strategy"], sort=False):
+    rows, half = [], frame[(frame["regime"] == 10) & (frame["cycle"] == frame["cycle"].max())]
+    for (dataset, arm, strategy), own in half.groupby(["dataset", "arm", "strategy"], sort=False):
         low, high = report.interval(own["accuracy"])
         measured = {
             "n_labelled": int(own["n_labelled"].iloc[0]),
@@ -453,7 +512,7 @@ def draw_table1(table: DataFrame, title: str) -> Figure:
 
 def draw(frame: DataFrame, title: str) -> Figure:
     """Figures 3 to 5: accuracy against labels, a panel for each regime, a colour for each strategy; solid with self-supervision, dashed
-    without; mean over seeds with 95 % bands.
+    without, as in the paper; mean over seeds with 95 % bands. The colours are ours, which colour-blind people can tell apart.
     """
     import seaborn
     from matplotlib.figure import Figure
@@ -479,7 +538,8 @@ def draw(frame: DataFrame, title: str) -> Figure:
                     }
                     seaborn.lineplot(own, x="n_labelled", y="accuracy", errorbar=report.interval, ax=axis, **look)
         ticks = sorted(frame[frame["regime"] == regime]["n_labelled"].unique())
-        axis.set(title=f"{regime:g} % of the paper's images a step", xlabel="labels", ylabel="test accuracy", xticks=ticks)
+        per_class = ticks[0] / frame["classes"].iloc[0]
+        axis.set(title=f"{ticks[0]} labels a step, {per_class:g} per class", xlabel="labels", ylabel="test accuracy", xticks=ticks)
         axis.grid(alpha=0.3)
     handles = [Line2D([], [], color=palette[name], marker=markers[name], label=name.replace("_", " ")) for name in names]
     handles.append(Line2D([], [], color="0.3", linestyle="-", label="self-supervised, frozen"))

@@ -94,7 +94,7 @@ class Pretrained:
     features: Tensor  # [N,D], without augmentation, of all images it was trained on
     losses: Tensor  # [N], the pretext's loss of each image
     seconds: float  # that the process took which finished it
-    history: tuple[dict[str, float], ...] = ()  # at about twenty updates: `update`, `epoch`, and `spread` and `knn` where measured
+    history: tuple[dict[str, float], ...] = ()  # at about forty updates: `update`, `epoch`, and `spread` and `knn` where measured
 
 
 def build(learner: Learner, pretext: Pretext, seed: int, device: torch.device | str = "cpu") -> Net:
@@ -214,7 +214,7 @@ def _compute(
 
 @dataclass
 class _Looks:
-    """What is measured some twenty times during a pre-training; kept in a file, so that it survives a kill."""
+    """What is measured some forty times during a pre-training; kept in a file, so that it survives a kill."""
 
     pretext: Pretext
     images: Images
@@ -222,7 +222,7 @@ class _Looks:
     folder: Path
     updates: int
     epochs: float
-    times: int = 20
+    times: int = 40  # of 800 epochs, every twentieth
     history: list[dict[str, float]] = field(default_factory=list)
 
     @property

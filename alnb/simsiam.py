@@ -60,7 +60,9 @@ def spread(net: Net, x: Tensor) -> float:
     """How far the projections of images [B,3,H,W] in [0, 1] are from all being the same: 1 for scattered, 0 for collapsed.
 
     It is the standard deviation of z / |z| per channel, averaged, over the 1 / sqrt(outputs) of scattered directions. The projector
-    works on a copy in training mode, since running statistics would hide a collapse. Source: Chen and He 2021, section 4.1.
+    works on a copy in training mode, since running statistics would hide a collapse. A collapse to a few directions, and not to one, is not
+    seen by it: without the stop-gradient the loss comes near -1 and the nearest-neighbour accuracy falls while the spread is still large.
+    Source: Chen and He 2021, section 4.1.
     """
     projector = copy.deepcopy(_head(net).projector).train()
     with torch.no_grad():

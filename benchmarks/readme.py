@@ -97,15 +97,25 @@ def _beside(name: str, printed: str, values: list[Any], ours: list[Any], form: s
 
 
 def ends(results: dict[str, Any]) -> str:
-    """The last point of each curve of Figures 3 to 5 at scale laptop, a row for each regime and arm, a column for each strategy."""
+    """The last point of each curve of Figures 3 to 5 at scale laptop, a row for each step and arm, a column for each strategy."""
     rows, names = _laptop(results)["ends"], bengar2021.ARMS["frozen"]
     lines = [f"| | labels | {' | '.join(names)} | seeds |", "|---|--:|" + "--:|" * len(names) + "---|"]
-    for key in dict.fromkeys((row["dataset"], row["regime"], row["arm"]) for row in rows):
-        own = {row["strategy"]: row for row in rows if (row["dataset"], row["regime"], row["arm"]) == key}
-        first, seeds = next(iter(own.values())), sorted({row["seeds"] for row in own.values()})
+    for key in dict.fromkeys((row["dataset"], row["arm"], row["n_labelled"], row["pool"]) for row in rows):
+        own = {row["strategy"]: row for row in rows if (row["dataset"], row["arm"], row["n_labelled"], row["pool"]) == key}
+        dataset, arm, labels, pool = key
+        seeds = " to ".join(map(str, sorted({row["seeds"] for row in own.values()})))
         values = (f"{own[name]['accuracy']:.1%}" if name in own else "–" for name in names)
-        where = f"{key[0]}, {key[1]:g} % a step, {ARM[key[2]]}"
-        lines.append(f"| {where} | {first['n_labelled']:,} of {first['pool']:,} | {' | '.join(values)} | {' to '.join(map(str, seeds))} |")
+        lines.append(f"| {dataset}, {ARM[arm]} | {labels:,} of {pool:,} | {' | '.join(values)} | {seeds} |")
+    return "\n".join(lines)
+
+
+def floors(results: dict[str, Any]) -> str:
+    """Ways to train from scratch on few labels, beside the frozen arm."""
+    lines = ["| labels | training | accuracy | 95 % interval | seeds |", "|--:|---|--:|---|--:|"]
+    for row in results["scratch_floor"]["rows"][0]["table"]:
+        name = "linear classifier on the frozen backbone" if row["training"] == "frozen" else f"from scratch, {row['training']}"
+        spread = f"{row['low']:.1%} to {row['high']:.1%}"
+        lines.append(f"| {row['n_labelled']} | {name} | {row['accuracy']:.1%} | {spread} | {row['seeds']} |")
     return "\n".join(lines)
 
 
@@ -122,7 +132,14 @@ def said(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"bars": bars, "digits": digits, "bengar": bengar, "ends": ends, "claims": said}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "bars": bars,
+    "digits": digits,
+    "bengar": bengar,
+    "ends": ends,
+    "floors": floors,
+    "claims": said,
+}
 
 
 def filled(text: str, results: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """The experiments of Bengar et al. 2021, at smoke scale and in their numbers."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from matplotlib.figure import Figure
 
 import alnb
 from alnb import bengar2021, report
-from alnb.bengar2021 import DATASETS, Prepared, grid, setting, split_tiny, step
+from alnb.bengar2021 import ARMS, DATASETS, Prepared, grid, setting, split_tiny, step
+from alnb.data import Embedded
 from alnb.oracle import class_uniform
 from alnb.pool import Query
 
@@ -132,26 +132,30 @@ def test_first_labels_are_shared_by_arms_and_strategies(prepared: Prepared, tmp_
 
 
 def test_the_backbone_stays_as_it_is(prepared: Prepared, tmp_path: Path) -> None:
-    cycles = run(prepared, tmp_path, strategy="kcenter")
-    head = alnb.store.read_tensors(
-        alnb.Run.named(tmp_path, "x", {}).path.parent / next(tmp_path.glob("*kcenter*")).name / "cycle_002/net.pt"
-    )["net"]
-    assert set(head) == {"mean", "std", "head.weight", "head.bias"} and len(cycles) == 3
+    pool, backbone = prepared.pools["frozen"], prepared.pretrained.backbone
+    features, weights = pool.features.clone(), {name: value.clone() for name, value in backbone.state.items()}
+    run(prepared, tmp_path, strategy="kcenter")
+    assert torch.equal(pool.features, features) and all(torch.equal(value, weights[name]) for name, value in backbone.state.items())
+    learner = replace(alnb.Learner(prepared.setting.net, prepared.setting.pretraining, mean=prepared.learners["scratch"].mean,
+                                   std=prepared.learners["scratch"].std), backbone=backbone)  # fmt: skip
+    net = learner.build(1, 0).eval()
+    torch.testing.assert_close(alnb.train.predict(net.features, prepared.train.images), features)  # they are the backbone's
 
 
 def test_the_svm_is_scored_beside_the_linear_classifier(prepared: Prepared, tmp_path: Path) -> None:
     job = {"arm": "frozen", "strategy": "svm_margin", "regime": 0.1, "seed": 0}
     cycles = run(prepared, tmp_path, **job)
     finished, _ = bengar2021.find(prepared.setting, [job], tmp_path)
-    table = bengar2021.svm_accuracies(finished, prepared)
+    table = bengar2021.svm_accuracies(finished)
     assert list(table["n_labelled"]) == [50, 100, 150] and list(table["linear"]) == [cycle.metrics["accuracy"] for cycle in cycles]
     pool, test = prepared.pools["frozen"], prepared.tests["frozen"]
     known = torch.tensor(cycles[0].queried)
     expected = bengar2021.svm_accuracy(pool.features[known], prepared.train.targets[known], test.images.features, test.targets)
     assert table["svm"].iloc[0] == pytest.approx(expected)
-    assert bengar2021.svm_accuracies(finished, None).equals(table)  # kept
-    (finished[0][0].path / "svm.json").unlink()
-    assert bengar2021.svm_accuracies(finished, None).empty
+    (finished[0][0].path / "svm.json").unlink()  # killed before it was written
+    assert bengar2021.find(prepared.setting, [job], tmp_path) == ([], [job])
+    run(prepared, tmp_path, **job)
+    assert bengar2021.svm_accuracies(bengar2021.find(prepared.setting, [job], tmp_path)[0]).equals(table)
 
 
 def test_finished_runs_are_found_without_images_or_backbone(prepared: Prepared, tmp_path: Path) -> None:
@@ -163,10 +167,37 @@ def test_finished_runs_are_found_without_images_or_backbone(prepared: Prepared, 
     finished, left = bengar2021.find(prepared.setting, jobs, tmp_path)
     assert [columns["seed"] for _, columns in finished] == [0, 1] and left == jobs[2:]
     assert bengar2021.find(setting("cifar10", "smoke", views=0), jobs, tmp_path) == ([], jobs)  # another setting
-    folder = finished[0][0].path
-    shutil.copytree(folder, folder.with_name("twin"))
-    with pytest.raises(ValueError, match=r"are one experiment on two backbones: move one of them away"):
-        bengar2021.find(prepared.setting, jobs, tmp_path)
+
+
+def test_runs_of_two_backbones_are_not_mixed(prepared: Prepared, tmp_path: Path) -> None:
+    other = replace(prepared, pools={**prepared.pools, "frozen": Embedded(prepared.train.images, prepared.pools["frozen"].features + 1)})
+    jobs = grid(prepared.setting, ["frozen"], ["random"], [0.1], [0, 1])
+    run(prepared, tmp_path, **jobs[0])
+    run(other, tmp_path, **jobs[1])
+    for look in (lambda: bengar2021.find(prepared.setting, jobs, tmp_path), lambda: bengar2021.read(tmp_path, "smoke", "cifar10")):
+        with pytest.raises(ValueError, match=r"of other images or another backbone: move the runs of one of the two away"):
+            look()
+
+
+def test_a_part_of_a_figure_is_not_the_figure() -> None:
+    chosen = setting("cifar10", "smoke")
+    every = {"arms": ARMS, "strategies": ARMS["frozen"], "regimes": chosen.regimes, "seeds": [0, 1]}
+    assert bengar2021.whole(chosen, grid(chosen, **every))
+    for less in ({"arms": ["frozen"]}, {"strategies": ["random"]}, {"regimes": chosen.regimes[:1]}, {"seeds": [0]}):
+        assert not bengar2021.whole(chosen, grid(chosen, **{**every, **less}))
+    assert not bengar2021.whole(setting("cifar10", "smoke", views=0), grid(chosen, **every))
+
+
+def test_milestones_stand_beside_what_was_measured() -> None:
+    table = bengar2021.milestones([{"epoch": 100.0, "knn": 0.71}, {"epoch": 200.004, "knn": 0.8}, {"epoch": 300.0, "knn": 0.9}])
+    assert (
+        list(table["epoch"]) == [100, 200, 400, 800] and list(table["measured"][:2]) == [0.71, 0.8] and table["measured"][2:].isna().all()
+    )
+
+
+def test_a_missing_summary_is_named(tmp_path: Path) -> None:
+    with pytest.raises(alnb.store.Corrupted, match=r"pretrained-cifar10-smoke-.* is missing: copy it from where the runs"):
+        bengar2021.pretraining(setting("cifar10", "smoke"), tmp_path)
 
 
 def test_what_was_learned_without_labels_is_kept_beside_the_runs(tmp_path: Path) -> None:
@@ -185,9 +216,10 @@ def test_runs_of_scale_paper_are_where_git_keeps_them(tmp_path: Path, monkeypatc
 
 def test_table_1_stands_beside_the_published_one() -> None:
     rows = [
-        {"dataset": "cifar10", "arm": arm, "strategy": strategy, "cycle": cycle, "n_labelled": 5000 * (cycle + 1),
-         "accuracy": 0.5 + 0.1 * cycle + 0.02 * seed, "seed": seed}
+        {"dataset": "cifar10", "arm": arm, "strategy": strategy, "cycle": cycle, "n_labelled": round(500 * regime * (cycle + 1)),
+         "regime": regime, "accuracy": 0.5 + 0.1 * cycle + 0.02 * seed - 0.3 * (regime < 10), "seed": seed}
         for arm, strategy in (("frozen", "entropy"), ("scratch", "kcenter"), ("frozen", "random")) for cycle in range(5) for seed in (0, 1)
+        for regime in (0.1, 10)
     ]  # fmt: skip
     table = bengar2021.table1(pandas.DataFrame(rows)).set_index(["arm", "strategy"])
     entropy = table.loc[("frozen", "entropy")]
