@@ -686,7 +686,7 @@ def draw_figure6(table: DataFrame) -> Figure:
         place = row.n_labelled / row.value, row.value
         axis.plot(*place, "o", markersize=9, markerfacecolor="none", color="0.5", label="_" if k else "published")
         if not row.exact:
-            axis.annotate("", (place[0], 1.25 * place[1]), place, arrowprops={"arrowstyle": "-|>", "color": "0.5"})
+            axis.annotate("", (place[0], place[1] + 0.1 * top), place, arrowprops={"arrowstyle": "-|>", "color": "0.5"})
     for k, (row, y, high) in enumerate(zip(table.itertuples(), heights, ends, strict=True)):
         colour, marker = report.COLOURS[k % len(report.COLOURS)], report.MARKERS[k % len(report.MARKERS)]
         down = y - row.low if row.low < y else 0.0

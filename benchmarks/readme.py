@@ -85,9 +85,12 @@ def _find(rows: Any, wanted: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _threshold(row: dict[str, Any]) -> str:
-    """As a number, or as more than what was tried; None and infinity both say that random was not beaten."""
-    beaten = row["labels_per_class"] is not None and row["labels_per_class"] < float("inf")
-    return f"{row['labels_per_class']:g}" if beaten else f"more than {row['tried']:g}"
+    """With its bootstrap interval; None and infinity both say that random was not beaten within what was tried."""
+
+    def shown(value: float | None) -> str:
+        return f"more than {row['tried']:g}" if value is None or value == float("inf") else f"{value:g}"
+
+    return f"{shown(row['labels_per_class'])} ({shown(row['low'])} to {shown(row['high'])})"
 
 
 def _beside(name: str, printed: str, values: list[Any], ours: list[Any], form: str) -> str:
