@@ -233,8 +233,12 @@ def _part(image_set: ImageSet, per_class: int | None) -> ImageSet:
     return image_set if per_class is None else balanced(image_set, min(per_class, fewest), seed=0)
 
 
-def prepare(setting: Setting, train: ImageSet, test: ImageSet, *, runs: Path | str, report: Report | None = None) -> Prepared:
+def prepare(
+    setting: Setting, train: ImageSet, test: ImageSet, *, runs: Path | str, seed: int = 0, report: Report | None = None
+) -> Prepared:
     """Learn from `train` without labels, and embed all images; done once and kept below `runs`, in pretrained/. See `pretraining`.
+
+    Another `seed` makes another backbone, whose curves belong below other `runs`.
 
     Raises:
         pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`.
@@ -242,7 +246,7 @@ def prepare(setting: Setting, train: ImageSet, test: ImageSet, *, runs: Path | s
     mean, std = train.images.statistics  # type: ignore[attr-defined]  # of a Resident or a Selection
     base, cache = Learner(setting.net, setting.pretraining, mean=mean, std=std), Path(runs) / "pretrained"
     memory, held_out = (_part(s, setting.watched or None) for s in (train, test))
-    found = pretrain(setting.pretext, train.images, base, cache=cache, report=report, monitor=Monitor(memory, held_out))
+    found = pretrain(setting.pretext, train.images, base, seed=seed, cache=cache, report=report, monitor=Monitor(memory, held_out))
     summary = {"seconds": found.seconds, "loss": float(found.losses.mean()), "history": list(found.history)}
     store.write_json(_summary(setting, runs), summary)
     frozen = replace(base, backbone=found.backbone)

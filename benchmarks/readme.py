@@ -122,6 +122,22 @@ def floors(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def pretrainings(results: dict[str, Any]) -> str:
+    """The lead of random choice on frozen features over training from scratch, a row for each pre-training, a column for each budget."""
+    rows = results["pretraining_seeds"]["rows"][0]["table"]
+    labels = sorted({row["n_labelled"] for row in rows})
+    lines = [
+        f"| pre-training | nearest neighbours | {' | '.join(f'{n} labels' for n in labels)} | seeds |",
+        "|--:|--:|" + "---|" * len(labels) + "--:|",
+    ]
+    for number in dict.fromkeys(row["pretraining"] for row in rows):
+        own = {row["n_labelled"]: row for row in rows if row["pretraining"] == number}
+        gaps = (f"{100 * own[n]['mean']:+.1f} ({100 * own[n]['low']:+.1f} to {100 * own[n]['high']:+.1f})" for n in labels)
+        first = own[labels[0]]
+        lines.append(f"| {number} | {first['knn']:.1%} | {' | '.join(gaps)} | {first['n']} |")
+    return "\n".join(lines)
+
+
 def said(results: dict[str, Any]) -> str:
     """The paper's claims with their verdicts at both scales, and the figures behind those at scale laptop."""
     frame = bengar2021.read(bengar2021.folder("paper"), "paper")
