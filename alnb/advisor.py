@@ -115,7 +115,7 @@ def draw(classes: int, budget: int, self_supervised: bool, frame: DataFrame | No
     Solid where a threshold is known, dashed with arrows up where it is only known to lie above; on logarithmic axes.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     arm = "frozen" if self_supervised else "scratch"
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
@@ -130,7 +130,7 @@ def draw(classes: int, budget: int, self_supervised: bool, frame: DataFrame | No
     axis.set(ylim=(low / 1.5, 3 * high), xlim=(axis.get_xlim()[0] / 1.2, 2 * axis.get_xlim()[1]))
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for one in (axis.xaxis, axis.yaxis):
-        one.set_major_formatter(ScalarFormatter())
+        one.set_major_formatter(StrMethodFormatter("{x:g}"))
         one.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3, which="both")
     axis.legend(loc="upper left")
@@ -233,7 +233,10 @@ def _from_papers(arm: str, classes: int, budget: int, why_not: str) -> Advice:
         strategy, side = best, "at or above"
         then = f"From there on active learning is better, and {best} has the best mean in the independent numbers."
     numbers = ", ".join(f"{name} {mean:.1%}" for name, mean in means.items())
-    doubt = "" if strategy == "random" or means.get(strategy, 1) > means["random"] else f", where {strategy} was no better than random"
+    doubt = "" if strategy == "random" or means.get(strategy, 1) > means["random"] else f", where {strategy} was no better: a toss-up here"
+    ends = [anchor.classes for anchor in anchors]
+    if not min(ends) <= classes <= max(ends):
+        doubt += f". The paper has {min(ends)} to {max(ends)} classes: for {classes} the threshold of the nearest stands in"
     why = (
         f"{_amount(labels)}, {side} the threshold of {known} for {classes} classes, from which on active learning beats random sampling "
         f"by the paper. {then} Independent numbers, by area under the budget curve: {numbers}{doubt}. "

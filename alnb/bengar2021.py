@@ -119,7 +119,7 @@ def setting(
         split: of Tiny ImageNet, see `split_tiny`.
 
     Raises:
-        ValueError: a name is not known.
+        ValueError: a name is not known, or `views` is below 0.
     """
     for name, value, allowed in (
         ("dataset", dataset, DATASETS),
@@ -130,6 +130,8 @@ def setting(
     ):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(allowed)}")
+    if views is not None and views < 0:
+        raise ValueError(f"views is {views}: it must be 0 (the images as they are), or the number of random views")
     known = DATASETS[dataset]
     large = dataset == "tiny_imagenet"
     decayed = replace(SIMSIAM, weight_decay=weight_decay, augment=AUGMENTATIONS["simsiam_blur" if large else "simsiam"])
@@ -276,7 +278,7 @@ def grid(
     """The curves to run, each as the arguments of `cycles`: an arm takes those strategies that it has in the paper.
 
     Raises:
-        ValueError: an arm, strategy or regime that the paper does not have.
+        ValueError: an arm, strategy or regime that the paper does not have, or nothing to run.
     """
     known = DATASETS[setting.dataset].regimes
     arms, strategies, regimes = list(arms), list(strategies), list(regimes)
@@ -285,20 +287,26 @@ def grid(
         for value in values:
             if value not in allowed:
                 raise ValueError(f"{what} {value!r} is not one of the paper's on {setting.dataset}: {', '.join(map(str, allowed))}")
-    return [
+    seeds = list(seeds)
+    jobs = [
         {"arm": arm, "strategy": strategy, "regime": float(regime), "seed": seed}
         for regime, arm, strategy, seed in product(regimes, arms, strategies, seeds)
         if strategy in ARMS[arm]
     ]
+    if not jobs:
+        chosen = f"arms {arms}, strategies {strategies}, regimes {regimes}, seeds {seeds}"
+        raise ValueError(f"nothing to run with {chosen}: name at least one of each; svm_margin needs the arm frozen")
+    return jobs
 
 
 def whole(chosen: Setting, jobs: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether `jobs` are all curves of a figure, with two seeds or more and default switches; what is less must not replace that figure."""
+    """Whether `jobs` are all curves of a figure, with default switches and the seeds of its notebook; less must not replace that figure."""
     jobs = list(jobs)
+    least = 2 if chosen.scale == "smoke" else 3 if chosen.dataset == "tiny_imagenet" else 5
     seeds = {job["seed"] for job in jobs}
     every = grid(chosen, ARMS, ARMS["frozen"], chosen.regimes, seeds)
     default = chosen.fingerprint == setting(chosen.dataset, chosen.scale).fingerprint
-    return default and len(seeds) > 1 and {_key(job) for job in every} <= {_key(job) for job in jobs}
+    return default and len(seeds) >= least and {_key(job) for job in every} <= {_key(job) for job in jobs}
 
 
 def cycles(
@@ -546,8 +554,10 @@ def draw(frame: DataFrame, title: str) -> Figure:
         axis.set(title=f"{ticks[0]} labels a step, {per_class:g} per class", xlabel="labels", ylabel="test accuracy", xticks=ticks)
         axis.grid(alpha=0.3)
     handles = [Line2D([], [], color=palette[name], marker=markers[name], label=name.replace("_", " ")) for name in names]
-    handles.append(Line2D([], [], color="0.3", linestyle="-", label="self-supervised, frozen"))
-    handles.append(Line2D([], [], color="0.3", linestyle="--", label="from scratch"))
+    if "frozen" in set(frame["arm"]):
+        handles.append(Line2D([], [], color="0.3", linestyle="-", label="self-supervised, frozen"))
+    if "scratch" in set(frame["arm"]):
+        handles.append(Line2D([], [], color="0.3", linestyle="--", label="from scratch"))
     figure.legend(handles=handles, loc="outside right center", frameon=False)
     figure.suptitle(f"{title}; mean of {frame['seed'].nunique()} seeds, 95 % bands", fontsize=11)
     return figure

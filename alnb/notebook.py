@@ -64,13 +64,32 @@ def choose(table: Mapping[str, Any], names: str | Iterable[str], what: str) -> d
     """The entries of `table`, such as `STRATEGIES`, under `names`.
 
     Raises:
-        BadParameter: a name is not there; it says which there are.
+        BadParameter: a name is not there, or none is named; it says which there are.
     """
     names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise BadParameter(f"no {what} is named: there are {', '.join(table)}")
     for name in names:
         if name not in table:
             raise BadParameter(f"{what} {name!r} is not known: there are {', '.join(table)}{_nearest(name, table)}")
     return {name: table[name] for name in names}
+
+
+def device(name: str) -> str:
+    """`name` as torch takes it, or where it is empty "cuda" if there is a GPU, else "cpu".
+
+    Raises:
+        BadParameter: there is no such device.
+    """
+    import torch
+
+    try:
+        found = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise BadParameter(f"device is {name!r}: it must be cpu, cuda, a certain GPU as in cuda:1, or empty") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise BadParameter(f"device is {name!r}, but this machine has no GPU that torch can use: leave it empty, or say cpu")
+    return str(found)
 
 
 def progress(total: int, description: str) -> tqdm[Any]:
@@ -262,7 +281,8 @@ def execute(path: Path, values: Mapping[str, Any], output: Path | None = None) -
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
     streams = {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
     before = os.environ.get(BATCH)
-    os.environ[BATCH] = "1"  # the kernel inherits it
+    os.environ[BATCH] = "1"  # the kernel inherits it, as it does the next
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `alnb` sets it, but a notebook may import torch first
     try:
         options = {"kernel_name": "python3", "progress_bar": False, "coalesce_streams": True, "store_widget_state": False}
         options["extra_arguments"] = ["--IPKernelApp.log_level=40"]  # no warning about TCP on this machine alone

@@ -157,6 +157,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "bengar": bengar,
     "ends": ends,
     "floors": floors,
+    "pretrainings": pretrainings,
     "claims": said,
 }
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alnb import claims
+from alnb import advisor, claims
 from alnb.advisor import ADVISED, Advice, _Anchor, _interpolate, advise
 from alnb.published import published
 
@@ -154,6 +154,22 @@ def test_the_nearest_data_set_and_lines_between() -> None:
     for classes in (4, 201):  # thresholds grow with the number of classes: so far from the records only the papers speak
         beyond = advise(classes, 10**6, 10**5, True, frame)
         assert beyond.source == "papers" and "because the records are of 10 and 100 classes only" in beyond.why
+
+
+def test_what_lies_outside_the_paper_is_said() -> None:
+    outside = advise(1000, 10**6, 10**4, True).why
+    assert "The paper has 10 to 200 classes: for 1000 the threshold of the nearest stands in" in outside
+    assert "stands in" not in advise(150, 10**6, 10**4, True).why
+
+
+def test_the_question_is_drawn_among_the_thresholds() -> None:
+    for classes, budget in ((10, 500), (100_000, 3)):
+        axis = advisor.draw(classes, budget, True, runs("cifar10", at=50)).axes[0]
+        star = next(line for line in axis.lines if line.get_marker() == "*")
+        assert tuple(star.get_xydata()[0]) == (classes, budget / classes)
+        assert {text.get_text() for text in axis.texts} >= {"cifar10", "cifar100", "tiny_imagenet"}
+        ticks = [label.get_text() for label in axis.get_yticklabels() if label.get_text()]
+        assert len(ticks) == len(set(ticks))  # readable, however small the numbers
 
 
 def test_what_the_records_do_not_decide_is_left_to_random() -> None:

@@ -87,6 +87,8 @@ def test_tiny_imagenet_is_split_as_documented() -> None:
         ({"scale": "huge"}, "scale is 'huge'"),
         ({"preset": "weak"}, "preset is 'weak': it must be one of paper, strong"),
         ({"split": "x"}, "split is 'x'"),
+        ({"vaal": "x"}, "vaal is 'x': it must be one of sane, faithful"),
+        ({"views": -7}, "views is -7: it must be 0"),
     ],
 )
 def test_unknown_names_are_refused(change: dict, message: str) -> None:
@@ -100,6 +102,8 @@ def test_unknown_names_are_refused(change: dict, message: str) -> None:
         ({"arms": ["frozn"]}, "arm 'frozn'"),
         ({"strategies": ["coreset"]}, "strategy 'coreset' is not one"),
         ({"regimes": [3]}, "regime 3 is not .*0.1, 0.2, 1, 2, 10"),
+        ({"seeds": []}, "nothing to run with arms .'frozen'.*name at least one of each"),
+        ({"arms": ["scratch"], "strategies": ["svm_margin"]}, "nothing to run .*svm_margin needs the arm frozen"),
     ],
 )
 def test_a_grid_of_what_the_paper_has(change: dict, message: str) -> None:
@@ -186,6 +190,9 @@ def test_a_part_of_a_figure_is_not_the_figure() -> None:
     for less in ({"arms": ["frozen"]}, {"strategies": ["random"]}, {"regimes": chosen.regimes[:1]}, {"seeds": [0]}):
         assert not bengar2021.whole(chosen, grid(chosen, **{**every, **less}))
     assert not bengar2021.whole(setting("cifar10", "smoke", views=0), grid(chosen, **every))
+    laptop = setting("cifar10", "laptop")
+    five = {**every, "regimes": laptop.regimes}
+    assert bengar2021.whole(laptop, grid(laptop, **{**five, "seeds": range(5)})) and not bengar2021.whole(laptop, grid(laptop, **five))
 
 
 def test_milestones_stand_beside_what_was_measured() -> None:

@@ -146,6 +146,25 @@ def test_scales_and_names_are_checked() -> None:
     with pytest.raises(BadParameter, match=r"strategy 'entropi' is not known.*did you mean 'entropy'"):
         notebook.choose(alnb.acquire.STRATEGIES, ["random", "entropi"], "strategy")
     assert list(notebook.choose(alnb.acquire.STRATEGIES, "margin", "strategy")) == ["margin"]
+    with pytest.raises(BadParameter, match="no strategy is named: there are random, entropy"):
+        notebook.choose(alnb.acquire.STRATEGIES, [], "strategy")
+
+
+def test_devices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert notebook.device("") == notebook.device("cpu") == "cpu"
+    with pytest.raises(BadParameter, match="device is 'gpu': it must be cpu, cuda"):
+        notebook.device("gpu")
+    with pytest.raises(BadParameter, match="device is 'cuda:1', but this machine has no GPU"):
+        notebook.device("cuda:1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert notebook.device("") == "cuda" and notebook.device("cuda:1") == "cuda:1"
+
+
+def test_a_kernel_waits_without_spinning(write: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    path = write("a: int = 3  # how many", "import os\nprint(os.environ['OMP_WAIT_POLICY'])")
+    assert nbformat.read(execute(path, {}, tmp_path / "o.ipynb"), 4).cells[1]["outputs"][0]["text"].strip() == "PASSIVE"
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------------------

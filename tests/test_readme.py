@@ -1,5 +1,6 @@
 """The README's tables of Bengar et al. 2021, from records and results that are made up here."""
 
+import re
 from typing import Any
 
 import pandas
@@ -60,3 +61,7 @@ def test_runs_that_two_regimes_share_count_once() -> None:
     assert set(table["seeds"]) == {5} and len(table) == 9 and table.equals(ends(frame[frame["regime"] == 2]))
     text = readme.ends(results(ends=plain(table)))
     assert row(text, "cifar10, from scratch")[0] == "5,000 of 10,000" and row(text, "cifar10, from scratch")[4] == "–"
+
+
+def test_every_place_of_the_readme_is_filled() -> None:
+    assert set(re.findall(r"<!-- (\w+) -->", readme.README.read_text())) == set(readme.TABLES)
