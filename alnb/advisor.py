@@ -233,7 +233,11 @@ def _from_papers(arm: str, classes: int, budget: int, why_not: str) -> Advice:
         strategy, side = best, "at or above"
         then = f"From there on active learning is better, and {best} has the best mean in the independent numbers."
     numbers = ", ".join(f"{name} {mean:.1%}" for name, mean in means.items())
-    doubt = "" if strategy == "random" or means.get(strategy, 1) > means["random"] else f", where {strategy} was no better: a toss-up here"
+    doubt = (
+        ""
+        if strategy == "random" or means.get(strategy, 1) > means["random"]
+        else f", where {strategy} was no better than random: a toss-up"
+    )
     ends = [anchor.classes for anchor in anchors]
     if not min(ends) <= classes <= max(ends):
         doubt += f". The paper has {min(ends)} to {max(ends)} classes: for {classes} the threshold of the nearest stands in"

@@ -35,13 +35,15 @@ def views_a_second(device: torch.device, updates: int, repeats: int, compiled: b
 
 
 def measure() -> Iterator[dict[str, Any]]:
-    """One row: the faster of with and without torch.compile; not measured where there is no GPU."""
-    rate, detail = float("nan"), "needs a GPU, and none was lent yet"
-    if torch.cuda.is_available():
-        cuda = torch.device("cuda")
-        rate, detail = max(views_a_second(cuda, UPDATES, REPEATS, compiled) for compiled in (False, True))
-        detail = f"{detail}, {torch.cuda.get_device_name(cuda)}"
-    yield {"name": "SimSiam, ResNet-18, GPU", "ratio": rate, "bar": BAR, "sense": ">=", "detail": detail}
+    """A row as the notebooks have it, and one with torch.compile; not measured where there is no GPU."""
+    for compiled in (False, True):
+        rate, detail = float("nan"), "needs a GPU, and this machine has none"
+        if torch.cuda.is_available():
+            cuda = torch.device("cuda")
+            rate, detail = views_a_second(cuda, UPDATES, REPEATS, compiled)
+            detail = f"{detail}, {torch.cuda.get_device_name(cuda)}"
+        name = f"SimSiam, ResNet-18, GPU, {'with torch.compile' if compiled else 'as the notebooks train it'}"
+        yield {"name": name, "ratio": rate, "bar": BAR, "sense": ">=", "detail": detail}
 
 
 if __name__ == "__main__":
