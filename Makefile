@@ -4,8 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SCALE ?= laptop
 SEEDS ?= [0, 1, 2]
-# threads that wait by spinning stop each other where another process is busy too (see alnb/__init__.py)
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo test lab check bench readme clean
 help:           ## this list

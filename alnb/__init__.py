@@ -1,11 +1,5 @@
 """Reproducible notebooks for deep active learning on images."""
 
-import os
-
-# Threads that spin while they wait for each other keep one another from working where another process is busy too, and a training then
-# takes many times as long. This has effect where torch was not imported before, and changes no result.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 from alnb import acquire, augment, data, loop, metrics, nets, oracle, pool, pretrain, rng, store, train
 from alnb.data import ImageSet
 from alnb.loop import Cycle, Protocol, cycles

@@ -281,8 +281,7 @@ def execute(path: Path, values: Mapping[str, Any], output: Path | None = None) -
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
     streams = {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
     before = os.environ.get(BATCH)
-    os.environ[BATCH] = "1"  # the kernel inherits it, as it does the next
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `alnb` sets it, but a notebook may import torch first
+    os.environ[BATCH] = "1"  # the kernel inherits it
     try:
         options = {"kernel_name": "python3", "progress_bar": False, "coalesce_streams": True, "store_widget_state": False}
         options["extra_arguments"] = ["--IPKernelApp.log_level=40"]  # no warning about TCP on this machine alone

@@ -161,12 +161,6 @@ def test_devices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert notebook.device("") == "cuda" and notebook.device("cuda:1") == "cuda:1"
 
 
-def test_a_kernel_waits_without_spinning(write: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    path = write("a: int = 3  # how many", "import os\nprint(os.environ['OMP_WAIT_POLICY'])")
-    assert nbformat.read(execute(path, {}, tmp_path / "o.ipynb"), 4).cells[1]["outputs"][0]["text"].strip() == "PASSIVE"
-
-
 # ---- the command ---------------------------------------------------------------------------------------------------------------
 
 
