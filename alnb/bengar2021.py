@@ -140,7 +140,7 @@ def setting(
         scratch=replace(SCRATCH, augment=PRESETS[preset]), vaal=replace(VAALS[vaal], latent=64 if large else 32),
         views=10 if views is None else views, split=split, regimes=known.regimes,
     )  # fmt: skip
-    return SCALES[scale](full, None if views is None else views)
+    return SCALES[scale](full, views)
 
 
 def _laptop(full: Setting, views: int | None) -> Setting:
@@ -375,12 +375,10 @@ def _below(runs: Path | str, setting: Setting) -> list[Found]:
     found: list[Found] = []
     places: dict[tuple[Any, ...], Path] = {}
     first: dict[str, tuple[Any, Path]] = {}
-    for path in sorted(Path(runs).glob("*/manifest.json")):
-        run = store.Run(path.parent)
-        experiment = (run.manifest or {})["experiment"]
-        columns = experiment.get("columns", {})
-        if columns.get("setting") != setting.fingerprint or not run.records():
+    for run, columns in report.find(runs, paper=PAPER, setting=setting.fingerprint):
+        if not (run.folder(0) / "record.json").exists():
             continue
+        experiment = (run.manifest or {})["experiment"]
         sources = experiment["pool"]["images"], experiment["test"]
         known, where = first.setdefault(columns["arm"], (sources, run.path))
         twin = places.setdefault(_key(columns), run.path)

@@ -43,12 +43,11 @@ def load(runs: Iterable[tuple[store.Run, Mapping[str, Any]]]) -> DataFrame:
     return pandas.DataFrame(rows)
 
 
-def read(root: Path | str, **columns: Any) -> DataFrame:
-    """`load` of every run below `root` whose manifest has `columns` (see `loop.cycles`), or of those where they are as given here.
+def find(root: Path | str, **columns: Any) -> list[tuple[store.Run, dict[str, Any]]]:
+    """Every run below `root` whose manifest has `columns` (see `loop.cycles`), or those where they are as given here, as `load` takes them.
 
     Raises:
-        store.Corrupted: a manifest or a record is damaged.
-        ValueError: there is no such record.
+        store.Corrupted: a manifest is damaged.
     """
     found = []
     for path in sorted(Path(root).glob("**/manifest.json")):
@@ -56,7 +55,17 @@ def read(root: Path | str, **columns: Any) -> DataFrame:
         named = (run.manifest or {})["experiment"].get("columns")
         if named and all(named.get(name) == value for name, value in columns.items()):
             found.append((run, named))
-    return load(found)
+    return found
+
+
+def read(root: Path | str, **columns: Any) -> DataFrame:
+    """`load` of what `find` finds.
+
+    Raises:
+        store.Corrupted: a manifest or a record is damaged.
+        ValueError: there is no such record.
+    """
+    return load(find(root, **columns))
 
 
 def interval(values: Series) -> tuple[float, float]:

@@ -86,7 +86,7 @@ def measure() -> Iterator[Row]:
     gain = first_claim(frame)
     found = {
         "claims": {name: plain(claims.claims(frame, name)) for name in frame["dataset"].unique()},
-        "table1": plain(bengar2021.table1(frame[frame["regime"] == 10])),
+        "table1": plain(bengar2021.table1(frame)),
         "figure6": plain(claims.figure6(frame)),
         "ends": plain(ends(frame)),
         "knn": {name: knn(name, runs) for name in frame["dataset"].unique()},

@@ -5,25 +5,17 @@ Alone: ``python -m benchmarks.pretraining_seeds``.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas
 
-from alnb import bengar2021, claims
-from benchmarks.bengar2021 import PROJECT, SCALE, plain
-from benchmarks.scratch_floor import accuracy
+from alnb import claims
+from benchmarks.bengar2021 import SCALE, plain
+from benchmarks.scratch_floor import accuracy, prepared
 
 PRETRAININGS = (0, 1)
 LABELS = (50, 150, 250)
 SEEDS = range(5)
-
-
-def prepared(seed: int) -> bengar2021.Prepared:
-    """The images with a pre-training of `seed`; of 0, the one of the notebooks."""
-    chosen, runs = bengar2021.setting("cifar10", SCALE), PROJECT / "build" / "bengar2021"
-    folder: Path = bengar2021.folder(SCALE, runs / f"pretraining-{seed}" if seed else runs)
-    return bengar2021.prepare(chosen, *bengar2021.images(chosen), runs=folder, seed=seed)
 
 
 def measure() -> Iterator[dict[str, Any]]:

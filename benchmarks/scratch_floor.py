@@ -20,6 +20,13 @@ UPDATES = {50: (100, 400, 1600), 250: (100, 400)}  # by labels; the least of sca
 SEEDS = range(5)
 
 
+def prepared(seed: int = 0) -> bengar2021.Prepared:
+    """The images with a pre-training of `seed`; of 0, the one of the notebooks."""
+    chosen, runs = bengar2021.setting("cifar10", SCALE), PROJECT / "build" / "bengar2021"
+    folder = bengar2021.folder(SCALE, runs / f"pretraining-{seed}" if seed else runs)
+    return bengar2021.prepare(chosen, *bengar2021.images(chosen), runs=folder, seed=seed)
+
+
 def accuracy(prepared: bengar2021.Prepared, arm: str, learner: alnb.Learner, labels: int, seed: int) -> float:
     """Test accuracy of one training on a class-uniform start."""
     train = prepared.train
@@ -45,12 +52,10 @@ def trainings(prepared: bengar2021.Prepared) -> Iterator[tuple[int, str, alnb.Le
 
 def measure() -> Iterator[dict[str, Any]]:
     """One row: how far the frozen arm is above the best way to train from scratch on the fewest labels; all of them in its `table`."""
-    chosen = bengar2021.setting("cifar10", SCALE)
-    runs = bengar2021.folder(SCALE, PROJECT / "build" / "bengar2021")
-    prepared = bengar2021.prepare(chosen, *bengar2021.images(chosen), runs=runs)
+    images = prepared()
     rows = [
-        {"n_labelled": labels, "arm": name, "seed": seed, "accuracy": accuracy(prepared, arm, learner, labels, seed)}
-        for labels, name, learner in trainings(prepared)
+        {"n_labelled": labels, "arm": name, "seed": seed, "accuracy": accuracy(images, arm, learner, labels, seed)}
+        for labels, name, learner in trainings(images)
         for arm in ["frozen" if name == "frozen" else "scratch"]
         for seed in SEEDS
     ]
