@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Shaped
 from torch import Generator, Tensor
+
+from alnb.shapes import Bool, Float, Int, Shaped
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601 to the digits that torchvision has: they sum to 0.9999
 TRIES = 10  # candidate boxes per image before the centre crop, as torchvision

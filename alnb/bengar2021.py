@@ -295,7 +295,7 @@ def grid(
     ]
     if not jobs:
         chosen = f"arms {arms}, strategies {strategies}, regimes {regimes}, seeds {seeds}"
-        raise ValueError(f"nothing to run with {chosen}: name at least one of each; svm_margin needs the arm frozen")
+        raise loop.NothingToRun(f"nothing to run with {chosen}: name at least one of each; svm_margin needs the arm frozen")
     return jobs
 
 
@@ -364,6 +364,8 @@ def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) 
     """
     below = {_key(columns): (run, columns) for run, columns in _below(runs, setting) if _finished(run, columns, setting)}
     jobs = list(jobs)
+    for run in (below[_key(job)][0] for job in jobs if _key(job) in below):
+        run.announce()
     return [below[_key(job)] for job in jobs if _key(job) in below], [job for job in jobs if _key(job) not in below]
 
 

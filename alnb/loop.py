@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alnb import rng, store
+from alnb import pause, rng, store
 from alnb.acquire import Strategy, random
 from alnb.data import ImageSet
 from alnb.nets import Net
@@ -23,6 +23,10 @@ from alnb.store import Json, Run
 from alnb.train import Learner, Report, evaluate, fit
 
 MEASURED = ("seconds", "peak_memory_mb")  # the fields of a record that no two executions share
+
+
+class NothingToRun(ValueError):
+    """A combination of choices that an experiment does not have: of a whole grid an error, of one of its cells none."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +139,14 @@ def cycles(
     Raises:
         ValueError: the protocol asks for more than the pool has, or a strategy's or oracle's answer is not valid.
         store.ManifestDiffers, store.Locked, store.Corrupted: about the run folder. Nothing is overwritten.
+        pause.TimeIsUp: somebody asked to stop; call again to go on.
     """
     run = run if isinstance(run, Run) else Run(run)
     protocol.check(pool)
     roles: dict[str, Any] = {"learner": learner, "strategy": strategy, "oracle": oracle, "protocol": protocol, "initial": initial}
     experiment = describe(pool, test, **roles, side=side, columns=columns)
     run.claim(experiment)
+    run.announce()
     finished = [Cycle.read(record) for record in run.records()]
     if len(finished) < protocol.cycles:
         with run.lock():
@@ -152,6 +158,7 @@ def cycles(
                 yield cycle
             net = None
             for k in range(len(finished), protocol.cycles):
+                pause.check(f"{run.path}, before cycle {k} of {protocol.cycles}")
                 done = step(pool, net, k, strategy if k else initial)
                 if isinstance(done, Pending):
                     return done

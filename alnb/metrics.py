@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor
+
+from alnb.shapes import Float, Int, Integer, Shaped
 
 
 def confusion(predictions: Integer[Tensor, "N ..."], targets: Integer[Tensor, "N ..."], classes: int, void: int = -1) -> Int[Tensor, "C C"]:

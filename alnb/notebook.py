@@ -5,23 +5,21 @@ from __future__ import annotations
 import ast
 import difflib
 import io
+import json
 import math
 import os
 import sys
 import time
 import tokenize
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import Any, Protocol, Self, TextIO, get_args, get_origin
 
 from alnb import store
 from alnb.train import Report
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 SCALES = ("smoke", "laptop", "paper")
 BATCH = "ALNB_BATCH"  # set to "1" while a notebook is executed without anybody looking at it
@@ -33,6 +31,20 @@ class BadParameter(Exception):
 
 class NotebookFailed(Exception):
     """A cell raised, or the kernel died."""
+
+    def __init__(self, message: str, kind: str = "", reason: str = "") -> None:
+        """`kind` and `reason`: the type's name and the message of what was raised."""
+        super().__init__(message)
+        self.kind, self.reason = kind, reason
+
+
+@dataclass(frozen=True)
+class Source:
+    """A code cell as it is written."""
+
+    number: int  # among the code cells, from 1 on
+    text: str
+    tags: tuple[str, ...]  # "parameters"; "check": parameters are looked at and nothing else is done; "report": it only shows results
 
 
 @dataclass(frozen=True)
@@ -92,15 +104,59 @@ def device(name: str) -> str:
     return str(found)
 
 
-def progress(total: int, description: str) -> tqdm[Any]:
+class Bar(Protocol):
+    """What is used of tqdm's bars."""
+
+    total: float | None
+    n: float
+
+    def update(self, n: float = 1) -> Any: ...  # noqa: D102
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None: ...  # noqa: D102
+    def __enter__(self) -> Self: ...  # noqa: D105
+    def __exit__(self, *error: Any) -> None: ...  # noqa: D105
+
+
+def progress(total: int, description: str) -> Bar:
     """A progress bar: a widget in Jupyter, text in a terminal, and text that reaches the terminal in an execution by `alnb run`."""
-    from tqdm import auto, std
-
+    try:
+        from tqdm import auto, std
+    except ImportError:
+        return _Lines(total, description)
     batch = os.environ.get(BATCH) == "1"
-    return (std if batch else auto).tqdm(total=total, desc=description, mininterval=0.5 if batch else 0.1, dynamic_ncols=not batch)
+    bar: Bar = (std if batch else auto).tqdm(total=total, desc=description, mininterval=0.5 if batch else 0.1, dynamic_ncols=not batch)
+    return bar
 
 
-def follow(bar: tqdm[Any]) -> Report:
+@dataclass
+class _Lines:
+    """A line each few seconds, where there is no tqdm."""
+
+    total: float | None
+    description: str
+    n: float = 0
+    postfix: str = ""
+    shown: float = -math.inf
+
+    def update(self, n: float = 1) -> None:
+        self.n += n
+        if time.monotonic() - self.shown > 5:
+            self.show()
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        self.postfix = s
+
+    def show(self) -> None:
+        self.shown = time.monotonic()
+        print(f"{self.description}: {self.n:g} of {self.total:g} {self.postfix}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.show()
+
+
+def follow(bar: Bar) -> Report:
     """What `pretrain` may call as `report`: `bar` counts the updates and shows the loss."""
 
     def report(done: int, updates: int, loss: float) -> None:
@@ -111,7 +167,7 @@ def follow(bar: tqdm[Any]) -> Report:
     return report
 
 
-def within(bar: tqdm[Any]) -> Report:
+def within(bar: Bar) -> Report:
     """What `cycles` may call as `report`: `bar`, which counts cycles, shows how far the training of the present one is."""
 
     def report(done: int, updates: int, loss: float) -> None:
@@ -124,6 +180,21 @@ def within(bar: tqdm[Any]) -> Report:
 # ---- parameters ---------------------------------------------------------------------------------------------------------------
 
 
+def sources(path: Path) -> list[Source]:
+    """The code cells of the notebook at `path`, read without Jupyter.
+
+    Raises:
+        BadParameter: the file is not there, or is not a notebook.
+    """
+    if not path.is_file():
+        raise BadParameter(f"there is no notebook {path}")
+    try:
+        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        return [Source(k, "".join(cell["source"]), tuple(cell["metadata"].get("tags", ()))) for k, cell in enumerate(cells, start=1)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadParameter(f"{path} cannot be read as a notebook: {error!r}") from error
+
+
 def parameters(path: Path) -> dict[str, Parameter]:
     """The parameters of the notebook at `path`, by name, in order: the assignments of its cell tagged `parameters`.
 
@@ -132,15 +203,7 @@ def parameters(path: Path) -> dict[str, Parameter]:
     Raises:
         BadParameter: the file is not there, is not a notebook, or has no such cell.
     """
-    import nbformat
-
-    if not path.is_file():
-        raise BadParameter(f"there is no notebook {path}")
-    try:
-        cells = nbformat.read(path, 4).cells
-    except Exception as error:  # nbformat raises several kinds on what is not a notebook
-        raise BadParameter(f"{path} cannot be read as a notebook: {error}") from error
-    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    tagged = [cell.text for cell in sources(path) if "parameters" in cell.tags]
     if not tagged:
         raise BadParameter(f"{path} has no parameters: tag the cell with its defaults `parameters`")
     found = list(_assignments(tagged[0]))
@@ -183,10 +246,19 @@ def parse(given: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> dic
         if whole is not None and inner is not kind:
             values[name] = _read(whole, kind)
         elif len(words) > 1 or inner is not kind:
-            values[name] = [_read(word, inner) for word in words]
+            values[name] = [item for word in words for item in _items(word, inner)]
         else:
             values[name] = _read(words[0], kind)
     return check(values, known)
+
+
+def _items(word: str, kind: Any) -> list[Any]:
+    """What a word means in a list of `kind`: of whole numbers, 0:5 are the five from 0 on, and 0:10:2 every second one."""
+    parts = word.split(":")
+    if kind is int and len(parts) in (2, 3):
+        with suppress(ValueError):
+            return list(range(*map(int, parts)))
+    return [_read(word, kind)]
 
 
 def _read(word: str, kind: Any) -> Any:
@@ -194,13 +266,17 @@ def _read(word: str, kind: Any) -> Any:
 
     Texts stay as they are, and numbers are decimal: YAML 1.1 would take 010 for 8 and 3e-2 for a text.
     """
-    import yaml
-
     if kind is str:
         return word
     if kind in (int, float):
         with suppress(ValueError):
             return kind(word)
+    try:
+        import yaml
+    except ImportError:  # a machine with torch and little else: JSON, which has the same true, false, null and lists
+        with suppress(ValueError):
+            return json.loads(word)
+        return word
     try:
         return yaml.safe_load(word)
     except yaml.YAMLError:
@@ -262,12 +338,24 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 # ---- execution ----------------------------------------------------------------------------------------------------------------
 
 
-def execute(path: Path, values: Mapping[str, Any], output: Path | None = None) -> Path:
+def execute(
+    path: Path,
+    values: Mapping[str, Any],
+    output: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    log: TextIO | None = None,
+    started: Callable[[Any], None] | None = None,
+) -> Path:
     """Execute the notebook at `path` with checked parameters, and return where its executed copy lies.
 
     While it runs the copy is named `….running.ipynb`; it gets its own name when the last cell has ended, and `….failed.ipynb` when one
     raised. Its records are in its own run folders, so that a second execution goes on where the first one ended.
 
+    Args:
+        environment: variables that its kernel gets beside those of this process.
+        log: where its output goes while it runs; None: to standard output and error.
+        started: called with jupyter_client's manager of the kernel once that runs, in the thread that executes.
     Raises:
         BadParameter: before anything runs.
         NotebookFailed: a cell raised, or the kernel died; the message says which, and where the copy with the traceback lies.
@@ -279,26 +367,38 @@ def execute(path: Path, values: Mapping[str, Any], output: Path | None = None) -
     output = output or store.workspace() / "runs" / path.stem / "notebooks" / f"{stamp}-{store.fingerprint(dict(checked))[:6]}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
-    streams = {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
-    before = os.environ.get(BATCH)
-    os.environ[BATCH] = "1"  # the kernel inherits it
+    options: dict[str, Any] = {"kernel_name": "python3", "progress_bar": False, "coalesce_streams": True, "store_widget_state": False}
+    options["extra_arguments"] = ["--IPKernelApp.log_level=40"]  # no warning about TCP on this machine alone
+    options["kernel_manager_class"] = _manager({BATCH: "1", **(environment or {})}, started)
     try:
-        options = {"kernel_name": "python3", "progress_bar": False, "coalesce_streams": True, "store_widget_state": False}
-        options["extra_arguments"] = ["--IPKernelApp.log_level=40"]  # no warning about TCP on this machine alone
+        streams = {"stdout_file": log or sys.stdout, "stderr_file": log or sys.stderr}
         papermill.execute_notebook(str(path), str(running), parameters=checked, **options, **streams)
     except papermill.PapermillExecutionError as error:
         running.replace(failed)
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from error
-        raise NotebookFailed(
-            f"cell {error.exec_count} of {path} raised {error.ename}: {error.evalue}\n(its executed copy: {failed})"
-        ) from error
+        where = f"cell {error.exec_count} of {path} raised {error.ename}: {error.evalue}"
+        raise NotebookFailed(f"{where}\n(its executed copy: {failed})", error.ename, error.evalue) from error
     except BaseException as error:  # nbclient's DeadKernelError and relatives, and Ctrl-C
         if running.exists():
             running.replace(failed)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        raise NotebookFailed(f"{path} was not finished: {type(error).__name__}: {error}\n(its copy so far: {failed})") from error
-    finally:
-        os.environ.pop(BATCH) if before is None else os.environ.update({BATCH: before})
+        what = f"{path} was not finished: {type(error).__name__}: {error}\n(its copy so far: {failed})"
+        raise NotebookFailed(what, type(error).__name__, str(error)) from error
     return running.replace(output)
+
+
+def _manager(environment: Mapping[str, str], started: Callable[[Any], None] | None) -> type:
+    """A kernel manager that gives its kernel an environment of its own: several are started side by side from one process."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    class Manager(AsyncKernelManager):
+        async def _async_start_kernel(self, **options: Any) -> None:
+            await super()._async_start_kernel(**{**options, "env": {**os.environ, **environment}})
+            if started is not None:
+                started(self)
+
+        start_kernel = _async_start_kernel  # as in the class above it
+
+    return Manager

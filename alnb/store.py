@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import subprocess
+import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 Json = dict[str, Any]
+CELL = "ALNB_CELL"  # in a cell of a sweep: that cell's folder
+RUNS = "runs.txt"  # there: the run folders that the cell has worked on or found complete, one a line
+LOCK_SECONDS = "ALNB_LOCK_SECONDS"  # how long to wait for a run that is in use, as by a process that is being killed; not set: not at all
 RECOMPUTE = "restore it from a copy, or delete that file to have it computed again"
 
 
@@ -266,11 +270,28 @@ def environment(device: torch.device) -> Json:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "alnb": metadata.version("alnb"),
+        "alnb": version(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **({} if device.type == "cuda" else on_cpu),
         "commit": commit(),
     }
+
+
+def version() -> str:
+    """Of this package: as installed, or, where it is only a folder on the path, as its pyproject.toml says."""
+    try:
+        return metadata.version("alnb")
+    except metadata.PackageNotFoundError:
+        project = Path(__file__).parents[1] / "pyproject.toml"
+        return str(tomllib.loads(project.read_text())["project"]["version"]) if project.is_file() else "unknown"
+
+
+@functools.cache
+def package() -> str:
+    """Version and digest of this package's own code: the same on two machines that would do the same."""
+    files = sorted(p for p in Path(__file__).parent.rglob("*.py"))
+    parts = {p.relative_to(Path(__file__).parent).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return f"{version()} {_digest(parts)[:10]}"
 
 
 @functools.cache
@@ -389,29 +410,41 @@ class Run:
             )
         return tuple(lines)
 
+    def announce(self) -> None:
+        """In a cell of a sweep, say that its result is made of this run; see `sweeps.cell`."""
+        if CELL in os.environ:
+            with open(Path(os.environ[CELL]) / RUNS, "a", encoding="utf-8") as file:
+                file.write(f"{self.path.resolve()}\n")
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run against every other process and every other generator in this one.
 
         Raises:
-            Locked: somebody holds it; the message names the process.
+            Locked: somebody holds it, and for $ALNB_LOCK_SECONDS on, if that is set; the message names the process.
         """
-        with exclusive(self.path, wait=False):
+        with exclusive(self.path, wait=float(os.environ.get(LOCK_SECONDS, 0))):
             yield
 
 
 @contextmanager
-def exclusive(folder: Path, *, wait: bool) -> Iterator[None]:
+def exclusive(folder: Path, *, wait: bool | float) -> Iterator[None]:
     """Hold `folder` against all others; the system lets go of it when the process ends, however it ends.
 
+    Args:
+        wait: for as long as it takes, not at all, or for so many seconds.
     Raises:
-        Locked: somebody else holds it and `wait` is False.
+        Locked: somebody else holds it, and did so until the wait was over.
+        OSError: it cannot be written to.
     """
     import filelock
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} while making {folder}: choose a folder that you may write to") from error
     owner = folder / ".owner"
-    lock = filelock.FileLock(folder / ".lock", timeout=-1 if wait else 0)
+    lock = filelock.FileLock(folder / ".lock", timeout=-1 if wait is True else float(wait))
     try:
         lock.acquire()
     except filelock.Timeout as error:

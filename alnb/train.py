@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alnb import metrics, rng, store
+from alnb import metrics, pause, rng, store
 from alnb.augment import AUGMENTATIONS, Augment
 from alnb.data import Embedded, Images
 from alnb.nets import NO_CHANGE, Backbone, Net
@@ -187,8 +187,8 @@ class Training:
         self.step = self.saved_step = saved["step"]
 
     def due(self) -> bool:
-        """Whether the last checkpoint is old enough for a new one."""
-        return self.checkpoint is not None and time.monotonic() - self.saved_time > self.pause
+        """Whether the last checkpoint is old enough for a new one, or somebody asked to stop."""
+        return self.checkpoint is not None and (pause.requested() or time.monotonic() - self.saved_time > self.pause)
 
     def save(self, *, finished: bool) -> None:
         """Write the checkpoint. A finished training needs its optimiser no more."""
@@ -226,6 +226,7 @@ def fit(
         watch: looked at during the training; after a resume, the same updates may be looked at again.
     Raises:
         NonFiniteLoss: it names the place, the update and the last good checkpoint.
+        pause.TimeIsUp: somebody asked to stop; there is a checkpoint of this very update.
         store.Corrupted: the checkpoint is damaged.
     """
     if len(indices) == 0:
@@ -259,6 +260,8 @@ def fit(
             if last or training.due():
                 _check_weights(training, where)
                 training.save(finished=last)
+                if not last:
+                    pause.check(f"{_place(where)}, update {training.step} of {updates}")
     net.eval()
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torchvision import datasets as official_sets
 
 from alnb import data
-from alnb.data import files, official, tiny
+from alnb.data import datasets, files, official, tiny
 from alnb.data.sources import check_indices
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -988,3 +988,20 @@ def test_order_is_that_of_the_paths_for_any_number_of_threads(tmp_path: Path, mo
         monkeypatch.setattr(os, "cpu_count", lambda: 16)
         images, bad = files.decode_all(paths, 3)
         assert images[:, 2, 1, 1].tolist() == list(range(40)) and bad == {}
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    """Their file is read without importing the library: against its own loader."""
+    from sklearn.datasets import load_digits
+
+    bunch, rows = load_digits(), datasets._digits()
+    assert rows.shape == (1797, 65) and rows[:, :-1].tolist() == bunch.data.tolist() and rows[:, -1].tolist() == bunch.target.tolist()
+
+
+def test_digits_where_the_file_has_moved_or_the_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = datasets._digits()
+    monkeypatch.setattr(Path, "is_file", lambda path: False)
+    assert torch.equal(datasets._digits(), expected)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(data.DataError, match="digits come with scikit-learn, which is not installed here: pip install"):
+        datasets._digits()

@@ -6,8 +6,9 @@ Every function works on the device and in the dtype of what it is given.
 """
 
 import torch
-from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+
+from alnb.shapes import Float, Int, Shaped
 
 
 def entropy(log_probs: Float[Tensor, "N C ..."]) -> Float[Tensor, "N ..."]:

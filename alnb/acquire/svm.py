@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from alnb.acquire.scores import top
 from alnb.pool import Query
+from alnb.shapes import Float, Int
 
 C = 5.0  # price of a violated margin; Bengar et al. 2021, section 4
 SCALE = "l2"  # so that C = 5 means the same for every net; "standard" takes far longer to fit

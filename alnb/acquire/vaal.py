@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alnb import rng, store, train
+from alnb import pause, rng, store, train
 from alnb.acquire import scores
 from alnb.data import Images, pixels
 from alnb.pool import Query
@@ -251,6 +251,7 @@ class _Game:
                 losses.clear()
                 if self.checkpoint is not None and not last and self.due():
                     self.save(self.checkpoint)
+                    pause.check(f"VAAL, update {self.step} of {updates}")
 
     def update(self) -> Tensor:
         """`vae_steps`, then `adv_steps`; the last losses [2] of the VAE and of the discriminator. All but the first step of the
@@ -346,8 +347,8 @@ class _Game:
         self.step = self.saved_step = saved["step"]
 
     def due(self) -> bool:
-        """Whether the last checkpoint is old enough for a new one."""
-        return self.checkpoint is not None and time.monotonic() - self.saved_time > self.pause
+        """Whether the last checkpoint is old enough for a new one, or somebody asked to stop."""
+        return self.checkpoint is not None and (pause.requested() or time.monotonic() - self.saved_time > self.pause)
 
     def save(self, path: Path) -> None:
         """Write the checkpoint."""

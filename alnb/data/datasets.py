@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import gzip
+import importlib.util
 import os
 import pickle
 from collections.abc import Callable
@@ -34,20 +36,40 @@ def digits(split: Split, *, root: Root = None, download: bool = False, device: D
     Args:
         root, download: have no meaning here: scikit-learn brings the images.
 
+    Raises:
+        DataError: scikit-learn is not installed.
+
     Source: scikit-learn's `load_digits`, the test part of the UCI Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998).
     """
-    from sklearn.datasets import load_digits
-
     check_split(split)
-    bunch = load_digits()
-    grey = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)
-    targets = torch.from_numpy(bunch.target).to(torch.int64)
+    rows = _digits()
+    grey = rows[:, :-1].reshape(-1, 8, 8).double().mul(255 / 16).round().to(torch.uint8)
+    targets = rows[:, -1]
     test = torch.zeros(len(targets), dtype=torch.bool)
     for digit in range(10):
         members = (targets == digit).nonzero().flatten()
         test[members] = held_out(len(members), TEST_DIGITS, "digits", "test", digit)
     mine = test if split == "test" else ~test
     return ImageSet(_three_channels(grey[mine], device), targets[mine], tuple("0123456789"), "digits")
+
+
+def _digits() -> Tensor:
+    """i64 [1797, 65]: 64 grey values from 0 to 16 and the digit. Scikit-learn's file is read without importing scikit-learn, which would
+    take a second in every cell of a sweep; where the file has moved, its loader is asked.
+
+    Raises: DataError where scikit-learn is not installed.
+    """
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError("the digits come with scikit-learn, which is not installed here: pip install scikit-learn, or take another dataset")
+    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if path.is_file():
+        lines = gzip.decompress(path.read_bytes()).decode().split()
+        return torch.tensor([[int(float(value)) for value in line.split(",")] for line in lines])
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return torch.cat((torch.from_numpy(bunch.data), torch.from_numpy(bunch.target)[:, None]), dim=1).long()
 
 
 def fashion_mnist(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
