@@ -6,6 +6,7 @@ from alnb.loop import Cycle, Protocol, cycles
 from alnb.oracle import Pending
 from alnb.pool import Pool, Query
 from alnb.store import Run
+from alnb.sweeps import sweep
 from alnb.train import Learner, Recipe
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "pretrain",
     "rng",
     "store",
+    "sweep",
     "train",
 ]

@@ -6,7 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from alnb.sweeps import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,19 +38,18 @@ def _parser() -> argparse.ArgumentParser:
         "run", help="execute a notebook with parameters", description="Execute a notebook with parameters, by papermill."
     )
     run.add_argument("notebook", type=Path, metavar="NOTEBOOK")
-    run.add_argument(
-        "-p",
-        dest="parameters",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="may repeat; several values make a list",
-    )
+    parameter: dict[str, Any] = {"dest": "parameters", "nargs": "+", "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
+    parameter["help"] = "may repeat; several values make a list, and 0:5 the whole numbers 0 to 4"
+    run.add_argument("-p", **parameter)
+    run.add_argument("--scale", help="the same as -p scale SCALE")
     run.add_argument("-o", "--output", type=Path, help="where the executed copy goes (default: runs/NOTEBOOK/notebooks/TIME.ipynb)")
     run.add_argument("--help-notebook", action="store_true", help="list the notebook's parameters, and end")
+    run.add_argument(
+        "--kernel-free", action="store_true", help="without Jupyter, and without what the notebook shows; see alnb.kernel_free"
+    )
     run.add_argument("--skip-bad", action="store_true", help="go on without unreadable images (the same as -p skip_bad true)")
     run.set_defaults(do=_run)
+    command.add(commands, parameter)
     data = commands.add_parser("data", help="get a dataset, verify it, say where it lies")
     data.add_argument("name", metavar="NAME", help="as in alnb.data.DATASETS")
     data.add_argument("--root", type=Path, help="folder of the datasets (default: $ALNB_DATA, else data/ in the project)")
@@ -55,13 +58,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from alnb import notebook
+    from alnb import kernel_free, notebook
 
     if options.help_notebook:
         print(notebook.help_text(options.notebook))
         return 0
-    given = [*options.parameters, *([["skip_bad", "true"]] if options.skip_bad else [])]
+    short = {"skip_bad": "true" if options.skip_bad else None, "scale": options.scale}
+    given = [*options.parameters, *([name, value] for name, value in short.items() if value)]
     values = notebook.parse(given, notebook.parameters(options.notebook))
+    if options.kernel_free or find_spec("papermill") is None:
+        kernel_free.execute(options.notebook, values)
+        print("done without Jupyter: executed with it, the notebook finds all runs complete")
+        return 0
     print(f"executed notebook: {notebook.execute(options.notebook, values, options.output)}")
     return 0
 

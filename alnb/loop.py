@@ -180,6 +180,20 @@ def pending(run: Run | Path | str) -> Pending | None:
     return found if isinstance(found, Pending) else None
 
 
+def progress(run: Run) -> tuple[int, int, float | None]:
+    """How far `run` is: finished cycles, cycles in all (0 where it has not begun), accuracy of the last finished one.
+
+    Raises:
+        store.Corrupted: its manifest or its last record is damaged.
+    """
+    manifest = run.manifest
+    if manifest is None:
+        return 0, 0, None
+    finished = sum(1 for _ in run.path.glob("cycle_*/record.json"))
+    last = store.read_json(run.folder(finished - 1) / "record.json") if finished else None
+    return finished, manifest["experiment"]["protocol"]["cycles"], None if last is None else last["metrics"]["accuracy"]
+
+
 @dataclass(frozen=True)
 class _Step:
     """One cycle's work, the same whether the cycle before was computed just now or by a process that was killed."""

@@ -240,7 +240,7 @@ def parse(given: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> dic
             raise BadParameter(f"parameter {name!r} is given twice")
         if not words:
             raise BadParameter(f"parameter {name!r} has no value: write -p {name} VALUE")
-        kind = _type(known[name]) if name in known else None
+        kind = type_of(known[name]) if name in known else None
         inner = get_args(kind)[0] if get_origin(kind) is list else kind
         whole = words[0] if len(words) == 1 and words[0].startswith("[") else None
         if whole is not None and inner is not kind:
@@ -294,7 +294,7 @@ def check(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str
     for name, value in values.items():
         if name not in known:
             raise BadParameter(f"there is no parameter {name!r}{_nearest(name, known)}; there are {', '.join(known)}")
-        kind = _type(known[name])
+        kind = type_of(known[name])
         checked[name] = float(value) if kind is float and type(value) is int else value
         if kind is not None and not _is(checked[name], kind):
             expected = f"{known[name].annotation}, as {known[name].default}"
@@ -305,7 +305,7 @@ def check(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str
     return checked
 
 
-def _type(parameter: Parameter) -> Any:
+def type_of(parameter: Parameter) -> Any:
     """The type that the annotation means; None where there is none."""
     plain = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
     if not parameter.annotation:
@@ -344,6 +344,7 @@ def execute(
     output: Path | None = None,
     *,
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
     log: TextIO | None = None,
     started: Callable[[Any], None] | None = None,
 ) -> Path:
@@ -354,6 +355,7 @@ def execute(
 
     Args:
         environment: variables that its kernel gets beside those of this process.
+        folder: which its kernel works in; None: that of this process.
         log: where its output goes while it runs; None: to standard output and error.
         started: called with jupyter_client's manager of the kernel once that runs, in the thread that executes.
     Raises:
@@ -372,7 +374,7 @@ def execute(
     options["kernel_manager_class"] = _manager({BATCH: "1", **(environment or {})}, started)
     try:
         streams = {"stdout_file": log or sys.stdout, "stderr_file": log or sys.stderr}
-        papermill.execute_notebook(str(path), str(running), parameters=checked, **options, **streams)
+        papermill.execute_notebook(str(path), str(running), parameters=checked, cwd=folder and str(folder), **options, **streams)
     except papermill.PapermillExecutionError as error:
         running.replace(failed)
         if error.ename == "KeyboardInterrupt":

@@ -23,7 +23,7 @@ import torch
 
 Json = dict[str, Any]
 CELL = "ALNB_CELL"  # in a cell of a sweep: that cell's folder
-RUNS = "runs.txt"  # there: the run folders that the cell has worked on or found complete, one a line
+RUNS = "runs.txt"  # there: the run folders that the cell has worked on or found complete, relative to it, one a line
 LOCK_SECONDS = "ALNB_LOCK_SECONDS"  # how long to wait for a run that is in use, as by a process that is being killed; not set: not at all
 RECOMPUTE = "restore it from a copy, or delete that file to have it computed again"
 
@@ -413,8 +413,9 @@ class Run:
     def announce(self) -> None:
         """In a cell of a sweep, say that its result is made of this run; see `sweeps.cell`."""
         if CELL in os.environ:
-            with open(Path(os.environ[CELL]) / RUNS, "a", encoding="utf-8") as file:
-                file.write(f"{self.path.resolve()}\n")
+            cell = Path(os.environ[CELL]).resolve()
+            with open(cell / RUNS, "a", encoding="utf-8") as file:
+                file.write(f"{os.path.relpath(self.path.resolve(), cell)}\n")
 
     @contextmanager
     def lock(self) -> Iterator[None]:

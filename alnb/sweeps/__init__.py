@@ -1,0 +1,10 @@
+"""Sweeps of a notebook over strategies, seeds and whatever else it has as parameters.
+
+`grid` says which cells there are, `cell` executes one of them, `engine` hands them out, `table` shows them, `cluster` reaches beyond this
+machine.
+"""
+
+from alnb.sweeps.engine import Sweep, Workers, sweep
+from alnb.sweeps.grid import read_file, read_words
+
+__all__ = ["Sweep", "Workers", "read_file", "read_words", "sweep"]

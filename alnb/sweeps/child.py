@@ -1,0 +1,41 @@
+"""The process that executes a cell without Jupyter: ``python -m alnb.sweeps.child FOLDER PARENT``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from alnb import kernel_free, store
+from alnb.notebook import BadParameter, NotebookFailed
+from alnb.pause import TimeIsUp
+
+DEAD = 3  # exit status of one whose parent is gone
+
+
+def main(folder: Path, parent: int) -> int:
+    """Do what `values.json` says, and write into `outcome.json` what came of it."""
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    work = store.read_json(folder / "values.json")
+    kind = reason = ""
+    try:
+        kernel_free.execute(Path(work["notebook"]), work["values"])
+    except NotebookFailed as error:
+        kind, reason = error.kind, error.reason
+    except (BadParameter, TimeIsUp) as error:
+        kind, reason = type(error).__name__, str(error)
+    store.write_json(folder / "outcome.json", {"kind": kind, "reason": reason})
+    return 0
+
+
+def _follow(parent: int) -> None:
+    """End this process when its parent was killed: its runs are to be free for the next one. Like a kill, that loses nothing."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(DEAD)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

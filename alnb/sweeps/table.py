@@ -1,0 +1,227 @@
+"""A sweep as text: what it will do, how far it is while it runs, and what came of it."""
+
+from __future__ import annotations
+
+import html
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from alnb import loop, notebook, store
+from alnb.sweeps import cell as cells_of
+from alnb.sweeps.cell import BUSY, DIED, DONE, EMPTY, FAILED, NEW, RUNNING, STOPPED, Cell, Status
+
+WORDS = {
+    DONE: "done", EMPTY: "no such combination", FAILED: "failed", STOPPED: "stopped at a checkpoint", DIED: "killed",
+    RUNNING: "running", BUSY: "in use elsewhere", NEW: "to do",
+}  # fmt: skip
+MOST_ROWS = 40  # of cells in one table
+WIDTH = 100  # characters, where it is not known
+Row = tuple[str, str, str]  # cell, state, remark
+
+
+def span(seconds: float) -> str:
+    """A length of time for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def estimate(cells: Sequence[Cell], statuses: Mapping[str, Status]) -> float | None:
+    """Seconds of work that is left, from finished cells of the same notebook that differ only along the axes: of these, for each cell,
+    the mean of those that have most values in common with it. None where there is no such cell.
+    """
+    left = [cell for cell in cells if not statuses[cell.key].finished]
+    if not left:
+        return 0.0
+    told = list(_finished(cells[0]))
+    return _estimate(left, told)
+
+
+def _finished(cell: Cell) -> Iterable[Status]:
+    for path in cell.below.glob("*/cell.json"):
+        status = Status(**store.read_json(path))
+        if status.state == DONE and all(status.values.get(n) == v for n, v in cell.values.items() if n not in cell.point):
+            yield status
+
+
+def _estimate(left: Iterable[Cell], told: Sequence[Status]) -> float | None:
+    if not told:
+        return None
+    total = 0.0
+    for cell in left:
+        alike = [sum(status.values.get(n) == cell.values[n] for n in cell.point) for status in told]
+        nearest = [status.seconds for status, score in zip(told, alike, strict=True) if score == max(alike)]
+        total += sum(nearest) / len(nearest)
+    return total
+
+
+def counted(statuses: Iterable[Status]) -> str:
+    """How many cells are in which state."""
+    counts = Counter(status.state for status in statuses)
+    return ", ".join(f"{counts[state]} {word}" for state, word in WORDS.items() if counts[state])
+
+
+def plan(cells: Sequence[Cell], statuses: Mapping[str, Status], left_seconds: float | None, workers: int | None = None) -> str:
+    """The grid, what of it is done, and how long the rest may take."""
+    rows = [(cell.name, WORDS[statuses[cell.key].state], _remark(statuses[cell.key])) for cell in cells]
+    shown = _lines(rows[:MOST_ROWS], WIDTH)
+    more = [f"… and {len(rows) - MOST_ROWS} more"] if len(rows) > MOST_ROWS else []
+    return "\n".join([*shown, *more, f"{len(cells)} cells: {counted(statuses.values())}", time_left(left_seconds, workers)])
+
+
+def time_left(seconds: float | None, workers: int | None = None) -> str:
+    """The estimate in a sentence."""
+    if seconds is None:
+        return "how long the rest takes is not known before one such cell has finished"
+    if seconds == 0:
+        return "nothing is left but to draw the whole"
+    side = f", {span(seconds / workers)} on {workers} workers" if workers and workers > 1 else ""
+    return f"the rest may take {span(seconds)} of work{side}, as finished cells suggest"
+
+
+def _remark(status: Status) -> str:
+    if status.state in (FAILED, DIED, BUSY):
+        return f"{status.kind}: {status.reason}".replace("\n", " ")
+    return span(status.seconds) if status.finished else ""
+
+
+def _lines(rows: Sequence[Row], width: int) -> list[str]:
+    if not rows:
+        return []
+    name, state = (max(len(row[k]) for row in rows) for k in (0, 1))
+    return [f"  {row[0]:{name}}  {row[1]:{state}}  {row[2]}".rstrip()[:width] for row in rows]
+
+
+@dataclass
+class View:
+    """One table that is kept up to date: drawn anew in a terminal and in a notebook, lines as things happen elsewhere."""
+
+    cells: Sequence[Cell]
+    statuses: Mapping[str, Status]
+    link: str
+    workers: int
+    began: float = field(default_factory=time.time)
+    drawn: int = 0  # lines that the terminal shows of the last drawing
+    told: dict[str, str] = field(default_factory=dict)
+    handle: Any = None  # of the display in a notebook
+    kind: str = ""
+
+    def __enter__(self) -> Self:
+        """Say what is to be done."""
+        self.kind = "notebook" if _in_notebook() else "terminal" if sys.stdout.isatty() else "lines"
+        todo = sum(not status.finished for status in self.statuses.values())
+        link = f"; the engine's own view: {self.link}" if self.link else ""
+        print(f"{len(self.cells)} cells, {todo} of them to do{link}", flush=True)
+        self.told = {cell.key: self.statuses[cell.key].state for cell in self.cells}
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Draw it a last time."""
+        self.show(set())
+
+    def show(self, submitted: set[str]) -> None:
+        """Draw it as it is now, `submitted` being the keys of the cells that were handed out."""
+        if self.kind == "lines":
+            return self._tell(submitted)
+        head, rows = self._head(submitted), self._rows(submitted)
+        if self.kind == "notebook":
+            return self._display(head, rows)
+        size = shutil.get_terminal_size((WIDTH, 24))
+        lines = [head[: size.columns], *_lines(rows[: max(1, size.lines - 3)], size.columns)]
+        up = f"\x1b[{self.drawn}A\x1b[J" if self.drawn else ""
+        print(up + "\n".join(lines), flush=True)
+        self.drawn = len(lines)
+        return None
+
+    def _head(self, submitted: set[str]) -> str:
+        left = [cell for cell in self.cells if not self.statuses[cell.key].finished]
+        work = _estimate(left, [s for s in self.statuses.values() if s.state == DONE])
+        when = ""
+        if work is not None and submitted:
+            end = time.time() + max(work / max(1, min(self.workers, len(left))), REST)
+            when = f"; expected end {time.strftime('%H:%M', time.localtime(end))}, in {span(end - time.time())}"
+        shown = [Status(RUNNING) if cell.key in submitted else self.statuses[cell.key] for cell in self.cells]
+        return f"{counted(shown)}; {span(time.time() - self.began)} so far{when}"
+
+    def _rows(self, submitted: set[str]) -> list[Row]:
+        """Cells that run, and those that failed."""
+        now = [cell for cell in self.cells if cell.key in submitted]
+        bad = [cell for cell in self.cells if cell.key not in submitted and self.statuses[cell.key].state in (FAILED, DIED)]
+        failed = [(cell.name, WORDS[self.statuses[cell.key].state], _remark(self.statuses[cell.key])) for cell in bad]
+        return [*(_running(cell) for cell in now), *failed][:MOST_ROWS]
+
+    def _tell(self, submitted: set[str]) -> None:
+        """A line for each cell whose state is another than when it was last told."""
+        for cell in self.cells:
+            status = self.statuses[cell.key]
+            state = RUNNING if cell.key in submitted else status.state
+            if self.told.get(cell.key) != state and state != NEW:
+                remark = "" if state == RUNNING else _result(cell) if state == DONE else _remark(status)
+                done = sum(s.finished for s in self.statuses.values())
+                print(f"[{done}/{len(self.cells)}] {cell.name}: {WORDS[state]} {remark}".rstrip(), flush=True)
+                self.told[cell.key] = state
+
+    def _display(self, head: str, rows: Sequence[Row]) -> None:
+        from IPython.display import HTML, display
+
+        cells = ("".join(f'<td style="text-align:left">{html.escape(word)}</td>' for word in row) for row in rows)
+        body = "".join(f"<tr>{row}</tr>" for row in cells)
+        page = HTML(f"<p>{html.escape(head)}</p><table><tr><th>cell</th><th>state</th><th></th></tr>{body}</table>")
+        if self.handle is None:
+            self.handle = display(page, display_id=True)
+        else:
+            self.handle.update(page)
+
+
+REST = 1.0  # seconds that the last cells are said to take at least
+
+
+def _in_notebook() -> bool:
+    if "IPython" not in sys.modules or os.environ.get(notebook.BATCH) == "1":
+        return False
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def _running(cell: Cell) -> Row:
+    """How far a cell is that was handed out: from its runs, or where it has none yet from what it printed last."""
+    status = cells_of.read(cell)
+    if status.state != RUNNING:
+        return cell.name, "waiting", "for a worker"
+    where = _progress(cell) or _last_line(cell)
+    return cell.name, WORDS[RUNNING], f"{span(time.time() - status.began)}, {where}" if where else span(time.time() - status.began)
+
+
+def _progress(cell: Cell) -> str:
+    runs = cell.runs()
+    if not runs:
+        return ""
+    finished, cycles, accuracy = loop.progress(runs[-1])
+    which = f"run {len(runs)}, " if len(runs) > 1 else ""
+    reached = "" if accuracy is None else f", accuracy {accuracy:.1%}"
+    return f"{which}cycle {finished} of {cycles}{reached}"
+
+
+def _result(cell: Cell) -> str:
+    runs = cell.runs()
+    accuracy = loop.progress(runs[-1])[2] if runs else None
+    return "" if accuracy is None else f"(accuracy {accuracy:.1%})"
+
+
+def _last_line(cell: Cell) -> str:
+    """Of the log, which progress bars overwrite."""
+    path = cell.folder / "log.txt"
+    if not path.exists():
+        return ""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 500))
+        words = file.read().decode("utf-8", "replace").replace("\r", "\n").strip().splitlines()
+    return words[-1].strip()[:80] if words else ""
