@@ -54,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("name", metavar="NAME", help="as in alnb.data.DATASETS")
     data.add_argument("--root", type=Path, help="folder of the datasets (default: $ALNB_DATA, else data/ in the project)")
     data.set_defaults(do=_data)
+    export = commands.add_parser("export", help="write the records of runs as one table, Parquet or CSV")
+    export.add_argument("runs", type=Path, metavar="RUNS", help="folder with runs at any depth")
+    export.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="ends in .parquet or .csv")
+    export.set_defaults(do=_export)
     return parser
 
 
@@ -78,6 +82,15 @@ def _data(options: argparse.Namespace) -> int:
     from alnb import data
 
     print(f"{options.name}: {data.fetch(options.name, options.root)}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from alnb import records
+
+    records.check_suffix(options.output)
+    frame = records.load(options.runs)
+    print(f"{len(frame)} rows of {frame['run'].nunique()} runs: {records.export(frame, options.output)}")
     return 0
 
 

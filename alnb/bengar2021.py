@@ -27,6 +27,9 @@ from alnb.nets import Net, linear, resnet10, resnet18, small
 from alnb.oracle import Pending
 from alnb.pool import Pool
 from alnb.pretrain import PRETEXTS, Monitor, Pretext, Pretrained, embed, pretrain
+from alnb.records import Found
+from alnb.records import find as find_runs
+from alnb.records import frame as as_frame
 from alnb.train import Learner, Recipe, Report
 
 if TYPE_CHECKING:
@@ -349,10 +352,6 @@ def folder(scale: str, runs: Path | str = "") -> Path:
     return Path(runs or kept) / PAPER
 
 
-Found = tuple[store.Run, dict[str, Any]]
-"""A run and its columns, as `report.load` takes them."""
-
-
 def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) -> tuple[list[Found], list[Mapping[str, Any]]]:
     """Of `jobs` as from `grid`: the finished runs below `runs`, and the jobs that are left to do.
 
@@ -377,7 +376,7 @@ def _below(runs: Path | str, setting: Setting) -> list[Found]:
     found: list[Found] = []
     places: dict[tuple[Any, ...], Path] = {}
     first: dict[str, tuple[Any, Path]] = {}
-    for run, columns in report.find(runs, paper=PAPER, setting=setting.fingerprint):
+    for run, columns in find_runs(runs, paper=PAPER, setting=setting.fingerprint):
         if not (run.folder(0) / "record.json").exists():
             continue
         experiment = (run.manifest or {})["experiment"]
@@ -435,7 +434,7 @@ def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
 
     names = DATASETS if dataset is None else (dataset,)
     found = [one for name in names for one in _below(runs, setting(name, scale))]
-    return report.load(found) if found else pandas.DataFrame()
+    return as_frame(found) if found else pandas.DataFrame()
 
 
 def records(runs: Path | str = "") -> DataFrame | None:

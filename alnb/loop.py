@@ -134,7 +134,7 @@ def cycles(
     Args:
         initial: chooses the first images, with `query.net` None.
         side: what else strategies may know of the images, as `query.side`.
-        columns: what the experiment calls this run, such as its arm: plain values by name, for `report.read`.
+        columns: what the experiment calls this run, such as its arm: plain values by name, for `records.read`.
         report: called with (updates done, updates in all, mean loss) during each training.
     Raises:
         ValueError: the protocol asks for more than the pool has, or a strategy's or oracle's answer is not valid.

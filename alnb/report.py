@@ -1,14 +1,13 @@
-"""Records to tables, curves and sentences. Everything here is computed from run folders."""
+"""Tables of records to curves, comparisons and sentences. Everything here is computed from frames of `alnb.records`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alnb import store
-from alnb.loop import Cycle
 from alnb.metrics import area_under_budget_curve
 
 if TYPE_CHECKING:
@@ -19,53 +18,6 @@ BAND = 0.95  # confidence of every band and interval
 # Okabe and Ito's colours, which colour-blind people can tell apart; each strategy has its marker as well
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-
-
-def load(runs: Iterable[tuple[store.Run, Mapping[str, Any]]]) -> DataFrame:
-    """One row a cycle: the columns given with each run (such as strategy, seed, arm), then cycle, n_labelled and each scalar metric.
-
-    Raises:
-        store.Corrupted: a record is damaged.
-        ValueError: there is no record at all.
-    """
-    import pandas
-
-    rows = []
-    for run, columns in runs:
-        for cycle in map(Cycle.read, run.records()):
-            scalars = {name: value for name, value in cycle.metrics.items() if isinstance(value, float)}
-            seconds = sum(cycle.seconds.values())
-            rows.append(
-                {**columns, "cycle": cycle.cycle, "n_labelled": cycle.n_labelled, **scalars, "seconds": seconds, "run": str(run.path)}
-            )
-    if not rows:
-        raise ValueError("there are no finished cycles to report on: run the experiment first")
-    return pandas.DataFrame(rows)
-
-
-def find(root: Path | str, **columns: Any) -> list[tuple[store.Run, dict[str, Any]]]:
-    """Every run below `root` whose manifest has `columns` (see `loop.cycles`), or those where they are as given here, as `load` takes them.
-
-    Raises:
-        store.Corrupted: a manifest is damaged.
-    """
-    found = []
-    for path in sorted(Path(root).glob("**/manifest.json")):
-        run = store.Run(path.parent)
-        named = (run.manifest or {})["experiment"].get("columns")
-        if named and all(named.get(name) == value for name, value in columns.items()):
-            found.append((run, named))
-    return found
-
-
-def read(root: Path | str, **columns: Any) -> DataFrame:
-    """`load` of what `find` finds.
-
-    Raises:
-        store.Corrupted: a manifest or a record is damaged.
-        ValueError: there is no such record.
-    """
-    return load(find(root, **columns))
 
 
 def interval(values: Series) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import inspect
@@ -26,6 +27,11 @@ CELL = "ALNB_CELL"  # in a cell of a sweep: that cell's folder
 RUNS = "runs.txt"  # there: the run folders that the cell has worked on or found complete, relative to it, one a line
 LOCK_SECONDS = "ALNB_LOCK_SECONDS"  # how long to wait for a run that is in use, as by a process that is being killed; not set: not at all
 RECOMPUTE = "restore it from a copy, or delete that file to have it computed again"
+FORMAT = 1
+"""Version of the record format: what `manifest.json` and `record.json` hold, by which names. 0: a manifest without the field `format`, as
+all had before there was one; it says the same as 1, and `read_json` knows its sha256. A change that readers must know of raises it, and
+`Run.manifest` and `Run.records` then bring what is older up to it in memory, a function from each number to the next; what is stored
+stays as it was written."""
 
 
 class Corrupted(Exception):
@@ -34,6 +40,10 @@ class Corrupted(Exception):
 
 class Locked(Exception):
     """Another process works on the same folder."""
+
+
+class NewerFormat(Exception):
+    """A run folder was written by a later version of this package, in a format that this one does not know."""
 
 
 class ManifestDiffers(Exception):
@@ -102,23 +112,34 @@ def _digest(content: Json) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
 
 
+SHA256, END = b'"sha256": "', b'"\n}\n'  # how the last entry of a file begins and ends
+
+
+def encode(content: Json) -> bytes:
+    """`content` as a JSON text whose last entry is the sha256 of all the text before that."""
+    head, key, _ = json.dumps({**content, "sha256": ""}, indent=1, allow_nan=False).encode().rpartition(SHA256)
+    return head + key + hashlib.sha256(head).hexdigest().encode() + END
+
+
 def write_json(path: Path, content: Json) -> None:
-    """Write `content` atomically, with its own sha256 as last entry."""
-    text = json.dumps({**content, "sha256": _digest(content)}, indent=1, allow_nan=False)
-    write_atomic(path, text.encode() + b"\n")
+    """Write `content` atomically, as `encode` makes it a text."""
+    write_atomic(path, encode(content))
 
 
 def read_json(path: Path, remedy: str = RECOMPUTE) -> Json:
-    """What `write_json` wrote.
+    """What `write_json` wrote, also what it wrote before format 1, when the sha256 was that of the content in a certain order.
 
     Raises:
         Corrupted: the file is truncated, or its content does not have the sha256 that it states.
     """
+    with open(path, "rb") as file:
+        text = file.read()
     try:
-        content = json.loads(path.read_bytes())
+        content: Json = json.loads(text)
         stated = content.pop("sha256")
-        if _digest(content) != stated:
-            raise ValueError(f"its sha256 is {_digest(content)}, it states {stated}")
+        head, _, _ = text.rpartition(SHA256)
+        if hashlib.sha256(head).hexdigest() != stated and _digest(content) != stated:
+            raise ValueError(f"it states the sha256 {stated}, which is not its own")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise Corrupted(f"{path} is truncated or was altered ({error}); {remedy}") from error
     return content
@@ -148,9 +169,9 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> Json:
         loaded: Json = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise Corrupted(f"{path} is missing; {RECOMPUTE}") from error
-    except (OSError, MemoryError):  # not allowed, no memory, a broken disk: the file may well be whole
-        raise
-    except Exception as error:  # zipfile and torch.load raise a dozen kinds on damaged bytes
+    except Exception as error:  # zipfile and torch.load raise a dozen kinds on damaged bytes; EINVAL is zipfile's at an altered offset
+        if isinstance(error, OSError | MemoryError) and getattr(error, "errno", None) != errno.EINVAL:
+            raise  # not allowed, no memory, a broken disk: the file may well be whole
         raise Corrupted(f"{path} is truncated or was altered ({error}); {RECOMPUTE}") from error
     return _moved(loaded, torch.device(device))
 
@@ -342,15 +363,32 @@ class Run:
 
     @property
     def manifest(self) -> Json | None:
-        """What runs here (`experiment`) and what it began on (`environment`); None before the first claim."""
+        """What runs here (`experiment`) and what it began on (`environment`); None before the first claim.
+
+        Raises:
+            Corrupted: it is damaged, or missing beside finished cycles.
+            NewerFormat: it is of a format that this version does not know; see `FORMAT`.
+        """
         path = self.path / "manifest.json"
         if path.exists():
-            return read_json(path, f"restore it from a copy, or move {self.path} away to begin anew")
+            found = read_json(path, f"restore it from a copy, or move {self.path} away to begin anew")
+            self.check_format(found)
+            return found
         if any(self.path.glob("cycle_*/record.json")):
             raise Corrupted(
                 f"{path} is missing, yet there are finished cycles; restore it from a copy, or move {self.path} away to begin anew"
             )
         return None
+
+    def check_format(self, manifest: Json) -> None:
+        """Raises: NewerFormat where the manifest is of a later format than `FORMAT`."""
+        found = manifest.get("format", 0)
+        if type(found) is not int or found > FORMAT:
+            version = manifest.get("environment", {}).get("alnb", "a later version")
+            raise NewerFormat(
+                f"{self.path} has record format {found!r}, written by alnb {version}; alnb {metadata.version('alnb')} knows formats up to "
+                f"{FORMAT}: update it (`git pull` in its checkout, then `pip install -c constraints.txt -e .`), and call again"
+            )
 
     def records(self) -> list[Json]:
         """The records of all finished cycles, in order.
@@ -358,7 +396,8 @@ class Run:
         Raises:
             Corrupted: a record is damaged, or one is missing before a later one.
         """
-        numbers = sorted(int(p.parent.name.removeprefix("cycle_")) for p in self.path.glob("cycle_*/record.json"))
+        folders = (name for name in os.listdir(self.path) if name.startswith("cycle_")) if self.path.exists() else ()
+        numbers = sorted(int(n.removeprefix("cycle_")) for n in folders if os.path.exists(f"{self.path}/{n}/record.json"))
         for expected, number in enumerate(numbers):
             if expected != number:
                 raise Corrupted(
@@ -398,7 +437,7 @@ class Run:
         now = environment(device)
         manifest = self.manifest
         if manifest is None:
-            write_json(self.path / "manifest.json", {"experiment": experiment, "environment": now})
+            write_json(self.path / "manifest.json", {"format": FORMAT, "experiment": experiment, "environment": now})
             return ()
         lines = list(differences(manifest["environment"], now))
         serious = [line for line in lines if not line.startswith("commit:")]

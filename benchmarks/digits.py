@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas
 
-from alnb import notebook, report
+from alnb import notebook, records, report
 from alnb.store import Run
 
 SEEDS = [0, 1, 2, 3, 4]
@@ -36,7 +36,7 @@ def measure() -> Iterator[dict[str, Any]]:
         notebook.execute(
             QUICKSTART, {"seeds": SEEDS, "runs": folder, "figures": folder, "device": "cpu"}, Path(folder) / "quickstart.ipynb"
         )
-        frame = in_order(report.load(runs_below(Path(folder))))
+        frame = in_order(records.frame(runs_below(Path(folder))))
     table = report.savings(frame)
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     first = table[table["arm"] == "from scratch"]

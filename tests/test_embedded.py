@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import alnb
-from alnb import acquire, oracle, report
+from alnb import acquire, oracle, records
 from alnb.data import DataError, Embedded, ImageSet, pixels
 
 HEAD = alnb.Recipe(epochs=20, batch=16, lr=1.0, weight_decay=0, precision="float32")
@@ -57,10 +57,10 @@ def test_the_loop_runs_on_features(strategy: str, train: ImageSet, test: ImageSe
     assert first[-1]["metrics"]["accuracy"] > 0.8
     with pytest.raises(alnb.store.ManifestDiffers, match="columns"):
         next(alnb.cycles(tmp_path / "a", pool, held_out, **{**roles, "columns": {"arm": "scratch", "seed": 0}}))
-    frame = report.read(tmp_path, arm="frozen")
+    frame = records.read(tmp_path, arm="frozen")
     assert list(frame["cycle"]) == [0, 1, 2] * 2 and set(frame["seed"]) == {0}
     with pytest.raises(ValueError, match="no finished cycles"):
-        report.read(tmp_path, arm="scratch")
+        records.read(tmp_path, arm="scratch")
 
 
 def test_a_batch_of_any_labelled_number_is_kept_whole(train: ImageSet) -> None:

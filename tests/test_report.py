@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alnb import report, store
+from alnb import report
 
 
 def table(curves: dict[tuple[str, str], list[float]], seeds: int = 3) -> pandas.DataFrame:
@@ -89,8 +89,3 @@ def test_curves_draw_every_strategy_with_its_band(tmp_path: Path) -> None:
     path = report.save(figure, tmp_path / "deep/figure.png", "what it shows")
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG") and b"what it shows" in content and len(content) < 300_000
-
-
-def test_no_records_no_report(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no finished cycles"):
-        report.load([(store.Run(tmp_path), {})])

@@ -1,4 +1,6 @@
 import functools
+import hashlib
+import json
 import os
 import resource
 import subprocess
@@ -34,6 +36,16 @@ def test_json_comes_back_as_it_went(tmp_path: Path, content: dict) -> None:
 
 
 CONTENT = {"metrics": {"accuracy": 0.9375}, "queried": [5, 17, 3], "note": "äß"}
+
+
+def test_files_from_before_format_1_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    stated = {**CONTENT, "sha256": hashlib.sha256(json.dumps(CONTENT, sort_keys=True, separators=(",", ":")).encode()).hexdigest()}
+    path.write_text(json.dumps(stated, indent=1))
+    assert store.read_json(path) == CONTENT
+    path.write_text(json.dumps({**stated, "note": "ab"}, indent=1))
+    with pytest.raises(Corrupted, match="states the sha256"):
+        store.read_json(path)
 
 
 @anywhere
@@ -191,6 +203,20 @@ def test_another_environment_is_refused_or_noted(tmp_path: Path, monkeypatch: py
         run.begin({}, CPU)
     monkeypatch.setenv("ALNB_OTHER_ENVIRONMENT", "1")
     assert [note.split(":")[0] for note in run.begin({}, CPU)] == ["torch"]
+
+
+def test_formats_of_run_folders(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin({"seed": 0}, CPU)
+    manifest = store.read_json(run.path / "manifest.json")
+    assert manifest["format"] == store.FORMAT
+    older = {name: manifest[name] for name in ("experiment", "environment")}  # as before there was the field
+    store.write_json(run.path / "manifest.json", older)
+    assert run.manifest == older and run.begin({"seed": 0}, CPU) == ()
+    for number in (store.FORMAT + 1, "two"):
+        store.write_json(run.path / "manifest.json", {**manifest, "format": number})
+        with pytest.raises(store.NewerFormat, match=r"run has record format .*knows formats up to \d+: update it \(`git pull`"):
+            run.claim({"seed": 0})
 
 
 def test_gaps_and_lost_manifests_are_noticed(tmp_path: Path) -> None:
