@@ -524,39 +524,58 @@ def draw_table1(table: DataFrame, title: str) -> Figure:
 def draw(frame: DataFrame, title: str) -> Figure:
     """Figures 3 to 5: accuracy against labels, a panel for each regime, a colour for each strategy; solid with self-supervision, dashed
     without, as in the paper; mean over seeds with 95 % bands. The colours are ours, which colour-blind people can tell apart.
+
+    At scale paper the published accuracies stand beside them as hollow markers, those of training from scratch half filled.
     """
     import seaborn
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
-    regimes = sorted(frame["regime"].unique())
-    names = [name for name in ARMS["frozen"] if name in set(frame["strategy"])]
-    palette = dict(zip(ARMS["frozen"], report.COLOURS, strict=False))
-    markers = dict(zip(ARMS["frozen"], report.MARKERS, strict=False))
+    regimes, look = sorted(frame["regime"].unique()), report.looks(ARMS["frozen"])
+    printed = _printed(frame)
     figure = Figure(figsize=(1.9 + 4.2 * len(regimes), 4.4), layout="constrained")
     for axis, regime in zip(figure.subplots(1, len(regimes), squeeze=False)[0], regimes, strict=True):
-        for arm, dashes in zip(("frozen", "scratch"), ("-", "--"), strict=True):
-            rows = frame[(frame["regime"] == regime) & (frame["arm"] == arm)]
-            for name in names:
-                own = rows[rows["strategy"] == name]
-                if len(own):
-                    look = {
-                        "color": palette[name],
-                        "marker": markers[name],
-                        "linestyle": dashes,
-                        "markersize": 5,
-                        "err_kws": {"alpha": 0.1},
-                    }
-                    seaborn.lineplot(own, x="n_labelled", y="accuracy", errorbar=report.interval, ax=axis, **look)
-        ticks = sorted(frame[frame["regime"] == regime]["n_labelled"].unique())
+        rows = frame[frame["regime"] == regime]
+        for (arm, name), own in rows.groupby(["arm", "strategy"], sort=False, observed=True):
+            style = {"linestyle": DASHES[arm], "markersize": 5, "err_kws": {"alpha": 0.1}}
+            seaborn.lineplot(own, x="n_labelled", y="accuracy", errorbar=report.interval, ax=axis, **look[name], **style)
+        within = printed[printed["n_labelled"].between(rows["n_labelled"].min(), rows["n_labelled"].max())]
+        for arm, filled in (("frozen", "none"), ("scratch", "bottom")):
+            report.hollow(axis, within[within["arm"] == arm], look, filled)
+        ticks = sorted(rows["n_labelled"].unique())
         per_class = ticks[0] / frame["classes"].iloc[0]
         axis.set(title=f"{ticks[0]} labels a step, {per_class:g} per class", xlabel="labels", ylabel="test accuracy", xticks=ticks)
         axis.grid(alpha=0.3)
-    handles = [Line2D([], [], color=palette[name], marker=markers[name], label=name.replace("_", " ")) for name in names]
-    if "frozen" in set(frame["arm"]):
-        handles.append(Line2D([], [], color="0.3", linestyle="-", label="self-supervised, frozen"))
-    if "scratch" in set(frame["arm"]):
-        handles.append(Line2D([], [], color="0.3", linestyle="--", label="from scratch"))
-    figure.legend(handles=handles, loc="outside right center", frameon=False)
+    figure.legend(handles=_handles(frame, look, not printed.empty), loc="outside right center", frameon=False)
     figure.suptitle(f"{title}; mean of {frame['seed'].nunique()} seeds, 95 % bands", fontsize=11)
     return figure
+
+
+DASHES = {"frozen": "-", "scratch": "--"}
+
+
+def _printed(frame: DataFrame) -> DataFrame:
+    """The accuracies that the paper prints of the data set of `frame`; none where that is not of scale paper."""
+    from alnb.published import published
+
+    table = published(PAPER, metric="accuracy")
+    return table[(table["dataset"] == frame["dataset"].iloc[0]) & (frame["scale"].iloc[0] == "paper")]
+
+
+def _handles(frame: DataFrame, look: Mapping[str, Mapping[str, Any]], printed: bool) -> list[Any]:
+    """What the legend of `draw` shows."""
+    from matplotlib.lines import Line2D
+
+    names, arms = set(frame["strategy"]), set(frame["arm"])
+    handles = [Line2D([], [], label=name.replace("_", " "), **one) for name, one in look.items() if name in names]
+    for arm, text, filled in (("frozen", "self-supervised, frozen", "none"), ("scratch", "from scratch", "bottom")):
+        if arm in arms:
+            handles.append(Line2D([], [], color="0.3", linestyle=DASHES[arm], label=text))
+            published: dict[str, Any] = {
+                "marker": "o",
+                "markersize": 9,
+                "fillstyle": filled,
+                "markerfacecoloralt": "none",
+                "label": f"published, {text}",
+            }
+            handles += [Line2D([], [], color="0.3", linestyle="none", **published)] if printed else []
+    return handles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import os
@@ -118,6 +119,44 @@ def load(root: Path | str) -> DataFrame:
     parts = [_typed(named[order]).take(owner), measured, _typed(about).take(owner)]
     table = pandas.concat([part.reset_index(drop=True) for part in parts], axis=1)
     return table[[*table.columns.drop("run"), "run"]]
+
+
+def conditions(words: Iterable[str]) -> dict[str, list[str]]:
+    """What `where` takes, from words such as "dataset=cifar10"; a column that is named several times may have any of the values.
+
+    Raises:
+        ValueError: a word has no = in it.
+    """
+    wanted: dict[str, list[str]] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise ValueError(f"only is {word!r}: write it as COLUMN=VALUE, such as dataset=cifar10")
+        wanted.setdefault(name, []).append(value)
+    return wanted
+
+
+def where(frame: DataFrame, conditions: Mapping[str, list[str]]) -> DataFrame:
+    """The rows of `frame` that have, in each column named, one of the values given as texts.
+
+    Raises:
+        ValueError: there is no such column, or no row is left; it says which there are.
+    """
+    for name, values in conditions.items():
+        if name not in frame:
+            close = difflib.get_close_matches(name, list(map(str, frame.columns)), n=3)
+            raise ValueError(f"there is no column {name!r}; {'near it: ' + ', '.join(close) if close else 'see alnb export'}")
+        found = frame[name].map(_plain)
+        if not found.isin(values).any():
+            there = ", ".join(map(str, found.dropna().unique()[:20]))
+            raise ValueError(f"no row has {name} {' or '.join(values)}: there are {there}")
+        frame = frame[found.isin(values)]
+    return frame
+
+
+def _plain(value: Any) -> str:
+    """As somebody would write it on a command line."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def class_counts(where: Path | str | Iterable[Found]) -> DataFrame:

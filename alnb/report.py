@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alnb import store
+from alnb.acquire import STRATEGIES
 from alnb.metrics import area_under_budget_curve
 
 if TYPE_CHECKING:
@@ -31,24 +33,40 @@ def interval(values: Series) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def curves(frame: DataFrame, title: str, *, target: float | None = None) -> Figure:
+def looks(strategies: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A colour and a marker for each strategy, as keyword arguments for matplotlib: those of this package have the same in every figure.
+
+    No two are the same for up to 64 of them.
+    """
+    names = list(dict.fromkeys(strategies))
+    places = {name: k for k, name in enumerate([*STRATEGIES, *sorted(set(names) - set(STRATEGIES))])}
+    colours, shapes = len(COLOURS), len(MARKERS)
+    return {name: {"color": COLOURS[(k := places[name]) % colours], "marker": MARKERS[(k + k // colours) % shapes]} for name in names}
+
+
+def curves(frame: DataFrame, title: str, *, target: float | None = None, published: DataFrame | None = None) -> Figure:
     """Learning curves: mean accuracy over seeds against labels, with 95 % bands; a panel for each `arm`, a colour for each `strategy`.
 
-    `target` draws a dashed line at that accuracy.
+    Args:
+        target: draws a dashed line at that accuracy.
+        published: accuracies to draw as hollow markers: columns arm, strategy, n_labelled, value; those of other arms, strategies and
+            numbers of labels are left out.
     """
     import seaborn
     from matplotlib.figure import Figure
 
-    arms, strategies = list(frame["arm"].unique()), list(frame["strategy"].unique())
+    arms, look = list(frame["arm"].unique()), looks(frame["strategy"])
+    palette, markers = ({name: one[key] for name, one in look.items()} for key in ("color", "marker"))
     figure = Figure(figsize=(1.5 + 4.6 * len(arms), 4.4), layout="constrained")
     axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
-    palette = dict(zip(strategies, COLOURS * len(strategies), strict=False))
-    markers = dict(zip(strategies, MARKERS * len(strategies), strict=False))
     for axis, arm in zip(axes, arms, strict=True):
         seaborn.lineplot(
-            frame[frame["arm"] == arm], x="n_labelled", y="accuracy", hue="strategy", style="strategy", palette=palette, markers=markers,
-            dashes=False, errorbar=interval, markersize=5, ax=axis, legend=axis is axes[0], err_kws={"alpha": 0.12},
+            frame[frame["arm"] == arm].astype({"strategy": object}), x="n_labelled", y="accuracy", hue="strategy", style="strategy",
+            palette=palette, markers=markers, dashes=False, errorbar=interval, markersize=5, ax=axis, hue_order=list(look),
+            style_order=list(look), legend=axis is axes[0], err_kws={"alpha": 0.12},
         )  # fmt: skip
+        if published is not None:
+            hollow(axis, published[(published["arm"] == arm) & (published["n_labelled"] <= frame["n_labelled"].max())], look)
         if target is not None:
             axis.axhline(target, color="0.4", linestyle="--", linewidth=1)
         axis.set(title=arm, xlabel="labels", ylabel="test accuracy")
@@ -59,10 +77,130 @@ def curves(frame: DataFrame, title: str, *, target: float | None = None) -> Figu
     return figure
 
 
-def save(figure: Figure, path: Path, caption: str) -> Path:
-    """Write `figure` as PNG, atomically, with `caption` among its metadata; returns `path`."""
+def hollow(axis: Any, published: DataFrame, looks: Mapping[str, Mapping[str, Any]], filled: str = "none") -> None:
+    """Draw published accuracies (columns strategy, n_labelled, value) of the strategies in `looks` as large hollow markers.
+
+    filled: the part of them that is not hollow, as matplotlib's `fillstyle`.
+    """
+    style = {"linestyle": "none", "markersize": 10, "fillstyle": filled, "markerfacecoloralt": "none"}
+    for row in published[published["strategy"].isin(list(looks))].itertuples():
+        axis.plot(row.n_labelled, row.value, label="_published", **style, **looks[row.strategy])
+
+
+def areas(summary: DataFrame, title: str) -> Figure:
+    """Areas under the budget curve with 95 % intervals, from `comparisons.summary`: a line for each setting and strategy."""
+    from matplotlib.figure import Figure
+
+    look, groups = looks(summary["strategy"]), list(summary.groupby("setting", sort=False))
+    figure = Figure(figsize=(8.0, 1.2 + 0.3 * len(summary) + 0.5 * len(groups)), layout="constrained")
+    axes = figure.subplots(len(groups), 1, squeeze=False, height_ratios=[len(own) for _, own in groups])[:, 0]
+    for axis, (setting, own) in zip(axes, groups, strict=True):
+        for y, row in enumerate(own.itertuples()):
+            spread = [[row.area - row.low], [row.high - row.area]]
+            axis.errorbar(row.area, y, xerr=spread, linestyle="none", capsize=3, **look[row.strategy])
+        axis.set(yticks=range(len(own)), yticklabels=own["strategy"], ylim=(len(own) - 0.5, -0.5))
+        axis.set_title(textwrap.fill(setting, 110), fontsize=9, loc="left")
+        axis.grid(alpha=0.3, axis="x")
+    axes[-1].set_xlabel("area under the budget curve (mean accuracy over the budget)")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def win_matrix(matrix: DataFrame, title: str) -> Figure:
+    """In how many settings the strategy of a row clearly beat that of a column, from `comparisons.win_matrix`; empty: they never met."""
+    import numpy
+    from matplotlib.figure import Figure
+
+    names, values = list(matrix.index), matrix.to_numpy(dtype=float)
+    figure = Figure(figsize=(2.6 + 0.62 * len(names), 1.9 + 0.5 * len(names)), layout="constrained")
+    axis = figure.subplots()
+    top = max(1.0, float(numpy.nanmax(values, initial=0.0)))
+    axis.imshow(values, cmap="Blues", vmin=0, vmax=1.5 * top)
+    for (row, column), value in numpy.ndenumerate(values):
+        if not math.isnan(value):
+            axis.text(column, row, f"{value:g}", ha="center", va="center")
+    axis.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlabel="… the strategy of this column", ylabel="settings in which this one beats …")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def time_against_accuracy(frame: DataFrame, title: str) -> Figure:
+    """Mean accuracy against the mean seconds that all cycles up to then took (query, answers, training, test); a panel for each `arm`.
+
+    Pre-training is not counted. Lines join the cycles of one strategy; they are means over seeds, of runs on perhaps different machines.
+    """
+    from matplotlib.figure import Figure
+
+    arms, look = list(frame["arm"].unique()), looks(frame["strategy"])
+    spent = frame.sort_values("cycle").assign(spent=lambda table: table.groupby("run", observed=True)["seconds"].cumsum())
+    means = spent.groupby(["arm", "strategy", "cycle"], observed=True, sort=False)[["spent", "accuracy"]].mean()
+    least = max(1e-3, means["spent"].min())
+    figure = Figure(figsize=(1.5 + 4.6 * len(arms), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
+    for axis, arm in zip(axes, arms, strict=True):
+        own = means.loc[arm]
+        for name in own.index.unique("strategy"):
+            curve = own.loc[name].sort_index()
+            axis.plot(curve["spent"], curve["accuracy"], markersize=5, label=name, **look[name])
+        axis.set(title=arm, xlabel="seconds", ylabel="test accuracy", xscale="log" if means["spent"].max() > 30 * least else "linear")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def class_histograms(counts: DataFrame, title: str) -> Figure:
+    """Which classes were asked for: the mean labels of each class over seeds, from `records.class_counts`; a panel for each strategy.
+
+    A dashed line is what an even choice would have asked of each class.
+    """
+    from matplotlib.figure import Figure
+
+    strategies, classes = list(counts["strategy"].unique()), int(counts["class"].max()) + 1
+    total = counts.groupby(["strategy", "run", "class"], observed=True, sort=False)["count"].sum()
+    mean = total.groupby(["strategy", "class"], observed=True, sort=False).mean()
+    columns = min(3, len(strategies))
+    rows = math.ceil(len(strategies) / columns)
+    figure = Figure(figsize=(1.2 + 3.4 * columns, 0.9 + 2.0 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axis, name in zip(axes, strategies, strict=False):
+        own = mean[name]
+        axis.bar(own.index, own, width=0.8 if classes <= 30 else 1.0, color=looks(strategies)[name]["color"])
+        axis.axhline(own.sum() / classes, color="0.3", linestyle="--", linewidth=1)
+        axis.set_title(name, fontsize=9)
+    for axis in axes[len(strategies) :]:
+        axis.set_axis_off()
+    figure.supylabel("labels, mean over runs", fontsize=9)
+    figure.suptitle(f"{title}: classes of the labels asked for, by class number", fontsize=11)
+    return figure
+
+
+def provenance(frame: DataFrame) -> str:
+    """What the runs of `frame` are, for under a figure: their number and seeds, protocol and commit."""
+    runs = frame.drop_duplicates("run")
+    counts = runs.groupby([name for name in ("arm", "strategy", "regime", "dataset") if name in runs], observed=True, dropna=False)
+    seeds = sorted(set(counts["seed"].nunique()))
+    n = f"n = {seeds[0]}" if len(seeds) == 1 else f"n = {seeds[0]} to {seeds[-1]}"
+    told = [f"{n} seed{'' if seeds[-1] == 1 else 's'} a curve, {len(runs)} runs"]
+    for name in ("protocol", "commit"):
+        found = list(dict.fromkeys(map(str, runs[name]))) if name in runs else []
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        told += [f"{name} {' / '.join(found[:3])}{more}"] if found else []
+    return "; ".join(told)
+
+
+def save(figure: Figure, path: Path, caption: str, runs: DataFrame | None = None) -> Path:
+    """Write `figure` as PNG, atomically, with `caption` among its metadata; returns `path`.
+
+    runs: those that it shows: what they are (see `provenance`) is written under it.
+    """
     import io
 
+    if runs is not None:
+        wide = int(16 * figure.get_figwidth())  # characters of that size
+        figure.supxlabel(textwrap.fill(provenance(runs), wide), x=0.01, ha="left", fontsize=7, color="0.35")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Description": caption})
     store.write_atomic(path, buffer.getvalue())

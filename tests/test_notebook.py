@@ -6,15 +6,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 
 import alnb
 from alnb import notebook
 from alnb.__main__ import main
+from alnb.data import ImageSet
 from alnb.notebook import BadParameter, NotebookFailed, Parameter, check, execute, parameters, parse
 
 PROJECT = Path(__file__).parents[1]
@@ -86,21 +87,6 @@ def test_optional_types() -> None:
     assert check({"root": None}, known) == {"root": None} and check({"root": "x"}, known) == {"root": "x"}
     with pytest.raises(BadParameter):
         check({"root": 3}, known)
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
-    def make(*sources: str, tag: bool = True) -> Path:
-        cells = [new_code_cell(source) for source in sources]
-        if tag:
-            cells[0]["metadata"]["tags"] = ["parameters"]
-        path = tmp_path / "made.ipynb"
-        nbformat.write(
-            new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}), path
-        )
-        return path
-
-    return make
 
 
 def test_parameters_are_read_with_type_and_help(write: Callable) -> None:
@@ -179,7 +165,7 @@ def test_command_line(write: Callable, tmp_path: Path, capsys: pytest.CaptureFix
 # ---- the notebooks of the project ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != "report"], ids=lambda p: p.stem)
 def test_every_notebook_at_smoke_scale(path: Path, tmp_path: Path) -> None:
     values = {"scale": "smoke", "runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures"), "seeds": [0, 1], "device": "cpu"}
     known = parameters(path)
@@ -189,6 +175,19 @@ def test_every_notebook_at_smoke_scale(path: Path, tmp_path: Path) -> None:
     assert out.stat().st_size < 2_000_000
     assert "seeds" not in known or json.loads(next((tmp_path / "runs").rglob("record.json")).read_text())["n_labelled"] > 0
     assert any(o.get("data", {}).get("image/png") for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []))
+
+
+def test_the_report_of_runs_from_anywhere(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    for strategy, seed in product(("random", "margin", "entropy"), range(2)):
+        roles = dict(learner=learner, strategy=alnb.acquire.STRATEGIES[strategy], oracle=alnb.oracle.simulated(train.targets))
+        protocol = alnb.Protocol(6, 3, 3, seed=seed)
+        list(alnb.cycles(tmp_path / f"runs/{strategy}{seed}", alnb.Pool.of(train.images), test, **roles, protocol=protocol))
+    (tmp_path / "runs/random1/cycle_002/record.json").unlink()
+    out = execute(PROJECT / "notebooks/report.ipynb", {"runs": str(tmp_path / "runs"), "figures": str(tmp_path)}, tmp_path / "out.ipynb")
+    figures = {path.stem: path.stat().st_size for path in tmp_path.glob("*.png")}
+    assert set(figures) == {"curves-1", "areas", "wins", "time-1", "classes-1"} and all(5_000 < size < 300_000 for size in figures.values())
+    printed = "".join(o.get("text", "") for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []))
+    assert "5 finished runs" in printed and "1 unfinished" in printed and "3 tests" not in printed and out.stat().st_size < 2_000_000
 
 
 @pytest.mark.parametrize("name", ["figure3", "table1"])

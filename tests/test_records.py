@@ -152,3 +152,15 @@ def test_parameters_that_only_some_runs_have(make: Callable[..., store.Run], tmp
     assert list(frame.loc[str(one.path), "fold"]) == ["1", "1"] and list(frame.loc[str(two.path), "fold"]) == ["x", "x"]
     assert frame["note"].isna().all() and math.isnan(frame["seconds"].sum()) is False
     records.export(frame.reset_index(), tmp_path / "t.parquet")
+
+
+def test_rows_are_chosen_by_texts() -> None:
+    frame = pandas.DataFrame({"dataset": pandas.Categorical(["a", "a", "b"]), "regime": [0.1, 10.0, 10.0], "seed": [0, 1, 2]})
+    assert list(records.where(frame, records.conditions(["regime=10", "dataset=a"]))["seed"]) == [1]
+    assert list(records.where(frame, records.conditions(["seed=0", "seed=2"]))["seed"]) == [0, 2] and len(records.where(frame, {})) == 3
+    with pytest.raises(ValueError, match="no column 'datset'; near it: dataset"):
+        records.where(frame, {"datset": ["a"]})
+    with pytest.raises(ValueError, match="no row has dataset c or d: there are a, b"):
+        records.where(frame, {"dataset": ["c", "d"]})
+    with pytest.raises(ValueError, match="only is 'dataset': write it as COLUMN=VALUE"):
+        records.conditions(["dataset"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alnb import report
+from alnb import comparisons, report
 
 
 def table(curves: dict[tuple[str, str], list[float]], seeds: int = 3) -> pandas.DataFrame:
@@ -89,3 +89,63 @@ def test_curves_draw_every_strategy_with_its_band(tmp_path: Path) -> None:
     path = report.save(figure, tmp_path / "deep/figure.png", "what it shows")
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG") and b"what it shows" in content and len(content) < 300_000
+
+
+def test_every_strategy_has_its_own_look_and_keeps_it() -> None:
+    names = [f"s{k}" for k in range(40)]
+    found = report.looks(names)
+    assert len({tuple(look.values()) for look in found.values()}) == 40
+    assert report.looks(["vaal", "random"]) == {
+        name: report.looks(["margin", "random", "entropy", "vaal"])[name] for name in ("vaal", "random")
+    }
+
+
+def test_published_accuracies_are_hollow() -> None:
+    printed = pandas.DataFrame(
+        [("a", "margin", 20, 0.72), ("a", "margin", 900, 0.9), ("b", "margin", 20, 0.8), ("a", "other", 20, 0.1)],
+        columns=["arm", "strategy", "n_labelled", "value"],
+    )
+    figure = report.curves(FRAME, "bars", published=printed)
+    hollow = [line for line in figure.axes[0].lines if line.get_fillstyle() == "none"]
+    assert [(*line.get_xdata(), *line.get_ydata()) for line in hollow] == [(20, 0.72)]
+    assert hollow[0].get_color() == report.looks(["margin"])["margin"]["color"]
+
+
+RUNS = FRAME.assign(run=FRAME["strategy"] + FRAME["seed"].astype(str), seconds=2.0, protocol="10 + 3 x 10 labels, fresh", commit="abc")
+
+
+def test_provenance_says_n_protocol_and_commit(tmp_path: Path) -> None:
+    assert report.provenance(RUNS) == "n = 3 seeds a curve, 9 runs; protocol 10 + 3 x 10 labels, fresh; commit abc"
+    uneven = RUNS[RUNS["run"] != "margin0"].assign(commit=RUNS["run"])
+    assert report.provenance(uneven).startswith("n = 2 to 3 seeds a curve, 8 runs") and report.provenance(uneven).endswith("and 5 more")
+    assert report.provenance(RUNS[RUNS["run"] == "bad1"]).startswith("n = 1 seed a curve, 1 runs")
+    figure = report.curves(RUNS, "bars")
+    report.save(figure, tmp_path / "f.png", "c", RUNS)
+    assert figure.get_supxlabel().replace("\n", " ") == report.provenance(RUNS)
+
+
+def test_areas_are_drawn_with_their_intervals() -> None:
+    table = comparisons.summary(comparisons.areas(RUNS.assign(setting="all")))
+    figure = report.areas(table, "areas")
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == list(table["strategy"])
+    assert [container.lines[0].get_xdata()[0] for container in axis.containers] == pytest.approx(list(table["area"]))
+
+
+def test_the_win_matrix_is_readable() -> None:
+    matrix = pandas.DataFrame([[math.nan, 2.0], [0.0, math.nan]], index=["a", "b"], columns=["a", "b"])
+    (axis,) = report.win_matrix(matrix, "wins").axes
+    assert {(text.get_text(), *text.get_position()) for text in axis.texts} == {("2", 1, 0), ("0", 0, 1)}
+
+
+def test_time_adds_up_over_cycles() -> None:
+    (axis,) = report.time_against_accuracy(RUNS, "time").axes
+    lines = {line.get_label(): line for line in axis.lines}
+    assert list(lines["margin"].get_xdata()) == [2, 4, 6, 8] and list(lines["margin"].get_ydata()) == pytest.approx([0.5, 0.7, 0.85, 0.95])
+
+
+def test_class_histograms_are_means_over_runs() -> None:
+    rows = [("a", f"r{r}", cycle, c, (r + 1) * (c + 1)) for r in range(2) for cycle in range(2) for c in range(3)]
+    counts = pandas.DataFrame(rows, columns=["strategy", "run", "cycle", "class", "count"])
+    axis = report.class_histograms(counts, "all").axes[0]
+    assert [bar.get_height() for bar in axis.patches] == [3, 6, 9] and axis.lines[0].get_ydata()[0] == 6  # mean of 1 + 1 and 2 + 2, …
