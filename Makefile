@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SCALE ?= laptop
 SEEDS ?= [0, 1, 2]
 
-.PHONY: help demo test lab check bench readme clean
+.PHONY: help demo test lab check bench figures readme clean
 help:           ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
@@ -26,6 +26,9 @@ check: $(BIN)/.ok  ## lint, format of notebooks, types, layers
 
 bench: $(BIN)/.bench  ## the benchmarks, as a table; also writes benchmarks/results.json
 	$(BIN)/python -m benchmarks
+
+figures: $(BIN)/.ok  ## all of figures/ anew, by the sweeps of notebooks/sweeps (an hour and more; DOWNLOAD=true fetches images)
+	$(BIN)/alnb sweep notebooks/sweeps/*.yaml $(if $(DOWNLOAD),-p download $(DOWNLOAD))
 
 readme: $(BIN)/.ok  ## the README's tables anew, from the results that are there
 	$(BIN)/python -m benchmarks.readme

@@ -550,7 +550,7 @@ def draw(frame: DataFrame, title: str) -> Figure:
     return figure
 
 
-DASHES = {"frozen": "-", "scratch": "--"}
+DASHES: dict[str, Any] = {"frozen": "-", "scratch": "--"}
 
 
 def _printed(frame: DataFrame) -> DataFrame:
