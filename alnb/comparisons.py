@@ -37,8 +37,8 @@ ALPHA = 0.05  # error of a family of tests
 def settings(frame: DataFrame) -> DataFrame:
     """The finished runs of `frame` with a column `setting`: what runs have in common that differ in strategy and seed only, as a text.
 
-    It names dataset, scale, arm, regime and protocol, where they differ at all, and every other parameter in which two runs of the
-    same strategy and seed differ. A further column, `panels`, is the same without the arm: what makes one figure, with a
+    It names dataset and scale, then arm, regime and protocol where they differ at all, and every other parameter in which two runs of
+    the same strategy and seed differ. A further column, `panels`, is the same without the arm: what makes one figure, with a
     panel for each arm.
 
     Raises:
@@ -61,8 +61,8 @@ def settings(frame: DataFrame) -> DataFrame:
 
 
 def _texts(runs: DataFrame, keys: Sequence[str]) -> dict[str, str]:
-    """For each run the values of those `keys` in which runs differ, by the run's folder."""
-    shown = [key for key in keys if runs[key].nunique(dropna=False) > 1] or list(keys[:1])
+    """For each run the values of those `keys` in which runs differ, and always data set and scale, by the run's folder."""
+    shown = [key for key in keys if key in ("dataset", "scale") or runs[key].nunique(dropna=False) > 1]
     return {str(run): ", ".join(_text(key, values[key]) for key in shown) for run, values in runs[shown].to_dict("index").items()}
 
 

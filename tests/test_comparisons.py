@@ -52,7 +52,7 @@ def test_settings_say_what_differs_and_arms_share_a_figure() -> None:
 
 def test_a_parameter_that_tells_apart_what_is_else_the_same_makes_settings() -> None:
     frame = comparisons.settings(pandas.concat([runs(lr=0.1), runs(lr=0.2)]))
-    assert set(frame["setting"]) == {"learner.recipe.lr 0.1", "learner.recipe.lr 0.2"}
+    assert set(frame["setting"]) == {"bars, learner.recipe.lr 0.1", "bars, learner.recipe.lr 0.2"}
 
 
 def test_categorical_columns_of_the_loader_are_taken() -> None:
