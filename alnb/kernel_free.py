@@ -53,23 +53,30 @@ def _execute(path: Path, cells: Iterable[Source], values: Mapping[str, Any], *, 
     with _main(quiet) as module:
         for cell in cells:
             name = f"<cell {cell.number} of {path.name}>"
-            linecache.cache[name] = (len(cell.text), None, cell.text.splitlines(keepends=True), name)  # for tracebacks and fingerprints
+            text = cell.text if cell.text.endswith("\n") else f"{cell.text}\n"  # as a kernel has it
+            linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)  # for tracebacks and fingerprints
             try:
-                exec(compile(cell.text, name, "exec"), module.__dict__)
+                exec(compile(text, name, "exec", dont_inherit=True), module.__dict__)
             except TimeIsUp:
                 raise
+            except SystemExit as error:  # as papermill takes it
+                if error.code in (None, 0):
+                    return
+                raise _failed(cell, path, error) from error
             except Exception as error:
                 if not quiet:
                     traceback.print_exc()
-                kind = type(error).__name__
-                raise NotebookFailed(
-                    f"cell {cell.number} of {path} raised {kind}: {error}{_remedy(error)}", kind, f"{error}{_remedy(error)}"
-                ) from error
+                raise _failed(cell, path, error) from error
             if "parameters" in cell.tags:
                 module.__dict__.update(copy.deepcopy(dict(values)))
 
 
-def _remedy(error: Exception) -> str:
+def _failed(cell: Source, path: Path, error: BaseException) -> NotebookFailed:
+    kind, reason = type(error).__name__, f"{error}{_remedy(error)}"
+    return NotebookFailed(f"cell {cell.number} of {path} raised {kind}: {reason}", kind, reason)
+
+
+def _remedy(error: BaseException) -> str:
     """What helps where a cell is none for a plain program."""
     if isinstance(error, SyntaxError):
         return "; without Jupyter only plain Python runs: tag the cell `report` if it only shows results"

@@ -189,9 +189,9 @@ def progress(run: Run) -> tuple[int, int, float | None]:
     manifest = run.manifest
     if manifest is None:
         return 0, 0, None
-    finished = sum(1 for _ in run.path.glob("cycle_*/record.json"))
-    last = store.read_json(run.folder(finished - 1) / "record.json") if finished else None
-    return finished, manifest["experiment"]["protocol"]["cycles"], None if last is None else last["metrics"]["accuracy"]
+    cycles = manifest["experiment"]["protocol"]["cycles"]
+    finished = sorted(run.path.glob("cycle_*/record.json"), key=lambda path: int(path.parent.name.removeprefix("cycle_")))
+    return len(finished), cycles, store.read_json(finished[-1])["metrics"]["accuracy"] if finished else None
 
 
 @dataclass(frozen=True)

@@ -254,23 +254,40 @@ def parse(given: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> dic
 
 def _items(word: str, kind: Any) -> list[Any]:
     """What a word means in a list of `kind`: of whole numbers, 0:5 are the five from 0 on, and 0:10:2 every second one."""
+    found = numbers(word) if kind is int else None
+    return [_read(word, kind)] if found is None else found
+
+
+def numbers(word: str) -> list[int] | None:
+    """The whole numbers that 0:5 or 0:10:2 stands for; None where `word` is no such range.
+
+    Raises:
+        BadParameter: there is none between its ends.
+    """
     parts = word.split(":")
-    if kind is int and len(parts) in (2, 3):
-        with suppress(ValueError):
-            return list(range(*map(int, parts)))
-    return [_read(word, kind)]
+    if len(parts) not in (2, 3):
+        return None
+    try:
+        found = list(range(*map(int, parts)))
+    except ValueError:
+        return None
+    if not found:
+        raise BadParameter(f"{word} holds no number: it is to begin below where it ends, as 0:5 does")
+    return found
 
 
 def _read(word: str, kind: Any) -> Any:
     """A word as a value of `kind` where it can be one, and as YAML reads it where not: `check` says what is wrong then.
 
-    Texts stay as they are, and numbers are decimal: YAML 1.1 would take 010 for 8 and 3e-2 for a text.
+    Texts stay as they are, and numbers are decimal: YAML 1.1 would take 010 for 8, 3e-2 for a text, and 1:05 for 65.
     """
     if kind is str:
         return word
     if kind in (int, float):
         with suppress(ValueError):
             return kind(word)
+        if ":" in word:
+            return word
     try:
         import yaml
     except ImportError:  # a machine with torch and little else: JSON, which has the same true, false, null and lists

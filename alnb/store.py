@@ -492,7 +492,26 @@ def exclusive(folder: Path, *, wait: bool | float) -> Iterator[None]:
         here = " (this very process: close the earlier generator, or restart the kernel)" if who == str(os.getpid()) else ""
         raise Locked(f"{folder} is in use by process {who}{here}; wait until it has ended, or stop it") from error
     try:
-        owner.write_text(str(os.getpid()))
+        try:
+            owner.write_text(str(os.getpid()))
+        except OSError as error:
+            raise OSError(
+                error.errno, f"{error.strerror} while writing {owner}: nothing was begun; free some space and start again"
+            ) from error
         yield
     finally:
         lock.release()
+
+
+def held(folder: Path) -> bool:
+    """Whether somebody holds `folder`; nothing in it is changed."""
+    import filelock
+
+    lock = folder / ".lock"
+    if not lock.exists():
+        return False
+    try:
+        with filelock.FileLock(lock, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True

@@ -1,6 +1,8 @@
 """Small images that a small net can tell apart, and what every test needs."""
 
 import functools
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,6 +38,23 @@ def test() -> ImageSet:
 def learner() -> alnb.Learner:
     recipe = alnb.Recipe(epochs=2, min_updates=12, batch=8, lr=0.05, augment=alnb.augment.AUGMENTATIONS["shift"])
     return alnb.Learner(functools.partial(small, width=4), recipe)
+
+
+def notebook_of(path: Path, *cells: str | tuple[str, str], tag: bool = True) -> Path:
+    """A notebook at `path` with these code cells, the first tagged `parameters`; a pair is a cell's tag and its source."""
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    pairs = [cell if isinstance(cell, tuple) else ("parameters" if tag and not k else "", cell) for k, cell in enumerate(cells)]
+    made = [new_code_cell(source, metadata={"tags": [name] if name else []}) for name, source in pairs]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=made, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    return functools.partial(notebook_of, tmp_path / "made.ipynb")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

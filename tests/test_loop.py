@@ -11,7 +11,7 @@ import alnb
 from alnb import Cycle, Pool, Protocol, Run, cycles, store
 from alnb.acquire import STRATEGIES, margin, random
 from alnb.data import ImageSet
-from alnb.loop import describe, pending
+from alnb.loop import describe, pending, progress
 from alnb.oracle import Pending, answer, class_uniform, human, simulated
 from alnb.pool import Query
 
@@ -78,6 +78,21 @@ def test_a_run_that_was_left_goes_on_bit_for_bit(
     left.close()
     assert same(go("left", protocol=protocol), whole)
     assert same(go("left", protocol=protocol), whole)  # complete: read only
+
+
+def test_how_far_a_run_is(go: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path / "run")
+    assert progress(run) == (0, 0, None)
+    monkeypatch.setenv(store.CELL, str(tmp_path))
+    found = go()
+    assert progress(run) == (3, 3, found[2].metrics["accuracy"])
+    assert (tmp_path / store.RUNS).read_text() == "run\n"  # in a cell of a sweep it has said its name
+    (run.folder(1) / "record.json").unlink()
+    assert progress(run) == (2, 3, found[2].metrics["accuracy"])  # not whole; `Run.records` says what is missing
+    (run.folder(2) / "record.json").unlink()
+    (run.folder(0) / "record.json").write_text("{")
+    with pytest.raises(store.Corrupted, match=r"cycle_000/record\.json"):
+        progress(run)
 
 
 def test_warm_and_fresh_differ_and_subset_restricts(go: Callable) -> None:

@@ -5,6 +5,8 @@ import os
 import resource
 import subprocess
 import sys
+import threading
+import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,6 +248,74 @@ with Run({str(tmp_path)!r}).lock():
         pass
     with Run(tmp_path).lock(), pytest.raises(Locked, match="this very process"), Run(tmp_path).lock():
         pass
+
+
+def held_by_a_thread(folder: Path, free: threading.Event) -> threading.Thread:
+    """Somebody who holds `folder` until it is to be free."""
+    found = threading.Event()
+
+    def hold() -> None:
+        with store.exclusive(folder, wait=False):
+            found.set()
+            free.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert found.wait(20)
+    return thread
+
+
+def test_a_folder_is_waited_for_as_long_as_one_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    assert not store.held(tmp_path / "a") and not (tmp_path / "a").exists()
+    thread = held_by_a_thread(tmp_path / "a", free)
+    (tmp_path / "a/.owner").write_text("17")
+    assert store.held(tmp_path / "a") and (tmp_path / "a/.owner").read_text() == "17"
+    for wait in (False, 0.0, 0.4):
+        began = time.monotonic()
+        with pytest.raises(Locked, match="is in use by process 17; wait until it has ended"), store.exclusive(tmp_path / "a", wait=wait):
+            raise AssertionError
+        assert wait <= time.monotonic() - began < wait + 10
+    with pytest.raises(Locked), Run(tmp_path / "a").lock():
+        raise AssertionError
+    monkeypatch.setenv(store.LOCK_SECONDS, "20")
+    threading.Timer(0.2, free.set).start()
+    with Run(tmp_path / "a").lock():
+        assert (tmp_path / "a/.owner").read_text() == str(os.getpid())
+    thread.join()
+    assert not store.held(tmp_path / "a")
+    thread = held_by_a_thread(tmp_path / "a", free)
+    with store.exclusive(tmp_path / "a", wait=True):
+        thread.join()
+
+
+def test_a_folder_that_cannot_be_held_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OSError, match=rf"Not a directory while making {tmp_path / 'file/a'}"),
+        store.exclusive(tmp_path / "file/a", wait=False),
+    ):
+        raise AssertionError
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/.owner").symlink_to("/dev/full")
+    with (
+        pytest.raises(OSError, match=rf"No space left on device while writing {tmp_path / 'a/.owner'}"),
+        store.exclusive(tmp_path / "a", wait=False),
+    ):
+        raise AssertionError
+    assert not store.held(tmp_path / "a")
+
+
+def test_a_run_tells_the_cell_of_a_sweep_that_it_is_a_part_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(store.CELL, raising=False)
+    Run(tmp_path / "runs/a").announce()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "cells/one").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(store.CELL, "cells/one")
+    Run("runs/a").announce()
+    Run(tmp_path / "runs/ä b").announce()
+    assert (tmp_path / "cells/one" / store.RUNS).read_text(encoding="utf-8").splitlines() == ["../../runs/a", "../../runs/ä b"]
 
 
 def test_run_folders_are_named_by_their_experiment(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ DONE, EMPTY, FAILED, STOPPED, DIED, RUNNING, BUSY, NEW = "done", "empty", "faile
 FINISHED = (DONE, EMPTY)  # EMPTY: the experiment has no such combination
 GRACE = 20.0  # seconds that a cell has to reach a checkpoint when it is asked to stop
 LOCK_SECONDS = 20  # that a run may still be held by a process that is being killed
+FORGET = "delete it: the cell's runs are found complete, and nothing is lost"
 PACKAGE = Path(__file__).parents[2]  # where this package is imported from
 
 
@@ -42,24 +42,30 @@ class Cell:
     values: Mapping[str, Any]  # parameters that differ from the notebook's
     point: Mapping[str, Any]  # the value on each axis
     below: Path
-    key: str  # of the notebook's code and all its parameters
+    key: str  # of the notebook's code and all its parameters, whatever else is swept with it
 
     @property
     def name(self) -> str:
         """For people: the values on the axes."""
-        words = [str(v) if isinstance(v, str) else f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in self.point.items()]
-        return ", ".join(words) or self.notebook.stem
+        return named(self.point) or self.notebook.stem
 
     @property
     def folder(self) -> Path:
         """Where everything about it is."""
-        return self.below / f"{re.sub('[^A-Za-z0-9.]+', '-', self.name).strip('-')[:80]}-{self.key}"
+        return self.below / self.key
 
     def runs(self) -> list[store.Run]:
         """The run folders that it has worked on or found complete, in order."""
         path = self.folder / store.RUNS
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [store.Run(Path(os.path.normpath(self.folder / line))) for line in dict.fromkeys(lines)]
+
+
+def named(values: Mapping[str, Any]) -> str:
+    """Parameters for people: texts say what they are, numbers have their parameter's name before them."""
+    single = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in values.items()}
+    words = (v if isinstance(v, str) else f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in single.items())
+    return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -114,9 +120,9 @@ def look(cell: Cell) -> Status:
         store.Corrupted: its `cell.json` is damaged.
     """
     status = read(cell)
-    if status.state == RUNNING and not _held(cell):
+    if status.state == RUNNING and not store.held(cell.folder):
         return replace(status, state=DIED, kind="Died", reason="its process was killed, or its machine went down")
-    if status.state == DONE and (status.package != store.package() or not _whole(cell)):
+    if status.finished and not _stands(cell, status, store.package()):
         return replace(status, state=NEW)  # a look at its runs, which are found complete, or are made again
     return status
 
@@ -124,22 +130,28 @@ def look(cell: Cell) -> Status:
 def read(cell: Cell) -> Status:
     """What `cell.json` says."""
     path = cell.folder / "cell.json"
-    if not path.exists():
-        return Status(NEW)
-    return Status(**store.read_json(path, "delete it: its runs are found complete, and nothing is lost"))
+    return read_status(path) if path.exists() else Status(NEW)
 
 
-def _held(cell: Cell) -> bool:
+def read_status(path: Path) -> Status:
+    """Of any cell, from its `cell.json`.
+
+    Raises:
+        store.Corrupted: it is damaged, or a later version's.
+    """
+    content = store.read_json(path, FORGET)
+    unknown = sorted(set(content) - {each.name for each in fields(Status)})
+    if unknown:
+        raise store.Corrupted(f"{path} has {', '.join(unknown)}, of which this version knows nothing; {FORGET}")
+    return Status(**content)
+
+
+def _stands(cell: Cell, status: Status, package: str) -> bool:
+    """Whether what a finished cell came to is what `package` would make of it, and all its runs are still there and complete."""
     try:
-        with store.exclusive(cell.folder, wait=False):
-            return False
-    except store.Locked:
-        return True
-
-
-def _whole(cell: Cell) -> bool:
-    """Whether all its runs are still there and complete."""
-    return all(0 < cycles == finished for finished, cycles, _ in map(loop.progress, cell.runs()))
+        return status.package == package and all(0 < cycles == finished for finished, cycles, _ in map(loop.progress, cell.runs()))
+    except (store.Corrupted, store.NewerFormat):
+        return False  # it is executed again, and says what is damaged
 
 
 def run(work: Work) -> Status:
@@ -168,7 +180,7 @@ def run(work: Work) -> Status:
 def _attempt(work: Work) -> Status:
     """With the cell held: execute it, unless somebody else has done so meanwhile."""
     before = read(work.cell)
-    if before.finished and before.package == work.package and _whole(work.cell):
+    if before.finished and _stands(work.cell, before, work.package):
         return before
     began = Status(
         RUNNING,
@@ -181,10 +193,13 @@ def _attempt(work: Work) -> Status:
         values=dict(work.cell.values),
     )
     _write(work.cell, began)
+    (work.cell.folder / store.RUNS).unlink(missing_ok=True)  # each execution names them all
     try:
         state, kind, reason = (_by_itself if work.kernel_free else _by_papermill)(work)
     except KeyboardInterrupt:
         state, kind, reason = STOPPED, "KeyboardInterrupt", "interrupted"
+    except Exception as error:  # not of the notebook: papermill is missing here, say, or the disk is full
+        state, kind, reason = FAILED, type(error).__name__, str(error) or repr(error)
     ended = replace(began, state=state, seconds=before.seconds + time.time() - began.began, kind=kind, reason=reason)
     _write(work.cell, ended)
     return ended
@@ -222,8 +237,20 @@ def _by_papermill(work: Work) -> Outcome:
             )  # fmt: skip
         except NotebookFailed as error:
             return _outcome(error.kind, error.reason or str(error), work.late)
+        finally:
+            _close_loop()
         copy.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     return DONE, "", ""
+
+
+def _close_loop() -> None:
+    """That of this thread, which nbclient makes and leaves open."""
+    with suppress(ImportError):
+        from jupyter_core.utils import ensure_event_loop
+
+        loop = ensure_event_loop()
+        if not loop.is_running():  # it is no notebook's own
+            loop.close()
 
 
 def _by_itself(work: Work) -> Outcome:

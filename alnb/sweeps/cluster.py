@@ -5,12 +5,23 @@ Wants ``pip install 'alnb[cluster]'`` (dask.distributed and dask-jobqueue).
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import json
+import os
+import shlex
+import shutil
+import signal
 import sys
+import threading
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from alnb import store
@@ -20,6 +31,7 @@ from alnb.sweeps.engine import Workers
 
 ANSWER = 10  # seconds that a scheduler has to answer
 ARRIVE = 60  # seconds that a first worker has to come to a scheduler that was there before
+RENEW = 30  # seconds between two looks for jobs that have ended, as at their walltime
 LAUNCHERS = {
     "slurm": "dask_jobqueue.SLURMCluster", "pbs": "dask_jobqueue.PBSCluster", "lsf": "dask_jobqueue.LSFCluster",
     "sge": "dask_jobqueue.SGECluster", "htcondor": "dask_jobqueue.HTCondorCluster", "local": "distributed.LocalCluster",
@@ -33,31 +45,46 @@ class Unreachable(Exception):
 
 
 @contextmanager
-def connect(where: str | Path, *, threads: int | None = None) -> Iterator[Workers]:
-    """The workers of a Dask scheduler, as `sweep` takes them.
+def connect(where: str | Path, *, threads: int | None = None, patience: float | None = None) -> Iterator[Workers]:
+    """The workers of a Dask scheduler, as `sweep` takes them; those that come later are welcome too.
 
-    Where every worker has a resource named GPU, a cell takes one of it. A machine's cores are shared out among the workers it has.
+    Where every worker has a resource named GPU, a cell takes one of it. A machine's cores are shared out among the cells that it takes.
 
     Args:
         where: the scheduler's address; its scheduler file (.json); or a YAML file with `launcher` (slurm, pbs, lsf, sge,
             htcondor, local, ssh), `options` for that class of dask-jobqueue or dask.distributed, and `jobs`, how many of it to start.
         threads: of each cell; None: its share of its machine's cores.
+        patience: seconds in which a first worker has to come; None: as long as a queue takes, but `ARRIVE` where nothing is launched.
 
     Raises:
-        Unreachable: nobody answers there, or no worker came.
-        OtherVersion: a worker lacks this package, or has another version; it is named.
+        Unreachable: nobody answers there, no worker came, or the scheduler went away later.
+        OtherVersion: a worker lacks this package, or has another version; it is named. One that comes later is sent away instead.
         BadParameter: the file says nothing that can be started; or dask is not installed.
     """
     with ExitStack() as stack:
         client, arrive = _client(str(where), stack)
-        _wait(client, str(where), arrive)
+        limits = [seconds for seconds in (arrive, patience) if seconds is not None]
+        _wait(client, str(where), min(limits, default=None))
         told = _introductions(client)
-        workers = client.scheduler_info(n_workers=-1)["workers"]
-        share = threads or _threads(told, {name: worker["nthreads"] for name, worker in workers.items()})
+        workers = {name: worker for name, worker in client.scheduler_info(n_workers=-1)["workers"].items() if name in told}
         gpu = bool(workers) and all("GPU" in worker["resources"] for worker in workers.values())
-        size = sum(worker["nthreads"] for worker in workers.values())
-        executor = stack.enter_context(client.get_executor(pure=False, **({"resources": {"GPU": 1}} if gpu else {})))
-        yield Workers(executor, max(64, 2 * size), share, size=size, link=client.dashboard_link or "")
+        most = {n: int(min(w["nthreads"], w["resources"]["GPU"] if gpu else w["nthreads"])) for n, w in workers.items()}
+        dask = client.get_executor(pure=False, **({"resources": {"GPU": 1}} if gpu else {}))
+        stack.callback(dask.shutdown, wait=False)  # the sweep has waited for all that it wants to
+        topic = f"alnb-{uuid.uuid4().hex}"
+        client.subscribe_topic(topic, lambda event: print(event[1], file=sys.stderr, flush=True))
+        size = sum(most.values())
+        try:
+            yield Workers(
+                _Guarded(dask, topic), max(64, 2 * size), threads or _threads(told, most), size=size, link=client.dashboard_link or ""
+            )
+        except CancelledError as error:
+            raise Unreachable(
+                f"the Dask scheduler at {where} went away: what is complete is kept, and the same command goes on from there"
+            ) from error
+
+
+# ---- the scheduler ------------------------------------------------------------------------------------------------------------
 
 
 def _client(where: str, stack: ExitStack) -> tuple[Any, float | None]:
@@ -68,94 +95,258 @@ def _client(where: str, stack: ExitStack) -> tuple[Any, float | None]:
         raise BadParameter("a cluster needs dask.distributed: pip install 'alnb[cluster]'") from error
     if where.endswith((".yaml", ".yml")):
         cluster = stack.enter_context(_launched(Path(where)))
-        return stack.enter_context(distributed.Client(cluster)), None
-    file = {"scheduler_file": where} if where.endswith(".json") else {"address": where}
-    if "scheduler_file" in file and not Path(where).is_file():
-        raise Unreachable(f"there is no scheduler file {where}: start one with dask scheduler --scheduler-file {where}")
+        return stack.enter_context(distributed.Client(cluster, timeout=ANSWER)), None
     try:
-        return stack.enter_context(distributed.Client(**file, timeout=ANSWER)), ARRIVE
-    except (OSError, ValueError, TimeoutError) as error:
+        address = _address(Path(where)) if where.endswith(".json") else where
+        with ThreadPoolExecutor(1) as thread:  # there may be a loop in this one, as in a notebook
+            thread.submit(asyncio.run, _greet(address)).result()
+        return stack.enter_context(distributed.Client(address, timeout=ANSWER)), ARRIVE
+    except (OSError, ValueError, TypeError) as error:  # TypeError: of a tls:// without certificates
         raise Unreachable(
             f"no Dask scheduler answers at {where} ({type(error).__name__}: {error}): is it running, and is the address what it printed?"
         ) from error
 
 
+def _address(file: Path) -> str:
+    """What a scheduler file says.
+
+    Raises:
+        Unreachable: it is not there.
+        ValueError: it is no scheduler file.
+    """
+    if not file.is_file():
+        raise Unreachable(f"there is no scheduler file {file}: start one with dask scheduler --scheduler-file {file}")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get("address"), str):
+        raise ValueError("the file names no address")
+    return str(content["address"])
+
+
+async def _greet(address: str) -> None:
+    """Raises: OSError, where nobody answers as Dask does. A client alone would wait for ever for an answer that does not come."""
+    from distributed.comm import connect
+
+    async with asyncio.timeout(ANSWER + 1):
+        comm = await connect(address, timeout=ANSWER)
+        await comm.close()
+
+
+# ---- workers that are started here --------------------------------------------------------------------------------------------
+
+
 @contextmanager
 def _launched(path: Path) -> Iterator[Any]:
     """A cluster that is started as the file says, and ended at the end."""
+    content = _read(path)
+    module, _, name = LAUNCHERS[content["launcher"]].rpartition(".")
+    queue, jobs = module == "dask_jobqueue", content.get("jobs", 0)
+    try:
+        kind = getattr(_imported(module), name)
+    except ImportError as error:
+        raise BadParameter(f"cluster file {path} needs {module}: pip install 'alnb[cluster]'") from error
+    if queue and not shutil.which(command := shlex.split(kind.job_cls.submit_command)[0]):
+        raise BadParameter(f"cluster file {path}: there is no command {command} here: sweep from a machine that may submit jobs")
+    try:
+        cluster = kind(**(content.get("options") or {}), **({"n_workers": jobs} if jobs and not queue else {}))
+    except Exception as error:  # of many kinds, also from processes that were begun with
+        raise BadParameter(f"cluster file {path}: {name} does not take its options: {_root(error)}") from error
+    with cluster, _kept(cluster, jobs, path) if queue else nullcontext():
+        yield cluster
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Raises: BadParameter, where the file is none or says what cannot be."""
     import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadParameter(f"cluster file {path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or set(content) - set(FIELDS) or content.get("launcher") not in LAUNCHERS:
+    if not isinstance(content, dict) or set(content) - set(FIELDS) or content.get("launcher") not in list(LAUNCHERS):
         raise BadParameter(f"cluster file {path} must have `launcher`, one of {', '.join(LAUNCHERS)}, and may have `options` and `jobs`")
-    module, _, name = LAUNCHERS[content["launcher"]].rpartition(".")
+    launcher, jobs = content["launcher"], content.get("jobs")
+    if not isinstance(content.get("options") or {}, dict):
+        raise BadParameter(f"cluster file {path}: `options` must be names with values, as {LAUNCHERS[launcher]} takes them")
+    if launcher == "ssh" and jobs is not None:
+        raise BadParameter(f"cluster file {path}: `jobs` is not for ssh, which starts what `options` says: hosts, worker_options")
+    if (launcher not in ("ssh", "local") or jobs is not None) and (type(jobs) is not int or jobs < 1):
+        raise BadParameter(f"cluster file {path}: `jobs` is {jobs!r}: it must be a whole number, at least 1")
+    return content
+
+
+def _imported(module: str) -> ModuleType:
+    """With Ctrl-C as it was: by its import dask-jobqueue 0.9 makes that end the program at once, with status 0."""
+    before = signal.getsignal(signal.SIGINT)
     try:
-        kind = getattr(importlib.import_module(module), name)
-        cluster = kind(**(content.get("options") or {}))
-    except ImportError as error:
-        raise BadParameter(f"cluster file {path} needs {module}: pip install 'alnb[cluster]'") from error
-    except (TypeError, ValueError) as error:
-        raise BadParameter(f"cluster file {path}: {name} does not take its options: {error}") from error
-    with cluster:
-        jobs = content.get("jobs")
-        if jobs is not None:
-            cluster.scale(jobs=jobs) if module == "dask_jobqueue" else cluster.scale(jobs)
-        yield cluster
+        return importlib.import_module(module)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What began it."""
+    return error if error.__cause__ is None else _root(error.__cause__)
+
+
+@contextmanager
+def _kept(cluster: Any, jobs: int, path: Path) -> Iterator[None]:
+    """While it is open, so many jobs are submitted: one that has ended is followed by another.
+
+    Raises:
+        Unreachable: the queue takes none.
+    """
+    from distributed import Status
+
+    if (problem := cluster.sync(_fill, cluster, jobs)) and not cluster.workers:
+        raise Unreachable(f"cluster file {path}: no job could be submitted: {problem}")
+    ended = threading.Event()
+    thread = threading.Thread(target=_keep, args=(cluster, jobs, problem, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        for job in cluster.workers.values():
+            job.status = Status.closing  # dask-jobqueue does not say so itself, and Dask may insist on it
+
+
+def _keep(cluster: Any, jobs: int, problem: str, ended: threading.Event) -> None:
+    told = False
+    while True:
+        if problem and not told:
+            print(f"not all jobs could be submitted, the others will be tried again: {problem}", file=sys.stderr, flush=True)
+        told = bool(problem)
+        if ended.wait(RENEW):
+            return
+        problem = cluster.sync(_fill, cluster, jobs)
+
+
+async def _whole(cluster: Any) -> None:
+    await cluster
+
+
+async def _fill(cluster: Any, jobs: int) -> str:
+    """Submit what is missing of so many jobs; what was wrong with one, or nothing. Dask's own `scale` would only log that."""
+    from distributed import Status
+
+    while len(cluster.worker_spec) < jobs:
+        cluster.worker_spec.update(cluster.new_worker_spec())
+    try:
+        await asyncio.shield(_whole(cluster))  # interrupted while it submits a job, Dask would not know its number, nor cancel it
+    except (OSError, RuntimeError, ValueError) as error:
+        for name in [name for name, job in cluster.workers.items() if job.status == Status.created]:
+            cluster.workers.pop(name).status = Status.failed  # else it counts as submitted
+        return str(error)
+    return ""
+
+
+# ---- the workers --------------------------------------------------------------------------------------------------------------
 
 
 def _wait(client: Any, where: str, seconds: float | None) -> None:
+    """Raises: Unreachable, where no worker comes in time."""
     if not client.scheduler_info(n_workers=-1)["workers"]:
         print(f"waiting for a first worker of {where} …", file=sys.stderr, flush=True)
     try:
         client.wait_for_workers(1, timeout=seconds)
     except TimeoutError as error:
-        address = client.scheduler.address
-        raise Unreachable(f"the scheduler {where} has no workers: start some with dask worker {address} --nthreads 1") from error
+        address, waited = client.scheduler.address, f"no worker of {where} came in {seconds:.2g} s"
+        start = f"start some with dask worker {address} --nthreads 1" if client.cluster is None else "its queue takes longer"
+        raise Unreachable(f"{waited}: {start}") from error
 
 
 def _introductions(client: Any) -> dict[str, Mapping[str, Any]]:
     """What each worker says of itself.
 
-    Raises: OtherVersion, which names all that have not this package as it is here.
+    Raises:
+        OtherVersion: it names all that have not this package as it is here.
     """
-    told = client.run(_introduce())
-    here, wrong = store.package(), []
-    for worker, says in told.items():
-        if says["package"] != here:
-            wrong.append(f"worker {worker} on {says['host']}: {says['error'] or 'alnb ' + says['package']}")
+    told: dict[str, Mapping[str, Any]] = {}
+    for worker, says in client.run(_introduce(), on_error="return").items():
+        if isinstance(says, dict):
+            told[worker] = says
+        elif not isinstance(says, OSError):  # that is one that has just gone
+            told[worker] = {"host": "its machine", "package": "", "error": f"{type(says).__name__}: {says}"}
+    here = store.package()
+    wrong = [f"worker {worker} on {says['host']}: {_has(says)}" for worker, says in told.items() if says["package"] != here]
     if wrong:
         lines = "\n  ".join(wrong)
         raise OtherVersion(
-            f"the sweep has alnb {here}; not so\n  {lines}\nInstall the same version there (pip install -e . in the shared folder)"
+            f"the sweep has alnb {here}; not so\n  {lines}\n"
+            "Install the same version there (pip install -e . in the shared folder), and start these workers anew"
         )
-    return dict(told)
+    return told
+
+
+def _has(says: Mapping[str, Any]) -> str:
+    return str(says["error"] or f"alnb {says['package']}")
 
 
 def _introduce() -> Callable[[], dict[str, Any]]:
     """A function that is sent as it is written, so that a worker without this package can say so."""
 
     def introduce() -> dict[str, Any]:
-        import os
         import platform
 
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-        says = {"host": platform.node(), "cores": cores, "package": "", "error": ""}
+        from dask.system import CPU_COUNT  # as few as a container may use
+
+        cpus = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else range(os.cpu_count() or 1)
+        says = {"host": platform.node(), "cpus": list(cpus)[:CPU_COUNT], "package": "", "error": ""}
         try:
             from alnb import store
+
+            return {**says, "package": store.package()}
         except Exception as error:
             return {**says, "error": f"{type(error).__name__}: {error}"}
-        return {**says, "package": store.package()}
 
     return introduce
 
 
-def _threads(told: Mapping[str, Mapping[str, Any]], tasks: Mapping[str, int]) -> int:
+def _threads(told: Mapping[str, Mapping[str, Any]], most: Mapping[str, int]) -> int:
     """Threads for a cell: the cores of its machine over the cells that may run there at once; of the scarcest machine."""
-    hosts: dict[str, list[str]] = defaultdict(list)
+    cores: dict[str, set[int]] = defaultdict(set)
+    cells: dict[str, int] = defaultdict(int)
     for worker, says in told.items():
-        hosts[says["host"]].append(worker)
-    shares = [told[names[0]]["cores"] // max(1, sum(tasks.get(name, 1) for name in names)) for names in hosts.values()]
-    return max(1, min(shares, default=1))
+        cores[says["host"]] |= set(says["cpus"])
+        cells[says["host"]] += most.get(worker, 1)
+    return max(1, min((len(cores[host]) // cells[host] for host in cores), default=1))
+
+
+@dataclass
+class _Guarded(Executor):
+    """Dask's executor, whose tasks see to it that they are on a worker with this package as it is here."""
+
+    dask: Any
+    topic: str  # under which a worker that is sent away is told of
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        from distributed.protocol import pickle
+
+        parcel = pickle.dumps((function, arguments, named))
+        future: Future[Any] = self.dask.submit(_task(_introduce()), store.package(), self.topic, parcel)
+        return future
+
+
+def _task(introduce: Callable[[], dict[str, Any]]) -> Callable[[str, str, bytes], Any]:
+    """A function that is sent as it is written: it does what is in the parcel, or has its worker sent away and the task done elsewhere."""
+
+    def cell(package: str, topic: str, parcel: bytes) -> Any:
+        import time
+
+        import distributed
+        from distributed.protocol import pickle
+
+        says = introduce()
+        if says["package"] == package:
+            function, arguments, named = pickle.loads(parcel)
+            return function(*arguments, **named)
+        worker = distributed.get_worker()
+        has = says["error"] or f"alnb {says['package']}"
+        worker.log_event(topic, f"worker {worker.address} on {says['host']} was sent away: the sweep has alnb {package}, not so it: {has}")
+        worker.loop.add_callback(worker.close_gracefully, reason="it has not the sweep's version of alnb")
+        time.sleep(1)  # until the scheduler knows that
+        raise distributed.Reschedule
+
+    return cell

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from alnb.notebook import BadParameter
 from alnb.sweeps import table
 from alnb.sweeps.engine import Sweep, sweep
-from alnb.sweeps.grid import read_file, read_words
+from alnb.sweeps.grid import grid, read_file, read_words
 
 FAILED, LEFT = 1, 75  # exit statuses; 75 is what sysexits.h calls a temporary failure: try again
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -63,13 +64,13 @@ def run(options: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit status."""
     end = None if options.time_limit is None else time.monotonic() + options.time_limit
     words = [*options.parameters, *([["scale", options.scale]] if options.scale else [])]
-    sweeps = [_read(target, words) for target in options.targets]  # all problems before anything is begun
+    sweeps = [_read(target, words, options.over) for target in options.targets]  # all problems before anything is begun
     worst = 0
     for path, values, over in sweeps:
         if len(sweeps) > 1:
             print(f"== {path}", flush=True)
         left = None if end is None else max(0.0, end - time.monotonic())
-        done = sweep(path, values, over=options.over or over, executor=_crew(options), time_limit=left, **_options(options))
+        done = sweep(path, values, over=over, executor=_crew(options, left), time_limit=left, **_options(options))
         status = 0 if options.dry_run else conclude(done)
         worst = status if worst == 0 or status == FAILED else worst
     return worst
@@ -80,37 +81,42 @@ def _options(options: argparse.Namespace) -> dict[str, Any]:
     return {**{name: getattr(options, name) for name in names}, "kernel_free": options.kernel_free or None}
 
 
-def _crew(options: argparse.Namespace) -> Any:
+def _crew(options: argparse.Namespace, left: float | None) -> Any:
     if options.cluster is None or options.dry_run:
         return None
     from alnb.sweeps import cluster
 
-    return cluster.connect(options.cluster, threads=options.threads)
+    return cluster.connect(options.cluster, threads=options.threads, patience=left)
 
 
-def _read(target: Path, words: list[list[str]]) -> tuple[Path, dict[str, Any], list[str] | None]:
-    if target.suffix not in (".yaml", ".yml"):
-        return target, read_words(target, words), None
-    path, values, over = read_file(target)
-    return path, {**values, **read_words(path, words)}, over
+def _read(target: Path, words: list[list[str]], over: list[str] | None) -> tuple[Path, dict[str, Any], list[str] | None]:
+    """Notebook, values and axes, when `grid` has found nothing wrong with them."""
+    file = target.suffix in (".yaml", ".yml")
+    try:
+        path, values, own = read_file(target, words) if file else (target, read_words(target, words), None)
+        grid(path, values, over or own)
+    except BadParameter as error:
+        raise error if str(target) in str(error) else BadParameter(f"{target}: {error}") from error
+    return path, values, over or own
 
 
 def conclude(done: Sweep) -> int:
     """Print what came of a sweep; returns the exit status."""
-    print(f"\n{done.grid.notebook}: {len(done.cells)} cells: {table.counted(done.statuses.values())}")
+    print(f"\n{done.grid.notebook}: {table.number(len(done.cells))}: {table.counted(done.statuses.values())}")
     for cell in done.failed[: table.MOST_ROWS]:
         status = done.statuses[cell.key]
         print(f"  {cell.name}: {status.kind}: {status.reason}\n    what it printed: {cell.folder / 'log.txt'}")
     for report in done.reports:
         print(f"executed notebook: {report}")
     if done.failed:
-        print(f"{len(done.failed)} cells failed; when the cause is mended, the same command with --retry does them again", file=sys.stderr)
+        print(f"{table.number(len(done.failed))} failed; when the cause is mended, the same command with --retry goes on", file=sys.stderr)
     if done.left:
-        print(
-            f"{len(done.left)} cells are left: {table.time_left(done.left_seconds)}; the same command goes on from there", file=sys.stderr
-        )
+        left = table.time_left(done.left_seconds)
+        print(f"{table.number(len(done.left))} left: {left}; the same command goes on from there", file=sys.stderr)
+    for problem in done.reports_failed:
+        print(f"over the whole grid: {problem}", file=sys.stderr)
     if done.finished and done.why_no_report:
         print(f"not executed over the whole grid: {done.why_no_report}", file=sys.stderr)
-    if done.failed:
+    if done.failed or done.reports_failed:
         return FAILED
-    return LEFT if done.left or (done.why_no_report and done.finished and not done.reports and "time" in done.why_no_report) else 0
+    return LEFT if done.left or done.late else 0

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from alnb import notebook, store
+from alnb.notebook import NotebookFailed
 from alnb.sweeps import cell as cells_of
 from alnb.sweeps import table
-from alnb.sweeps.cell import BUSY, DIED, FAILED, Cell, Status, Work
-from alnb.sweeps.grid import Grid, examined, grid
+from alnb.sweeps.cell import BUSY, DIED, FAILED, Cell, OtherVersion, Status, Work
+from alnb.sweeps.grid import Grid, grid
 
 MOST_WORKERS = 8  # that are started unasked: each is a process of half a gigabyte
 REFRESH = 1.0  # seconds between two looks at what runs
@@ -36,8 +37,10 @@ class Sweep:
     cells: list[Cell]
     statuses: dict[str, Status]  # by the cell's key
     reports: list[Path] = field(default_factory=list)  # executed notebooks over the whole grid
+    reports_failed: list[str] = field(default_factory=list)  # what was wrong with the others
     left_seconds: float | None = None  # of work, as finished cells suggest; None: not known
-    why_no_report: str = ""
+    why_no_report: str = ""  # where no report was begun
+    late: bool = False  # that is because time was up
 
     @property
     def failed(self) -> list[Cell]:
@@ -48,6 +51,11 @@ class Sweep:
     def left(self) -> list[Cell]:
         """Cells that are neither finished nor failed."""
         return [c for c in self.cells if not self.statuses[c.key].finished and self.statuses[c.key].state not in (FAILED, DIED)]
+
+    def wanted(self, retry: bool) -> list[Cell]:
+        """Cells that a sweep executes: all that are not finished, failed ones if they are to be tried again."""
+        statuses = self.statuses
+        return [c for c in self.cells if not statuses[c.key].finished and (statuses[c.key].state != FAILED or retry)]
 
     @property
     def finished(self) -> bool:
@@ -61,7 +69,7 @@ class Workers:
 
     executor: Executor
     capacity: int  # cells that are handed out at once
-    threads: int | None = None  # of each; None: as many as its machine has cores for
+    threads: int | None = None  # of each cell; None: one
     gpus: tuple[str, ...] = ()  # given out one by one; empty: workers have their own
     size: int = 0  # cells that can run at once; 0: as many as are handed out
     link: str = ""  # where the engine shows itself
@@ -144,19 +152,19 @@ def sweep(
         KeyboardInterrupt: by Ctrl-C, or SIGTERM; cells have stopped, and nothing is lost.
     """
     deadline = None if time_limit is None else time.time() + time_limit
-    chosen = examined(grid(Path(path), dict(parameters or {}), over))
+    chosen = grid(Path(path), dict(parameters or {}), over)
     cells = chosen.cells()
     result = Sweep(chosen, cells, {cell.key: cells_of.look(cell) for cell in cells})
     if dry_run:
-        with local(workers, threads) if executor is None else nullcontext():
-            result.left_seconds = table.estimate(result.cells, result.statuses)
-        print(table.plan(result.cells, result.statuses, result.left_seconds), flush=True)
+        with local(workers, threads) if executor is None else nullcontext() as crew:
+            result.left_seconds = table.estimate(result.wanted(retry))
+            print(table.plan(result.cells, result.statuses, result.left_seconds, crew.capacity if crew else None), flush=True)
         return result
     _writable(chosen.root)
     kernel_free = find_spec("papermill") is None if kernel_free is None else kernel_free
-    with _entered(executor, workers, threads) as crew, _asked_to_end():
+    with _asked_to_end(), _entered(executor, workers, threads) as crew:  # in this order: what was launched is ended by SIGTERM too
         _Driver(result, crew, kernel_free, threads, retries, deadline, retry).run()
-        result.left_seconds = table.estimate(result.cells, result.statuses)
+        result.left_seconds = table.estimate(result.wanted(False))
         _report(result, deadline)
     return result
 
@@ -216,11 +224,11 @@ class _Driver:
 
     def run(self) -> None:
         """Raises: KeyboardInterrupt, when the cells that were running have stopped."""
-        todo = [cell for cell in self.result.cells if self.wanted(self.result.statuses[cell.key])]
+        todo = self.result.wanted(self.retry)
         view = table.View(self.result.cells, self.result.statuses, self.crew.link, self.crew.size or self.crew.capacity)
         try:
             with view:
-                while todo or self.running:
+                while (todo or self.running) and not self.past:
                     while todo and len(self.running) < self.crew.capacity and not self.over:
                         self.submit(todo.pop(0))
                     if not self.running:
@@ -228,20 +236,21 @@ class _Driver:
                     ended, _ = wait(self.running, REFRESH, FIRST_COMPLETED)
                     todo += [cell for future in ended if (cell := self.collect(future))]
                     view.show({cell.key for cell in self.running.values()})
-        except KeyboardInterrupt:
+        except BaseException:  # Ctrl-C, or an executor that is broken
             self.end()
             raise
         finally:
             self.stop.unlink(missing_ok=True)
 
-    def wanted(self, status: Status) -> bool:
-        """Whether a cell is to be executed now."""
-        return not status.finished and (status.state != FAILED or self.retry)
-
     @property
     def over(self) -> bool:
         """Whether it is too late to begin anything."""
         return self.deadline is not None and time.time() > self.deadline - RESERVE
+
+    @property
+    def past(self) -> bool:
+        """Whether all that ran has stopped or was killed: what is left waits for workers that do not come."""
+        return self.deadline is not None and time.time() > self.deadline + cells_of.GRACE + 10
 
     @property
     def stop(self) -> Path:
@@ -277,8 +286,11 @@ class _Driver:
         del self.slots[cell.key]
         try:
             status = future.result()
-        except Exception as error:  # of the engine, or OtherVersion, or a full disk
-            status = Status(FAILED, kind=type(error).__name__, reason=str(error) or repr(error))
+        except CancelledError:  # not by this sweep: the executor has come to its end, as by the loss of Dask's scheduler
+            raise
+        except Exception as error:  # what `run` raises of itself, or else of an executor whose worker died
+            state = FAILED if isinstance(error, OtherVersion | OSError | store.Corrupted) else DIED
+            status = Status(state, kind=type(error).__name__, reason=str(error) or repr(error))
         self.result.statuses[cell.key] = status
         if status.state == DIED:
             self.died[cell.key] = self.died.get(cell.key, 0) + 1
@@ -289,15 +301,19 @@ class _Driver:
         return None
 
     def end(self) -> None:
-        """Ask all that runs to stop at a checkpoint, and wait until it has."""
+        """Ask all that runs to stop at a checkpoint, and wait until it has; interrupted once more, until it was killed."""
         if not self.running:
             return
-        print("stopping at the next checkpoint …", file=sys.stderr, flush=True)
+        print("stopping at the next checkpoint … (interrupt again to stop at once)", file=sys.stderr, flush=True)
         with suppress(OSError):
-            self.stop.touch()
-        for future in self.running:
-            future.cancel()
-        wait(self.running, cells_of.GRACE + 10)
+            self.stop.touch()  # cells that have not begun end at once; Dask could not tell whether one was cancelled in time
+        try:
+            wait(self.running, cells_of.GRACE + 10)
+        except KeyboardInterrupt:
+            with suppress(OSError):
+                os.utime(self.stop, (0, 0))  # long ago: see `Work.late`
+            wait(self.running, cells_of.GRACE)
+            raise
 
 
 def _report(result: Sweep, deadline: float | None) -> None:
@@ -305,7 +321,7 @@ def _report(result: Sweep, deadline: float | None) -> None:
     if not result.finished:
         result.why_no_report = "not all cells are finished"
     elif deadline is not None and time.time() > deadline - RESERVE:
-        result.why_no_report = "time is up"
+        result.why_no_report, result.late = "time is up", True
     elif find_spec("papermill") is None:
         result.why_no_report = "papermill is not installed here: execute the same sweep where it is, and it finds all runs complete"
     else:
@@ -314,4 +330,7 @@ def _report(result: Sweep, deadline: float | None) -> None:
             print(f"\nover the whole grid: {path}", flush=True)
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{store.fingerprint(values)[:6]}.ipynb"
             copy = result.grid.root / path.stem / "notebooks" / name
-            result.reports.append(notebook.execute(path, values, copy, environment={"OMP_NUM_THREADS": str(max(1, threads))}))
+            try:
+                result.reports.append(notebook.execute(path, values, copy, environment={"OMP_NUM_THREADS": str(max(1, threads))}))
+            except NotebookFailed as error:
+                result.reports_failed.append(str(error))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, get_origin
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from alnb import kernel_free, notebook, store
 from alnb.notebook import BadParameter, NotebookFailed, Parameter
-from alnb.sweeps.cell import Cell
+from alnb.sweeps.cell import Cell, named
 
 PLACES = ("runs", "figures", "data_root", "download")  # parameters that say where things are: not part of an experiment
 Words = Sequence[Sequence[str]]
@@ -37,8 +39,8 @@ class Grid:
 
     @property
     def root(self) -> Path:
-        """Where its runs are, and its cells below."""
-        return Path(self.values.get("runs") or store.workspace() / "runs").expanduser()
+        """Where its runs are, and its cells below: the same for a worker elsewhere, whatever folder that was started in."""
+        return Path(self.values.get("runs") or store.workspace() / "runs").expanduser().absolute()
 
     def cells(self) -> list[Cell]:
         """A cell for each combination of one value on each axis, the last axis running fastest."""
@@ -57,10 +59,15 @@ class Grid:
     def _cell(self, point: Mapping[str, Any]) -> Cell:
         single = {name: [value] if name in self.lists else value for name, value in point.items()}
         values = {**self.values, **single}
-        everything = {**{name: _default(p) for name, p in self.known.items()}, **values}
-        experiment = {name: value for name, value in everything.items() if name not in PLACES}
-        key = store.fingerprint(self._code, experiment)[:10]
+        experiment = {name: value for name, value in {**self._defaults, **values}.items() if name not in PLACES}
+        own = {name: value for name, value in experiment.items() if value != self._defaults[name]}
+        words = re.sub("[^A-Za-z0-9.]+", "-", named(own)).strip("-")[:80]
+        key = "-".join(filter(None, (words, store.fingerprint(self._code, experiment)[:10])))
         return Cell(self.notebook.resolve(), values, point, self.root / "cells" / self.notebook.stem, key)
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        return {name: _default(parameter) for name, parameter in self.known.items()}
 
     @cached_property
     def _code(self) -> list[str]:
@@ -71,33 +78,52 @@ class Grid:
 def grid(path: Path, given: Mapping[str, Any], over: Iterable[str] | None = None) -> Grid:
     """The sweep of the notebook at `path` over values by name. Where the notebook takes a single value, several are an axis.
 
+    The notebook's own cells tagged `check` have looked at the values.
+
     Args:
         given: values as the notebook takes them, or a list of these.
         over: the list parameters to cut into cells; None: all that are not empty.
     Raises:
         BadParameter: all that is wrong, a line each.
     """
-    known = notebook.parameters(path)
-    problems: list[str] = []
+    found, problems = _grid(path, given, None if over is None else list(over))
+    _refuse([*problems, *_said(found, whole=not problems)])
+    return found
+
+
+def _grid(path: Path, given: Mapping[str, Any], over: list[str] | None) -> tuple[Grid, list[str]]:
+    """The sweep over what is right, and what is wrong."""
+    known, problems = notebook.parameters(path), list[str]()
     scalars: dict[str, list[Any]] = {}
     values: dict[str, Any] = {}
     for name, value in given.items():
         try:
-            if _is_axis(value, known.get(name)):
-                checked = [notebook.check({name: one}, known)[name] for one in value]
-                notebook.check({name: value}, {name: Parameter(name, "", "", "")})  # nothing twice
-                scalars[name] = checked
+            if name in known and isinstance(value, list) and not _takes_list(known[name]):
+                scalars[name] = _axis(name, value, known)
             else:
                 values |= notebook.check({name: value}, known)
         except BadParameter as error:
             problems.append(str(error))
-    every = {n: values.get(n, _default(p)) for n, p in known.items() if _is_list(p) and values.get(n, _default(p))}
-    wanted = list(every) if over is None else list(over)
+    held = {name: values.get(name, _default(p)) for name, p in known.items() if p.annotation and _takes_list(p)}
+    every = {name: value for name, value in held.items() if isinstance(value, list) and value}
+    wanted = list(every) if over is None else over
     problems += [f"over: {_no_axis(name, known, every)}" for name in wanted if name not in every and name not in scalars]
-    if problems:
-        raise BadParameter(_all(problems))
-    lists = {name: every[name] for name in wanted if name in every}
-    return Grid(path, {n: v for n, v in values.items() if n not in lists}, lists, scalars)
+    lists = {name: every[name] for name in every if name in wanted}
+    return Grid(path, {n: v for n, v in values.items() if n not in lists}, lists, scalars), problems
+
+
+def _axis(name: str, values: list[Any], known: Mapping[str, Parameter]) -> list[Any]:
+    """Values of a parameter that takes one at a time.
+
+    Raises: BadParameter, also where they can be no axis.
+    """
+    if name in PLACES:
+        raise BadParameter(f"parameter {name!r} says where things are: it has one value in a sweep, not {values!r}")
+    if not values:
+        raise BadParameter(f"parameter {name!r} has no value: give one or more, or leave it out")
+    checked = [notebook.check({name: value}, known)[name] for value in values]
+    notebook.check({name: checked}, {name: Parameter(name, "", "", "")})  # nothing twice
+    return checked
 
 
 def read_words(path: Path, given: Words) -> dict[str, Any]:
@@ -108,33 +134,39 @@ def read_words(path: Path, given: Words) -> dict[str, Any]:
     """
     known, problems = notebook.parameters(path), list[str]()
     values: dict[str, Any] = {}
+    names = [name for name, *_ in given]
     for name, *words in given:
         try:
-            if name in values:
+            if names.count(name) > 1:
                 raise BadParameter(f"parameter {name!r} is given twice")
-            if name in known and len(words) > 1 and not _is_list(known[name]):
-                values[name] = [notebook.parse([[name, word]], known)[name] for word in words]
-            else:
-                values |= notebook.parse([[name, *words]], known)
+            values[name] = _value(name, words, known)
         except BadParameter as error:
             problems.append(str(error))
-            values.setdefault(name, None)
     if problems:
-        raise BadParameter(_all(problems))
+        found, more = _grid(path, values, None)
+        _refuse(dict.fromkeys([*problems, *more, *_said(found, whole=False)]))
     return values
 
 
-def examined(grid: Grid) -> Grid:
-    """`grid`, when its values were looked at by the notebook's own cells tagged `check`.
+def _value(name: str, words: Sequence[str], known: Mapping[str, Parameter]) -> Any:
+    """What words mean; several of a parameter that takes one, or a range of numbers, are a list of its values."""
+    if name not in known or _takes_list(known[name]):
+        return notebook.parse([[name, *words]], known)[name]
+    spread = list(words)
+    if notebook.type_of(known[name]) is int:
+        spread = [str(number) for word in words for number in notebook.numbers(word) or (word,)]
+    each = [notebook.parse([[name, word]], known)[name] for word in spread]
+    return each if len(each) > 1 else notebook.parse([[name, *spread]], known)[name]
 
-    Raises:
-        BadParameter: all that is wrong, a line each.
-    """
-    if all(_problem(grid, values) is None for values in grid.reports()):
-        return grid
+
+def _said(grid: Grid, *, whole: bool) -> list[str]:
+    """What the notebook says is wrong: of each value by itself, and if that is nothing of the `whole`."""
+    if whole and all(_problem(grid, values) is None for values in grid.reports()):
+        return []
     problems = [problem for values in _singles(grid) if (problem := _problem(grid, values))]
-    problems = problems or [problem for values in grid.reports() if (problem := _problem(grid, values))]
-    raise BadParameter(_all(dict.fromkeys(problems)))
+    if whole and not problems:
+        problems = [problem for values in grid.reports() if (problem := _problem(grid, values))]
+    return list(dict.fromkeys(problems))
 
 
 def _problem(grid: Grid, values: Mapping[str, Any]) -> str | None:
@@ -151,63 +183,72 @@ def _is_part(grid: Grid, values: Mapping[str, Any]) -> bool:
 
 
 def _singles(grid: Grid) -> Iterator[dict[str, Any]]:
-    """Parameters with all defaults but one value of one axis, or but one of the values that are no axis."""
-    for name, values in {**grid.scalars, **grid.lists}.items():
-        for value in values:
-            yield {name: [value] if name in grid.lists else value}
-    for name, value in grid.values.items():
-        yield {name: value}
+    """Parameters with all defaults but one, which has one value."""
+    for name, values in grid.scalars.items():
+        yield from ({name: value} for value in values)
+    for name, value in {**grid.lists, **grid.values}.items():
+        yield from ({name: [one]} for one in value) if isinstance(value, list) and value else ({name: value},)
 
 
-def read_file(path: Path) -> tuple[Path, dict[str, Any], list[str] | None]:
+def read_file(path: Path, given: Words = ()) -> tuple[Path, dict[str, Any], list[str] | None]:
     """Notebook, values and axes of a sweep file: YAML with `notebook` (relative to the file), `parameters`, and perhaps `over`.
 
-    In it, as on the command line, 0:5 stands for the five whole numbers from 0 on.
+    Its values mean what they mean on the command line, where 0:5 stands for the five whole numbers from 0 on. `given`, words as
+    `read_words` takes them, replace its own.
 
     Raises:
-        BadParameter: it is not there, is no such file, or names what it cannot hold.
+        BadParameter: it is not there, is no such file, or names what it cannot hold; or all that is wrong with its parameters.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        import yaml
+    except ImportError as error:
+        raise BadParameter(f"sweep file {path} needs PyYAML: pip install pyyaml, or name its parameters with -p") from error
+    try:
+        text = path.read_text(encoding="utf-8")
+        content, plain = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)  # as YAML types it, and as it is written
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
         raise BadParameter(f"sweep file {path} cannot be read: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("notebook"), str):
         raise BadParameter(f"sweep file {path} names no notebook: write a line such as notebook: ../quickstart.ipynb")
-    unknown = set(content) - set(FIELDS)
-    parameters = content.get("parameters") or {}
-    over = content.get("over")
-    if unknown or not isinstance(parameters, dict) or not isinstance(over, list | None):
-        raise BadParameter(f"sweep file {path} has {', '.join(sorted(unknown)) or 'another kind of entry'}: it takes {', '.join(FIELDS)}")
-    return Path(os.path.relpath((path.parent / content["notebook"]).resolve())), _ranges(parameters), over
+    unknown = [str(name) for name in content if name not in FIELDS]
+    parameters, over = content.get("parameters") or {}, content.get("over")
+    if unknown or not isinstance(parameters, dict) or not (over is None or _is_names(over)):
+        raise BadParameter(f"sweep file {path} has {', '.join(unknown) or 'another kind of entry'}: it takes {', '.join(FIELDS)}")
+    target = Path(os.path.relpath((path.parent / content["notebook"]).resolve()))
+    written = dict(zip(map(str, parameters), (plain["parameters"] or {}).values(), strict=True)) if parameters else {}
+    own = [[str(name), *_words(written[str(name)], value)] for name, value in parameters.items() if name not in {n for n, *_ in given}]
+    return target, read_words(target, [*own, *given]), over
 
 
-def _ranges(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    texts = {name: value for name, value in parameters.items() if isinstance(value, str) and ":" in value}
-    found = {}
-    for name, text in texts.items():
-        with suppress(ValueError):
-            found[name] = list(range(*map(int, text.split(":"))))
-    return {**parameters, **found}
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _is_list(parameter: Parameter) -> bool:
-    return get_origin(notebook.type_of(parameter)) is list
+def _words(written: Any, value: Any) -> list[str]:
+    """An entry of a sweep file as words: texts as they are written there, what is nested as one word."""
+    if isinstance(written, str):
+        return [written]
+    return written if _is_names(written) and written else [json.dumps(value, default=str)]
 
 
-def _is_axis(value: Any, parameter: Parameter | None) -> bool:
-    """Whether several values are given for a parameter that takes one."""
-    kind = None if parameter is None else notebook.type_of(parameter)
-    return isinstance(value, list) and kind is not None and get_origin(kind) is None and kind is not list
+def _takes_list(parameter: Parameter) -> bool:
+    """Whether a list may be one value of it."""
+    try:
+        kind = notebook.type_of(parameter)
+    except BadParameter:  # it is named where a value is given
+        return False
+    kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+    return kind is None or any(one is list or get_origin(one) is list for one in kinds)
 
 
 def _default(parameter: Parameter) -> Any:
-    """As a value where it is a literal, else as written."""
+    """As a value where it is a literal such as JSON has, else as written."""
     try:
-        return ast.literal_eval(parameter.default)
-    except (ValueError, SyntaxError):
+        value = ast.literal_eval(parameter.default)
+        json.dumps(value)
+    except (ValueError, SyntaxError, TypeError):
         return parameter.default
+    return value
 
 
 def _no_axis(name: str, known: Mapping[str, Parameter], every: Mapping[str, Any]) -> str:
@@ -216,8 +257,10 @@ def _no_axis(name: str, known: Mapping[str, Parameter], every: Mapping[str, Any]
     return f"there is no parameter {name!r}; lists are {', '.join(every) or 'none'}"
 
 
-def _all(problems: Iterable[str]) -> str:
+def _refuse(problems: Iterable[str]) -> None:
+    """Raises: BadParameter, naming all of them, if there are any."""
     problems = list(problems)
-    return (
-        problems[0] if len(problems) == 1 else "\n".join([f"{len(problems)} problems, nothing was started:", *(f"- {p}" for p in problems)])
-    )
+    if len(problems) == 1:
+        raise BadParameter(problems[0])
+    if problems:
+        raise BadParameter("\n".join([f"{len(problems)} problems, nothing was started:", *(f"- {problem}" for problem in problems)]))

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -32,22 +33,19 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def estimate(cells: Sequence[Cell], statuses: Mapping[str, Status]) -> float | None:
-    """Seconds of work that is left, from finished cells of the same notebook that differ only along the axes: of these, for each cell,
-    the mean of those that have most values in common with it. None where there is no such cell.
+def estimate(left: Sequence[Cell]) -> float | None:
+    """Seconds of work that these cells may take, from finished ones of the same notebook that differ only along the axes: of these, for
+    each cell, the mean of those that have most values in common with it. None where there is no such cell.
     """
-    left = [cell for cell in cells if not statuses[cell.key].finished]
-    if not left:
-        return 0.0
-    told = list(_finished(cells[0]))
-    return _estimate(left, told)
+    return _estimate(left, list(_finished(left[0]))) if left else 0.0
 
 
 def _finished(cell: Cell) -> Iterable[Status]:
     for path in cell.below.glob("*/cell.json"):
-        status = Status(**store.read_json(path))
-        if status.state == DONE and all(status.values.get(n) == v for n, v in cell.values.items() if n not in cell.point):
-            yield status
+        with suppress(store.Corrupted, FileNotFoundError):  # of another sweep, which will say so
+            status = cells_of.read_status(path)
+            if status.state == DONE and all(status.values.get(n) == v for n, v in cell.values.items() if n not in cell.point):
+                yield status
 
 
 def _estimate(left: Iterable[Cell], told: Sequence[Status]) -> float | None:
@@ -61,6 +59,11 @@ def _estimate(left: Iterable[Cell], told: Sequence[Status]) -> float | None:
     return total
 
 
+def number(cells: int) -> str:
+    """So many cells."""
+    return f"{cells} cell" if cells == 1 else f"{cells} cells"
+
+
 def counted(statuses: Iterable[Status]) -> str:
     """How many cells are in which state."""
     counts = Counter(status.state for status in statuses)
@@ -72,7 +75,7 @@ def plan(cells: Sequence[Cell], statuses: Mapping[str, Status], left_seconds: fl
     rows = [(cell.name, WORDS[statuses[cell.key].state], _remark(statuses[cell.key])) for cell in cells]
     shown = _lines(rows[:MOST_ROWS], WIDTH)
     more = [f"… and {len(rows) - MOST_ROWS} more"] if len(rows) > MOST_ROWS else []
-    return "\n".join([*shown, *more, f"{len(cells)} cells: {counted(statuses.values())}", time_left(left_seconds, workers)])
+    return "\n".join([*shown, *more, f"{number(len(cells))}: {counted(statuses.values())}", time_left(left_seconds, workers)])
 
 
 def time_left(seconds: float | None, workers: int | None = None) -> str:
@@ -80,7 +83,7 @@ def time_left(seconds: float | None, workers: int | None = None) -> str:
     if seconds is None:
         return "how long the rest takes is not known before one such cell has finished"
     if seconds == 0:
-        return "nothing is left but to draw the whole"
+        return "no cell is left to be executed"
     side = f", {span(seconds / workers)} on {workers} workers" if workers and workers > 1 else ""
     return f"the rest may take {span(seconds)} of work{side}, as finished cells suggest"
 
@@ -95,7 +98,12 @@ def _lines(rows: Sequence[Row], width: int) -> list[str]:
     if not rows:
         return []
     name, state = (max(len(row[k]) for row in rows) for k in (0, 1))
-    return [f"  {row[0]:{name}}  {row[1]:{state}}  {row[2]}".rstrip()[:width] for row in rows]
+    return [_plain(f"  {row[0]:{name}}  {row[1]:{state}}  {row[2]}".rstrip())[:width] for row in rows]
+
+
+def _plain(text: str) -> str:
+    """`text` where each character takes one place: no tabs, no colours, no movements of the cursor."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 @dataclass
@@ -117,7 +125,7 @@ class View:
         self.kind = "notebook" if _in_notebook() else "terminal" if sys.stdout.isatty() else "lines"
         todo = sum(not status.finished for status in self.statuses.values())
         link = f"; the engine's own view: {self.link}" if self.link else ""
-        print(f"{len(self.cells)} cells, {todo} of them to do{link}", flush=True)
+        print(f"{number(len(self.cells))}, {todo} of them to do{link}", flush=True)
         self.told = {cell.key: self.statuses[cell.key].state for cell in self.cells}
         return self
 
@@ -193,7 +201,9 @@ def _in_notebook() -> bool:
 
 def _running(cell: Cell) -> Row:
     """How far a cell is that was handed out: from its runs, or where it has none yet from what it printed last."""
-    status = cells_of.read(cell)
+    status = Status(NEW)
+    with suppress(store.Corrupted, OSError):
+        status = cells_of.read(cell)
     if status.state != RUNNING:
         return cell.name, "waiting", "for a worker"
     where = _progress(cell) or _last_line(cell)
@@ -201,19 +211,26 @@ def _running(cell: Cell) -> Row:
 
 
 def _progress(cell: Cell) -> str:
-    runs = cell.runs()
-    if not runs:
+    finished, cycles, accuracy = _last(cell)
+    if not cycles:
         return ""
-    finished, cycles, accuracy = loop.progress(runs[-1])
-    which = f"run {len(runs)}, " if len(runs) > 1 else ""
+    runs = len(cell.runs())
+    which = f"run {runs}, " if runs > 1 else ""
     reached = "" if accuracy is None else f", accuracy {accuracy:.1%}"
     return f"{which}cycle {finished} of {cycles}{reached}"
 
 
 def _result(cell: Cell) -> str:
-    runs = cell.runs()
-    accuracy = loop.progress(runs[-1])[2] if runs else None
+    accuracy = _last(cell)[2]
     return "" if accuracy is None else f"(accuracy {accuracy:.1%})"
+
+
+def _last(cell: Cell) -> tuple[int, int, float | None]:
+    """How far the last of its runs is. What is damaged there, the cell itself will say: the sweep goes on."""
+    runs = cell.runs()
+    with suppress(store.Corrupted, store.NewerFormat, OSError):
+        return loop.progress(runs[-1]) if runs else (0, 0, None)
+    return 0, 0, None
 
 
 def _last_line(cell: Cell) -> str:
