@@ -76,12 +76,32 @@ def _finished(frame: DataFrame) -> Series:
 
 def _telling_apart(runs: DataFrame, named: Sequence[str]) -> list[str]:
     """Columns in which runs differ that have the same strategy, the same seed and the same `named` columns."""
-    own = runs.loc[:, "peak_memory_mb":].columns[1:] if "peak_memory_mb" in runs else []  # after what is measured
-    before = [name for name in runs.columns[: runs.columns.get_loc("cycle")] if name not in (*named, *OWN)]
-    other = [name for name in (*before, *own) if name not in (*named, *OWN) and not name.startswith(OWN_PARTS)]
     groups = runs.groupby([*named, "strategy", "seed"], observed=True, dropna=False)
     several = [group for _, group in groups if len(group) > 1]
-    return [name for name in other if any(group[name].nunique(dropna=False) > 1 for group in several)]
+    return [name for name in _parameters(runs) if name not in named and any(group[name].nunique(dropna=False) > 1 for group in several)]
+
+
+def _parameters(runs: DataFrame) -> list[str]:
+    """The columns that say what a run is, but for those in which runs of one setting may differ."""
+    measured = runs.columns[runs.columns.get_loc("cycle") : runs.columns.get_loc("peak_memory_mb") + 1]
+    return [name for name in runs if name not in (*OWN, *measured, "setting", "panels") and not name.startswith(OWN_PARTS)]
+
+
+def mixed(frame: DataFrame) -> DataFrame:
+    """Parameters in which runs of one setting differ all the same, as each strategy has its own value: is it the strategy that is compared?
+
+    frame: from `settings`. Columns: setting, parameter, values (which strategies have which).
+    """
+    import pandas
+
+    rows = []
+    for setting, own in frame.drop_duplicates("run").groupby("setting", sort=False):
+        for name in _parameters(own):
+            if own[name].nunique(dropna=False) > 1:
+                by_value = own.groupby(name, observed=True, dropna=False, sort=False)["strategy"].unique()
+                told = "; ".join(f"{value}: {', '.join(sorted(map(str, strategies)))}" for value, strategies in by_value.items())
+                rows.append({"setting": setting, "parameter": name, "values": told})
+    return pandas.DataFrame(rows, columns=["setting", "parameter", "values"])
 
 
 def _text(name: str, value: Any) -> str:

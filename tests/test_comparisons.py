@@ -55,6 +55,14 @@ def test_a_parameter_that_tells_apart_what_is_else_the_same_makes_settings() -> 
     assert set(frame["setting"]) == {"bars, learner.recipe.lr 0.1", "bars, learner.recipe.lr 0.2"}
 
 
+def test_what_else_differs_between_strategies_is_told() -> None:
+    frame = runs()
+    assert comparisons.mixed(comparisons.settings(frame)).empty
+    frame["learner.recipe.lr"] = frame["learner.recipe.lr"].where(frame["strategy"] != "margin", 0.05)
+    table = comparisons.mixed(comparisons.settings(frame))
+    assert table.to_numpy().tolist() == [["bars", "learner.recipe.lr", "0.1: kcenter, random; 0.05: margin"]]
+
+
 def test_categorical_columns_of_the_loader_are_taken() -> None:
     frame = runs(seeds=2)
     typed = frame.astype({name: "category" for name in ("dataset", "arm", "strategy", "run", "protocol")})
