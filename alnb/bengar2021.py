@@ -546,7 +546,7 @@ def draw(frame: DataFrame, title: str) -> Figure:
         axis.set(title=f"{ticks[0]} labels a step, {per_class:g} per class", xlabel="labels", ylabel="test accuracy", xticks=ticks)
         axis.grid(alpha=0.3)
     figure.legend(handles=_handles(frame, look, not printed.empty), loc="outside right center", frameon=False)
-    figure.suptitle(f"{title}; mean of {frame['seed'].nunique()} seeds, 95 % bands", fontsize=11)
+    figure.suptitle(f"{title}; mean of {report.seeds(frame)} seeds, 95 % bands", fontsize=11)
     return figure
 
 

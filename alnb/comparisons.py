@@ -18,17 +18,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 NAMED = ("dataset", "scale", "arm", "regime", "protocol")  # of what a setting is called, where there are such columns
-OWN = (
-    "strategy",
-    "seed",
-    "run",
-    "commit",
-    "experiment",
-    "protocol.seed",
-    "experiment.seed",
-)  # columns in which runs of a setting may differ
-OWN_PARTS = ("environment.", "strategy.", "experiment.strategy")  # and how the names of others begin
+OWN = ("strategy", "seed", "run", "commit", "experiment", "protocol.seed", "experiment.seed")  # in which runs of a setting may differ
+STRATEGY = ("strategy.", "experiment.strategy")  # how columns begin that say what a strategy is
+DIGESTS = ("fingerprint", "sha256", "source", "setting")  # how columns end that tell apart, but tell people nothing
+DERIVED = ("setting", "panels")  # the columns that `settings` adds
 ALPHA = 0.05  # error of a family of tests
+SEEDS = 3  # fewer decide nothing
 
 
 # ---- what may be compared -------------------------------------------------------------------------------------------------------
@@ -37,33 +32,26 @@ ALPHA = 0.05  # error of a family of tests
 def settings(frame: DataFrame) -> DataFrame:
     """The finished runs of `frame` with a column `setting`: what runs have in common that differ in strategy and seed only, as a text.
 
-    It names dataset and scale, then arm, regime and protocol where they differ at all, and every other parameter in which two runs of
-    the same strategy and seed differ. A further column, `panels`, is the same without the arm: what makes one figure, with a
-    panel for each arm.
+    It names dataset and scale, then arm, regime and protocol where they differ at all, and other parameters in which runs of one strategy
+    differ, as few as tell all of them apart. Where runs of one strategy differ only in what that strategy is, they become two strategies,
+    as ``vaal (beta 10)``. A further column, `panels`, is `setting` without the arm: what makes one figure, with a panel for each arm. A
+    run's own columns of these names become ``run.setting`` and ``run.panels``.
 
     Raises:
         ValueError: no run is finished, or two folders hold the same strategy and seed of the same experiment.
     """
+    frame = frame.rename(columns={name: f"run.{name}" for name in DERIVED if name in frame})
     whole = frame[_finished(frame)]
     if whole.empty:
         raise ValueError(f"none of the {frame['run'].nunique()} runs is finished: run the same sweep again, it goes on from there")
     runs = whole.drop_duplicates("run").set_index("run")
     named = [name for name in NAMED if name in runs]
-    keys = [*named, *_telling_apart(runs, named)]
-    twice = runs.duplicated([*keys, "strategy", "seed"], keep=False)
-    if twice.any():
-        same = runs[twice].groupby([*keys, "strategy", "seed"], observed=True, dropna=False, sort=False).groups
-        folders = " and ".join(map(str, next(iter(same.values()))[:2]))
-        raise ValueError(f"the same experiment is there twice, as {folders}: move one of them away, or choose a folder with only one")
-    texts = {"setting": _texts(runs, keys), "panels": _texts(runs, [key for key in keys if key != "arm"])}
+    keys = [*named, *_telling_apart(runs, named, [name for name in _parameters(runs) if name not in named])]
+    strategies = _strategies(runs, keys)
+    _once(runs.assign(strategy=strategies), [*keys, "strategy", "seed"])
+    texts = {"setting": _texts(runs, keys), "panels": _texts(runs, [key for key in keys if key != "arm"]), "strategy": strategies}
     plain = whole.astype({name: object for name in ("strategy", *named) if whole[name].dtype == "category"})
     return plain.assign(**{name: whole["run"].astype(str).map(text) for name, text in texts.items()})
-
-
-def _texts(runs: DataFrame, keys: Sequence[str]) -> dict[str, str]:
-    """For each run the values of those `keys` in which runs differ, and always data set and scale, by the run's folder."""
-    shown = [key for key in keys if key in ("dataset", "scale") or runs[key].nunique(dropna=False) > 1]
-    return {str(run): ", ".join(_text(key, values[key]) for key in shown) for run, values in runs[shown].to_dict("index").items()}
 
 
 def _finished(frame: DataFrame) -> Series:
@@ -74,17 +62,65 @@ def _finished(frame: DataFrame) -> Series:
     return last + 1 >= frame["protocol.cycles"]
 
 
-def _telling_apart(runs: DataFrame, named: Sequence[str]) -> list[str]:
-    """Columns in which runs differ that have the same strategy, the same seed and the same `named` columns."""
-    groups = runs.groupby([*named, "strategy", "seed"], observed=True, dropna=False)
-    several = [group for _, group in groups if len(group) > 1]
-    return [name for name in _parameters(runs) if name not in named and any(group[name].nunique(dropna=False) > 1 for group in several)]
-
-
 def _parameters(runs: DataFrame) -> list[str]:
-    """The columns that say what a run is, but for those in which runs of one setting may differ."""
+    """The columns that say what a run is, but for those in which runs of one setting may differ, plain ones first."""
     measured = runs.columns[runs.columns.get_loc("cycle") : runs.columns.get_loc("peak_memory_mb") + 1]
-    return [name for name in runs if name not in (*OWN, *measured, "setting", "panels") and not name.startswith(OWN_PARTS)]
+    other = (*OWN, *DERIVED, *measured)
+    names = [name for name in runs if name not in other and not name.startswith(("environment.", *STRATEGY))]
+    return sorted(names, key=_is_digest)
+
+
+def _is_digest(name: str) -> bool:
+    return name.endswith(DIGESTS)
+
+
+def _telling_apart(runs: DataFrame, keys: Sequence[str], candidates: Iterable[str]) -> list[str]:
+    """Of the candidates those that tell apart runs of one strategy with the same `keys`, each only if those before it do not.
+
+    Digests only count between runs of the same seed: a seed may have a backbone of its own.
+    """
+    found: list[str] = []
+    for name in candidates:
+        same = [*keys, *found, "strategy", *(["seed"] if _is_digest(name) else [])]
+        if (runs.groupby(same, observed=True, dropna=False)[name].nunique(dropna=False) > 1).any():
+            found.append(name)
+    return found
+
+
+def _strategies(runs: DataFrame, keys: Sequence[str]) -> dict[str, str]:
+    """What each run's strategy is called, by the run's folder."""
+    candidates = sorted((name for name in runs if name.startswith(STRATEGY)), key=_is_digest)
+    names = {str(run): str(strategy) for run, strategy in runs["strategy"].items()}
+    for strategy, own in runs.groupby("strategy", observed=True):
+        apart = _telling_apart(own, keys, candidates)
+        for run, values in own[apart].to_dict("index").items() if apart else ():
+            told = ", ".join(_text(name.rpartition(".")[2], value) for name, value in values.items())
+            names[str(run)] = f"{strategy} ({told})"
+    return names
+
+
+def _once(runs: DataFrame, keys: list[str]) -> None:
+    """Raises: ValueError, where two runs have the same `keys`; it names their folders."""
+    twice = runs[runs.duplicated(keys, keep=False)]
+    if len(twice):
+        same = twice.groupby(keys, observed=True, dropna=False, sort=False).groups
+        folders = " and ".join(map(str, next(iter(same.values()))[:2]))
+        raise ValueError(f"the same experiment is there twice, as {folders}: move one of them away, or choose a folder with only one")
+
+
+def _texts(runs: DataFrame, keys: Sequence[str]) -> dict[str, str]:
+    """For each run the values of those `keys` in which runs differ, and always data set and scale, by the run's folder."""
+    shown = [key for key in keys if key in ("dataset", "scale") or runs[key].nunique(dropna=False) > 1]
+    return {str(run): ", ".join(_text(key, values[key]) for key in shown) for run, values in runs[shown].to_dict("index").items()}
+
+
+def _text(name: str, value: Any) -> str:
+    """A column's value for people; texts that say by themselves what they are come without the name."""
+    if name in ("dataset", "arm", "protocol"):
+        return str(value)
+    if _is_digest(name):
+        return f"{name} {str(value)[:8]}"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def mixed(frame: DataFrame) -> DataFrame:
@@ -102,13 +138,6 @@ def mixed(frame: DataFrame) -> DataFrame:
                 told = "; ".join(f"{value}: {', '.join(sorted(map(str, strategies)))}" for value, strategies in by_value.items())
                 rows.append({"setting": setting, "parameter": name, "values": told})
     return pandas.DataFrame(rows, columns=["setting", "parameter", "values"])
-
-
-def _text(name: str, value: Any) -> str:
-    """A column's value for people; texts that say by themselves what they are come without the name."""
-    if name in ("dataset", "arm", "protocol"):
-        return str(value)
-    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
 # ---- areas ----------------------------------------------------------------------------------------------------------------------
@@ -131,12 +160,12 @@ def areas(frame: DataFrame) -> DataFrame:
 
 
 def summary(areas: DataFrame) -> DataFrame:
-    """Mean area with its 95 % interval over seeds: a row for each setting and strategy, the best of a setting first."""
+    """Mean area with its 95 % interval over seeds (NaN for one seed): a row for each setting and strategy, the best of a setting first."""
     import pandas
 
     rows = []
     for (setting, strategy), own in areas.groupby(["setting", "strategy"], sort=False):
-        low, high = report.interval(own["area"])
+        low, high = report.interval(own["area"]) if len(own) > 1 else (math.nan, math.nan)
         rows.append({"setting": setting, "strategy": strategy, "area": own["area"].mean(), "low": low, "high": high, "seeds": len(own)})
     table = pandas.DataFrame(rows, columns=["setting", "strategy", "area", "low", "high", "seeds"])
     return table.sort_values(["setting", "area"], ascending=[True, False], kind="stable", ignore_index=True)
@@ -149,7 +178,7 @@ def wins(areas: DataFrame) -> DataFrame:
     """Every two strategies of each setting by a paired t-test over seeds on their areas.
 
     Columns: setting, first, second, difference (mean area of the first less that of the second), low, high (its 95 % interval, not
-    corrected), seeds, p (two-sided; NaN for fewer than two seeds), p_corrected (Holm, over all rows), winner ("first", "second", or ""
+    corrected), seeds, p (two-sided; NaN for fewer than three seeds), p_corrected (Holm, over all rows), winner ("first", "second", or ""
     where the corrected p is above 0.05).
 
     Source: S. Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
@@ -161,7 +190,7 @@ def wins(areas: DataFrame) -> DataFrame:
         by_seed = own.pivot(index="seed", columns="strategy", values="area")
         for first, second in combinations(dict.fromkeys(own["strategy"]), 2):
             difference = (by_seed[first] - by_seed[second]).dropna()
-            low, high = report.interval(difference) if len(difference) else (math.nan, math.nan)
+            low, high = report.interval(difference) if len(difference) > 1 else (math.nan, math.nan)
             row = {"setting": setting, "first": first, "second": second, "difference": difference.mean(), "low": low, "high": high}
             rows.append({**row, "seeds": len(difference), "p": paired_t(difference)})
     columns = ["setting", "first", "second", "difference", "low", "high", "seeds", "p"]
@@ -173,12 +202,12 @@ def wins(areas: DataFrame) -> DataFrame:
 
 
 def paired_t(differences: Iterable[float]) -> float:
-    """Two-sided p of Student's t-test that the mean of paired `differences` is zero; NaN for fewer than two of them."""
+    """Two-sided p of Student's t-test that the mean of paired `differences` is zero; NaN for fewer than three of them."""
     from scipy import stats
 
     values = [float(value) for value in differences]
     n = len(values)
-    if n < 2:
+    if n < SEEDS:
         return math.nan
     mean = math.fsum(values) / n
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
@@ -215,31 +244,40 @@ def win_matrix(wins: DataFrame) -> DataFrame:
 
 
 def ranks(areas: DataFrame) -> DataFrame:
-    """Mean rank of each strategy by area, 1 being the best, over the settings and seeds that all strategies were run in.
+    """Mean rank of each strategy by area within each setting, 1 being the best, over the seeds that all strategies of the setting have.
 
-    Columns: strategy, rank, first (share of them in which it was alone at the top or shared it), blocks (how many there were). Equal areas
-    share the mean of their ranks. Empty where no setting and seed has all strategies.
+    Columns: setting, strategy, rank, first (share of the seeds in which it was at the top, alone or not), seeds, p (of Friedman's test that
+    all strategies of the setting are equally good; NaN below 3 strategies or 3 seeds). Equal areas share the mean of their ranks.
     """
     import pandas
 
-    table = areas.pivot_table(index=["setting", "seed"], columns="strategy", values="area", observed=True).dropna()
-    names = ["strategy", "rank", "first", "blocks"]
-    if table.empty:
-        return pandas.DataFrame(columns=names)
-    ranked = table.rank(axis=1, ascending=False)
-    best = table.eq(table.max(axis=1), axis=0)
-    rows = [(name, ranked[name].mean(), best[name].mean(), len(table)) for name in table]
-    return pandas.DataFrame(rows, columns=names).sort_values("rank", ignore_index=True, kind="stable")
+    rows = []
+    for setting, own in areas.groupby("setting", sort=False):
+        table = own.pivot(index="seed", columns="strategy", values="area").dropna()
+        if len(table):
+            ranked, best, p = table.rank(axis=1, ascending=False), table.eq(table.max(axis=1), axis=0), _friedman(table)
+            rows += [(setting, name, ranked[name].mean(), best[name].mean(), len(table), p) for name in table]
+    found = pandas.DataFrame(rows, columns=["setting", "strategy", "rank", "first", "seeds", "p"])
+    return found.sort_values(["setting", "rank"], kind="stable", ignore_index=True)
 
 
-def friedman(areas: DataFrame) -> float:
-    """p of Friedman's test that all strategies are equally good, over the blocks of `ranks`; NaN below 3 strategies or 2 blocks."""
+def _friedman(table: DataFrame) -> float:
+    """p of Friedman's test on a table with a row for each seed and a column for each strategy."""
     from scipy import stats
 
-    table = areas.pivot_table(index=["setting", "seed"], columns="strategy", values="area", observed=True).dropna()
-    if table.shape[1] < 3 or len(table) < 2 or table.eq(table.iloc[:, 0], axis=0).all(axis=None):
+    if table.shape[1] < 3 or len(table) < SEEDS or table.eq(table.iloc[:, 0], axis=0).all(axis=None):
         return math.nan
     return float(stats.friedmanchisquare(*(table[name] for name in table)).pvalue)
+
+
+def rank_table(ranks: DataFrame) -> DataFrame:
+    """A row for each strategy, a column for each setting, and `mean`: over the settings that have all strategies, each counting once.
+
+    NaN where a strategy was not run; `mean` is NaN where no setting has them all.
+    """
+    table = ranks.pivot(index="strategy", columns="setting", values="rank")
+    whole = table.dropna(axis=1)
+    return table.assign(mean=whole.mean(axis=1) if whole.shape[1] else math.nan).sort_values("mean", kind="stable")
 
 
 # ---- beside the published numbers -----------------------------------------------------------------------------------------------
@@ -248,27 +286,31 @@ def friedman(areas: DataFrame) -> float:
 def printed(frame: DataFrame, published: DataFrame) -> DataFrame:
     """The published accuracies of the data sets that `frame` has runs of at scale paper: at other scales it is another experiment."""
     own = frame[frame["scale"].astype(str) == "paper"] if "scale" in frame else frame.iloc[:0]
-    known = (published["metric"] == "accuracy") & published["exact"].astype(bool)
-    return published[known & published["dataset"].isin(set(own["dataset"].astype(str)))]
+    return published[_accuracies(published) & published["dataset"].isin(set(own["dataset"].astype(str)))]
 
 
 def beside(frame: DataFrame, published: DataFrame) -> DataFrame:
     """Every published accuracy of a data set in `frame`, and what runs of scale paper measured with the same arm, strategy and labels.
 
-    Columns: paper, item, dataset, arm, strategy, n_labelled, published, measured (mean over seeds), low, high (95 % interval), seeds; of
-    what was not run the last four are NaN.
+    frame: from `settings`; where several settings measured it, each has a row. Columns: paper, item, dataset, arm, strategy, n_labelled,
+    published, setting, measured (mean over seeds), low, high (95 % interval; NaN for one seed), seeds; of what was not run the last five
+    are NaN.
     """
     import pandas
 
-    keys = ["dataset", "arm", "strategy", "n_labelled"]
-    known = (published["metric"] == "accuracy") & published["exact"].astype(bool)
-    told = published[known & published["dataset"].isin(set(frame["dataset"].astype(str)))].rename(columns={"value": "published"})
+    keys, measures = ["dataset", "arm", "strategy", "n_labelled"], ["setting", "measured", "low", "high", "seeds"]
+    here = published["dataset"].isin(set(frame["dataset"].astype(str)))
+    told = published[_accuracies(published) & here].rename(columns={"value": "published"})
     own = frame[frame["scale"].astype(str) == "paper"] if "scale" in frame else frame.iloc[:0]
     rows = []
-    for key, runs in own.groupby(keys, observed=True):
-        low, high = report.interval(runs["accuracy"])
-        found = {"measured": runs["accuracy"].mean(), "low": low, "high": high, "seeds": len(runs)}
-        rows.append({**dict(zip(keys, key, strict=True)), **found})
-    measured = pandas.DataFrame(rows, columns=[*keys, "measured", "low", "high", "seeds"])
-    measured = measured.astype({"dataset": object, "arm": object, "strategy": object, "n_labelled": float})
+    for key, runs in own.groupby([*keys, "setting"], observed=True):
+        low, high = report.interval(runs["accuracy"]) if len(runs) > 1 else (math.nan, math.nan)
+        rows.append((*key, runs["accuracy"].mean(), low, high, runs["seed"].nunique()))
+    measured = pandas.DataFrame(rows, columns=[*keys, *measures])
+    measured = measured.astype({"dataset": object, "arm": object, "strategy": object, "setting": object, "n_labelled": float})
     return told[["paper", "item", *keys, "published"]].merge(measured, how="left", on=keys)
+
+
+def _accuracies(published: DataFrame) -> Series:
+    """Whether each row is an accuracy that stands in print, and not only a bound."""
+    return (published["metric"] == "accuracy") & published["exact"].astype(bool)

@@ -73,7 +73,7 @@ def curves(frame: DataFrame, title: str, *, target: float | None = None, publish
         axis.grid(alpha=0.3)
     low, high = axes[0].get_ylim()
     axes[0].set_ylim(max(0.0, low), min(1.0, high))  # a band by Student's t may leave 0 to 1, accuracy may not
-    figure.suptitle(f"{title}; mean of {frame['seed'].nunique()} seeds, 95 % bands", fontsize=11)
+    figure.suptitle(f"{title}; mean of {seeds(frame)} seeds, 95 % bands", fontsize=11)
     return figure
 
 
@@ -129,7 +129,8 @@ def win_matrix(matrix: DataFrame, title: str) -> Figure:
 def time_against_accuracy(frame: DataFrame, title: str) -> Figure:
     """Mean accuracy against the mean seconds that all cycles up to then took (query, answers, training, test); a panel for each `arm`.
 
-    Pre-training is not counted. Lines join the cycles of one strategy; they are means over seeds, of runs on perhaps different machines.
+    Pre-training is not counted, nor the time of a process that was killed or stopped before the one that finished a cycle. Lines join the
+    cycles of one strategy; they are means over seeds, of runs on perhaps different machines.
     """
     from matplotlib.figure import Figure
 
@@ -177,13 +178,18 @@ def class_histograms(counts: DataFrame, title: str) -> Figure:
     return figure
 
 
+def seeds(frame: DataFrame) -> str:
+    """How many seeds a curve of `frame` is made of: a number, or where curves differ "2 to 5"."""
+    curve = [name for name in ("arm", "strategy", "regime", "dataset") if name in frame]
+    found = frame.groupby(curve, observed=True, dropna=False)["seed"].nunique()
+    return f"{found.min()}" if found.nunique() == 1 else f"{found.min()} to {found.max()}"
+
+
 def provenance(frame: DataFrame) -> str:
     """What the runs of `frame` are, for under a figure: their number and seeds, protocol and commit."""
     runs = frame.drop_duplicates("run")
-    counts = runs.groupby([name for name in ("arm", "strategy", "regime", "dataset") if name in runs], observed=True, dropna=False)
-    seeds = sorted(set(counts["seed"].nunique()))
-    n = f"n = {seeds[0]}" if len(seeds) == 1 else f"n = {seeds[0]} to {seeds[-1]}"
-    told = [f"{n} seed{'' if seeds[-1] == 1 else 's'} a curve, {len(runs)} runs"]
+    n = seeds(runs)
+    told = [f"n = {n} seed{'' if n == '1' else 's'} a curve, {len(runs)} run{'' if len(runs) == 1 else 's'}"]
     for name in ("protocol", "commit"):
         found = list(dict.fromkeys(map(str, runs[name]))) if name in runs else []
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""

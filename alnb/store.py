@@ -137,8 +137,9 @@ def read_json(path: Path, remedy: str = RECOMPUTE) -> Json:
     try:
         content: Json = json.loads(text)
         stated = content.pop("sha256")
-        head, _, _ = text.rpartition(SHA256)
-        if hashlib.sha256(head).hexdigest() != stated and _digest(content) != stated:
+        head, _, tail = text.rpartition(SHA256)
+        whole = tail == stated.encode() + END and hashlib.sha256(head).hexdigest() == stated
+        if not whole and _digest(content) != stated:
             raise ValueError(f"it states the sha256 {stated}, which is not its own")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise Corrupted(f"{path} is truncated or was altered ({error}); {remedy}") from error
@@ -384,9 +385,9 @@ class Run:
         """Raises: NewerFormat where the manifest is of a later format than `FORMAT`."""
         found = manifest.get("format", 0)
         if type(found) is not int or found > FORMAT:
-            version = manifest.get("environment", {}).get("alnb", "a later version")
+            author = manifest.get("environment", {}).get("alnb", "a later version")
             raise NewerFormat(
-                f"{self.path} has record format {found!r}, written by alnb {version}; alnb {metadata.version('alnb')} knows formats up to "
+                f"{self.path} has record format {found!r}, written by alnb {author}; alnb {version()} knows formats up to "
                 f"{FORMAT}: update it (`git pull` in its checkout, then `pip install -c constraints.txt -e .`), and call again"
             )
 

@@ -55,6 +55,39 @@ def test_a_parameter_that_tells_apart_what_is_else_the_same_makes_settings() -> 
     assert set(frame["setting"]) == {"bars, learner.recipe.lr 0.1", "bars, learner.recipe.lr 0.2"}
 
 
+def test_different_experiments_with_different_seeds_are_not_pooled() -> None:
+    later = runs(lr=0.2).assign(seed=lambda frame: frame["seed"] + 5)
+    frame = comparisons.settings(pandas.concat([runs(lr=0.1), later]))
+    assert set(frame["setting"]) == {"bars, learner.recipe.lr 0.1", "bars, learner.recipe.lr 0.2"}
+
+
+def test_as_few_parameters_are_named_as_tell_apart() -> None:
+    one, two = (runs(lr=lr).assign(**{"learner.net.source": f"code{lr}", "zeal": lr}) for lr in (0.1, 0.2))
+    frame = comparisons.settings(pandas.concat([one, two]))
+    assert set(frame["setting"]) == {"bars, learner.recipe.lr 0.1", "bars, learner.recipe.lr 0.2"}
+
+
+def test_a_backbone_for_each_seed_is_no_other_setting() -> None:
+    frame = runs().assign(**{"learner.backbone.fingerprint": lambda table: table["seed"].map("f{}".format)})
+    assert set(comparisons.settings(frame)["setting"]) == {"bars"}
+    two = pandas.concat([frame, frame.assign(**{"learner.backbone.fingerprint": "0123456789ab", "run": "b" + frame["run"]})])
+    found = comparisons.settings(two)["setting"].unique()
+    assert len(found) == 6 and "bars, learner.backbone.fingerprint 01234567" in found
+
+
+def test_a_column_of_a_run_called_setting_tells_apart_as_others_do() -> None:
+    frame = comparisons.settings(pandas.concat([runs(setting="0123456789ab"), runs(setting="ba9876543210")]))
+    assert set(frame["setting"]) == {"bars, run.setting 01234567", "bars, run.setting ba987654"} and "run.setting" in frame
+
+
+def test_variants_of_a_strategy_are_two_strategies() -> None:
+    frame = runs().assign(**{"experiment.strategy.beta": math.nan})
+    margin = frame[frame["strategy"] == "margin"]
+    variants = [margin.assign(**{"experiment.strategy.beta": beta, "run": f"{beta}" + margin["run"]}) for beta in (1.0, 10.0)]
+    found = comparisons.settings(pandas.concat([frame[frame["strategy"] != "margin"], *variants]))
+    assert set(found["strategy"]) == {"random", "kcenter", "margin (beta 1)", "margin (beta 10)"} and set(found["setting"]) == {"bars"}
+
+
 def test_what_else_differs_between_strategies_is_told() -> None:
     frame = runs()
     assert comparisons.mixed(comparisons.settings(frame)).empty
@@ -118,7 +151,7 @@ def test_the_paired_test_is_scipys(values: list[float]) -> None:
 
 def test_equal_differences_and_too_few_seeds() -> None:
     assert comparisons.paired_t([0.0] * 5) == 1.0 and comparisons.paired_t([0.1] * 5) == 0.0
-    assert math.isnan(comparisons.paired_t([0.3])) and math.isnan(comparisons.paired_t([]))
+    assert math.isnan(comparisons.paired_t([0.3, 0.3])) and math.isnan(comparisons.paired_t([]))
 
 
 @given(st.lists(st.floats(0, 1) | st.just(math.nan), max_size=8))
@@ -153,8 +186,9 @@ def test_wins_and_their_matrix() -> None:
     assert matrix.loc["margin", "random"] == 2 and matrix.loc["random", "margin"] == 0 and math.isnan(matrix.loc["margin", "margin"])
 
 
-def test_a_single_seed_decides_nothing() -> None:
-    found = comparisons.wins(comparisons.areas(comparisons.settings(runs(seeds=1))))
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_few_seeds_decide_nothing(seeds: int) -> None:
+    found = comparisons.wins(comparisons.areas(comparisons.settings(runs(seeds=seeds))))
     assert found["p"].isna().all() and (found["winner"] == "").all() and comparisons.win_matrix(found).isna().all(axis=None)
 
 
@@ -167,20 +201,30 @@ def test_equals_have_no_winner() -> None:
 # ---- ranks ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_ranks_over_blocks_that_all_strategies_have() -> None:
+def test_ranks_over_the_seeds_that_all_strategies_have() -> None:
     frame = comparisons.settings(runs(drop=("margin/4",)))
     areas = comparisons.areas(frame)
     table = comparisons.ranks(areas)
-    assert list(table["strategy"]) == ["margin", "kcenter", "random"] and set(table["blocks"]) == {4}
+    assert list(table["strategy"]) == ["margin", "kcenter", "random"] and set(table["seeds"]) == {4}
     wide = areas.pivot(index="seed", columns="strategy", values="area").dropna()
     naive = {name: numpy.mean([1 + sum(row[name] < other for other in row) for _, row in wide.iterrows()]) for name in wide}
     assert dict(zip(table["strategy"], table["rank"], strict=True)) == pytest.approx(naive)
-    assert comparisons.friedman(areas) == pytest.approx(stats.friedmanchisquare(*(wide[name] for name in wide)).pvalue)
+    assert table["p"].nunique() == 1 and table["p"][0] == pytest.approx(stats.friedmanchisquare(*(wide[name] for name in wide)).pvalue)
+
+
+def test_settings_count_once_in_the_mean_rank_and_only_with_all_strategies() -> None:
+    few = runs(arm="c", seeds=9).query("strategy != 'kcenter'")
+    frame = comparisons.settings(pandas.concat([runs(arm="a"), runs(arm="b", seeds=3), few]))
+    found = comparisons.ranks(comparisons.areas(frame))
+    table = comparisons.rank_table(found)
+    assert list(table.columns) == ["bars, a", "bars, b", "bars, c", "mean"] and math.isnan(table.loc["kcenter", "bars, c"])
+    assert table.loc["margin", "mean"] == pytest.approx((table.loc["margin", "bars, a"] + table.loc["margin", "bars, b"]) / 2)
+    assert found[found["setting"] == "bars, c"]["p"].isna().all()
 
 
 def test_ranks_where_there_is_nothing_to_rank() -> None:
     areas = comparisons.areas(comparisons.settings(runs(seeds=2, drop=("margin/0", "random/1"))))
-    assert comparisons.ranks(areas).empty and math.isnan(comparisons.friedman(areas))
+    assert comparisons.ranks(areas).empty and comparisons.rank_table(comparisons.ranks(areas)).empty
 
 
 # ---- beside the published numbers -----------------------------------------------------------------------------------------------
@@ -193,6 +237,9 @@ def test_published_numbers_beside_runs_of_scale_paper() -> None:
     last = frame[(frame["strategy"] == "kcenter") & (frame["cycle"] == 2)]["accuracy"]
     assert row["published"] == 0.895 and row["measured"] == pytest.approx(last.mean()) and row["seeds"] == 5
     assert found[found["arm"] == "frozen"]["measured"].isna().all()
+    twice = comparisons.settings(pandas.concat([frame.assign(regime=10.0), frame.assign(regime=2.0, run="b" + frame["run"])]))
+    apart = comparisons.beside(twice, published())
+    assert len(apart[(apart["arm"] == "scratch") & (apart["strategy"] == "kcenter")]) == 2 and apart["seeds"].max() == 5
     assert set(comparisons.printed(frame, published())["dataset"]) == {"cifar10"}
-    laptop = frame.assign(scale="laptop")
+    laptop = comparisons.settings(frame.assign(scale="laptop"))
     assert comparisons.beside(laptop, published())["measured"].isna().all() and comparisons.printed(laptop, published()).empty

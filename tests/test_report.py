@@ -118,7 +118,7 @@ def test_provenance_says_n_protocol_and_commit(tmp_path: Path) -> None:
     assert report.provenance(RUNS) == "n = 3 seeds a curve, 9 runs; protocol 10 + 3 x 10 labels, fresh; commit abc"
     uneven = RUNS[RUNS["run"] != "margin0"].assign(commit=RUNS["run"])
     assert report.provenance(uneven).startswith("n = 2 to 3 seeds a curve, 8 runs") and report.provenance(uneven).endswith("and 5 more")
-    assert report.provenance(RUNS[RUNS["run"] == "bad1"]).startswith("n = 1 seed a curve, 1 runs")
+    assert report.provenance(RUNS[RUNS["run"] == "bad1"]).startswith("n = 1 seed a curve, 1 run;")
     figure = report.curves(RUNS, "bars")
     report.save(figure, tmp_path / "f.png", "c", RUNS)
     assert figure.get_supxlabel().replace("\n", " ") == report.provenance(RUNS)

@@ -50,6 +50,15 @@ def test_files_from_before_format_1_are_read(tmp_path: Path) -> None:
         store.read_json(path)
 
 
+def test_what_is_appended_to_a_file_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    store.write_json(path, CONTENT)
+    path.write_text(path.read_text().replace('"\n}', '",\n "note": "another"\n}'))
+    assert json.loads(path.read_text())["note"] == "another"
+    with pytest.raises(Corrupted, match="states the sha256"):
+        store.read_json(path)
+
+
 @anywhere
 @given(st.data())
 def test_a_changed_byte_of_json_is_never_used(tmp_path: Path, data: st.DataObject) -> None:
