@@ -195,6 +195,15 @@ def sources(path: Path) -> list[Source]:
         raise BadParameter(f"{path} cannot be read as a notebook: {error!r}") from error
 
 
+def code(path: Path) -> str:
+    """Digest of what the notebook does, without its parameters and what it shows.
+
+    Raises:
+        BadParameter: as `sources`.
+    """
+    return store.fingerprint([cell.text for cell in sources(path) if not {"report", "parameters"} & set(cell.tags)])
+
+
 def parameters(path: Path) -> dict[str, Parameter]:
     """The parameters of the notebook at `path`, by name, in order: the assignments of its cell tagged `parameters`.
 

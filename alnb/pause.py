@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 DEADLINE = "ALNB_DEADLINE"  # seconds since the epoch
@@ -23,9 +24,16 @@ def requested() -> bool:
         return True
     if not file or time.monotonic() - _looked[0] < LOOK:
         return False
-    if Path(file).exists():
+    if there(Path(file)):
         return True
     _looked[0] = time.monotonic()
+    return False
+
+
+def there(file: Path) -> bool:
+    """Whether `file` is there, asked of its folder: NFS remembers for up to a minute that a file was not."""
+    with suppress(OSError):
+        return file.name in os.listdir(file.parent)
     return False
 
 

@@ -24,6 +24,7 @@ import torch
 
 Json = dict[str, Any]
 CELL = "ALNB_CELL"  # in a cell of a sweep: that cell's folder
+CODE = "ALNB_CODE"  # there: what `package` was when the sweep began
 RUNS = "runs.txt"  # there: the run folders that the cell has worked on or found complete, relative to it, one a line
 LOCK_SECONDS = "ALNB_LOCK_SECONDS"  # how long to wait for a run that is in use, as by a process that is being killed; not set: not at all
 RECOMPUTE = "restore it from a copy, or delete that file to have it computed again"
@@ -44,6 +45,10 @@ class Locked(Exception):
 
 class NewerFormat(Exception):
     """A run folder was written by a later version of this package, in a format that this one does not know."""
+
+
+class CodeChanged(Exception):
+    """In a cell of a sweep: this package, or the notebook, is another than when the sweep began."""
 
 
 class ManifestDiffers(Exception):
@@ -451,8 +456,18 @@ class Run:
         return tuple(lines)
 
     def announce(self) -> None:
-        """In a cell of a sweep, say that its result is made of this run; see `sweeps.cell`."""
+        """In a cell of a sweep, say that its result is made of this run; see `sweeps.cell`.
+
+        Raises:
+            CodeChanged: this process has another code than the sweep.
+        """
         if CELL in os.environ:
+            began = os.environ.get(CODE, package())
+            if package() != began:
+                raise CodeChanged(
+                    f"alnb in {Path(__file__).parent} is {package()}, it was {began} when the sweep began: nothing was computed; "
+                    "start it again"
+                )
             cell = Path(os.environ[CELL]).resolve()
             with open(cell / RUNS, "a", encoding="utf-8") as file:
                 file.write(f"{os.path.relpath(self.path.resolve(), cell)}\n")
@@ -484,17 +499,17 @@ def exclusive(folder: Path, *, wait: bool | float) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror} while making {folder}: choose a folder that you may write to") from error
-    owner = folder / ".owner"
+    owner, me = folder / ".owner", f"{os.getpid()} on {platform.node()}"
     lock = filelock.FileLock(folder / ".lock", timeout=-1 if wait is True else float(wait))
     try:
         lock.acquire()
     except filelock.Timeout as error:
         who = owner.read_text() if owner.exists() else "unknown"
-        here = " (this very process: close the earlier generator, or restart the kernel)" if who == str(os.getpid()) else ""
+        here = " (this very process: close the earlier generator, or restart the kernel)" if who == me else ""
         raise Locked(f"{folder} is in use by process {who}{here}; wait until it has ended, or stop it") from error
     try:
         try:
-            owner.write_text(str(os.getpid()))
+            owner.write_text(me)
         except OSError as error:
             raise OSError(
                 error.errno, f"{error.strerror} while writing {owner}: nothing was begun; free some space and start again"

@@ -2,6 +2,7 @@ import functools
 import hashlib
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -290,7 +291,7 @@ def test_a_folder_is_waited_for_as_long_as_one_likes(tmp_path: Path, monkeypatch
     monkeypatch.setenv(store.LOCK_SECONDS, "20")
     threading.Timer(0.2, free.set).start()
     with Run(tmp_path / "a").lock():
-        assert (tmp_path / "a/.owner").read_text() == str(os.getpid())
+        assert (tmp_path / "a/.owner").read_text() == f"{os.getpid()} on {platform.node()}"
     thread.join()
     assert not store.held(tmp_path / "a")
     thread = held_by_a_thread(tmp_path / "a", free)

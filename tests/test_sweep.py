@@ -104,7 +104,9 @@ def leave_run(work: Work, name: str, finished: int = 2, cycles: int = 2) -> Path
     folder = work.cell.below.parents[1] / name
     store.write_json(folder / "manifest.json", {"format": 1, "experiment": {"protocol": {"cycles": cycles}}, "environment": {}})
     for cycle in range(finished):
-        store.write_json(folder / f"cycle_{cycle:03d}" / "record.json", {"cycle": cycle, "metrics": {"accuracy": 0.5}})
+        store.write_json(
+            folder / f"cycle_{cycle:03d}" / "record.json", {"cycle": cycle, "metrics": {"accuracy": 0.5}, "seconds": {"fit": 0.0}}
+        )
     with open(work.cell.folder / store.RUNS, "a", encoding="utf-8") as file:
         file.write(f"{os.path.relpath(folder, work.cell.folder)}\n")
     return folder
@@ -422,6 +424,79 @@ def test_a_cell_whose_run_is_in_use_is_begun_again_after_the_others(start: Calla
     assert pretended.names == ["a, seeds 0", "a, seeds 1", "b, seeds 0", "b, seeds 1", "a, seeds 0", "a, seeds 0"]
 
 
+def test_a_run_that_stays_in_use_is_not_waited_for_without_end(
+    start: Callable[..., Sweep], pretended: Pretended, capsys: pytest.CaptureFixture
+) -> None:
+    pretended.act = lambda work: (BUSY, "Locked", "in use by process 1") if work.cell.name == "a, seeds 0" else DONE_WELL
+    done = start()
+    assert states(done) == [BUSY, DONE, DONE, DONE] and pretended.names.count("a, seeds 0") == 1 + engine.BUSY_ROUNDS
+    assert command.conclude(done) == 75 and "a, seeds 0: in use by process 1" in capsys.readouterr().out
+
+
+def test_no_two_pieces_of_work_are_equal(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    """An engine that takes equal work for done, as Dask does, would hand out the outcome of the first attempt again."""
+    pretended.act = lambda work: (DIED, "Died", "killed")
+    start(parameters={"seeds": [0], "names": ["a"]})
+    assert len(set(map(repr, pretended.works))) == len(pretended.works) == 3
+
+
+def test_who_was_begun_with_other_threads_keeps_them_whatever_befalls_it(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    pretended.act = lambda work: (STOPPED, "TimeIsUp", "")
+    start(parameters={"seeds": [0], "names": ["a"]}, threads=3)
+
+    class Broken(ThreadPoolExecutor):
+        def submit(self, function: Any, /, *arguments: Any) -> Future:
+            return super().submit(_raise if not pretended.works[1:] else function, *arguments)
+
+    def _raise(work: Work) -> None:
+        pretended.works.append(work)
+        raise RuntimeError("the worker is gone")
+
+    pretended.act = lambda work: DONE_WELL
+    with Broken(1) as executor:
+        done = start(parameters={"seeds": [0], "names": ["a"]}, threads=None, executor=executor)
+    assert done.finished and [work.threads for work in pretended.works] == [3, 3, 3]
+
+
+def test_a_notebook_that_was_edited_meanwhile_is_not_executed(start: Callable[..., Sweep], pretended: Pretended, path: Path) -> None:
+    def act(work: Work) -> Outcome:
+        path.write_text(path.read_text().replace("print(names)", "print(seeds)"))
+        return DONE_WELL
+
+    pretended.act = act
+    done = start()
+    assert states(done) == [DONE, FAILED, FAILED, FAILED] and len(pretended.works) == 1
+    assert (
+        "made.ipynb was edited while the sweep ran: nothing was computed; start the sweep again" in done.statuses[done.cells[1].key].reason
+    )
+    assert start(retry=True).finished
+
+
+def test_a_process_with_other_code_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(store.CELL, str(tmp_path))
+    monkeypatch.setenv(store.CODE, store.package())
+    store.Run(tmp_path / "run").announce()
+    monkeypatch.setenv(store.CODE, "0.0 of yesterday")
+    with pytest.raises(store.CodeChanged, match=r"it was 0\.0 of yesterday when the sweep began: nothing was computed"):
+        store.Run(tmp_path / "run").announce()
+
+
+def test_what_a_cell_took_is_what_its_runs_took_and_a_second_look_is_no_work(
+    start: Callable[..., Sweep], pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act(work: Work) -> Outcome:
+        record = leave_run(work, work.cell.name) / "cycle_001/record.json"
+        store.write_json(record, {**store.read_json(record), "seconds": {"fit": 500.0}})
+        return DONE_WELL
+
+    pretended.act = act
+    done = start(parameters={"seeds": [0]})
+    assert [status.seconds for status in done.statuses.values()] == [500.0, 500.0]
+    monkeypatch.setattr(store, "package", lambda: "another")
+    assert [status.seconds for status in start(parameters={"seeds": [0]}).statuses.values()] == [500.0, 500.0]
+    assert start(parameters={"seeds": [0, 1]}, dry_run=True).left_seconds == 1000
+
+
 def test_two_sweeps_share_a_folder(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
     both = threading.Barrier(2, timeout=30)
 
@@ -598,6 +673,29 @@ def test_when_time_is_up_before_the_whole_is_drawn_that_is_left(
     assert done.finished and pretended.reports == [] and command.conclude(done) == 75
     assert "not executed over the whole grid: time is up" in capsys.readouterr().err
     assert command.conclude(start()) == 0 and len(pretended.works) == 4 and len(pretended.reports) == 1
+
+
+def test_the_whole_is_stopped_too_when_time_is_up(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    def draw(values: dict[str, Any]) -> None:
+        raise NotebookFailed("cell 3 raised TimeIsUp", "TimeIsUp", "stopped as asked for")
+
+    pretended.draw = draw
+    done = start(time_limit=60)
+    assert done.finished and done.reports_failed == [] and command.conclude(done) == 75
+
+
+def test_who_has_not_stopped_yet_can_still_see_that_it_is_to(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
+    class Never(ThreadPoolExecutor):
+        def submit(self, function: Any, /, work: Work) -> Future:
+            if len(pretended.works):
+                raise KeyboardInterrupt
+            pretended.works.append(work)
+            return Future()
+
+    with pytest.MonkeyPatch.context() as patch, Never(2) as executor, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cells_of, "GRACE", -10.0)  # no waiting
+        start(executor=executor)
+    assert len(list((tmp_path / "runs/cells").glob(".stop-*"))) == 1
 
 
 def test_a_worker_that_is_late_begins_nothing(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -101,7 +102,9 @@ class Work:
     folder: str  # to work in
     stop: str  # a file: to stop once it is there
     deadline: float | None  # seconds since the epoch
+    code: str  # `notebook.code` when the sweep began
     wait: bool = False  # for others that work on the cell
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)  # no two are the same: Dask would take equal work for done
 
     @property
     def late(self) -> bool:
@@ -167,14 +170,14 @@ def run(work: Work) -> Status:
             "install the same version there"
         )
     while True:
-        if Path(work.stop).exists() or (work.deadline is not None and time.time() > work.deadline):
+        if pause.there(Path(work.stop)) or (work.deadline is not None and time.time() > work.deadline):
             return replace(read(work.cell), state=STOPPED)
         try:
             with store.exclusive(work.cell.folder, wait=1.0 if work.wait else False):
                 return _attempt(work)
         except store.Locked as error:
             if not work.wait:
-                return Status(BUSY, kind="Locked", reason=str(error))
+                return replace(read(work.cell), state=BUSY, kind="Locked", reason=str(error))
 
 
 def _attempt(work: Work) -> Status:
@@ -195,14 +198,31 @@ def _attempt(work: Work) -> Status:
     _write(work.cell, began)
     (work.cell.folder / store.RUNS).unlink(missing_ok=True)  # each execution names them all
     try:
+        _unchanged(work)
         state, kind, reason = (_by_itself if work.kernel_free else _by_papermill)(work)
     except KeyboardInterrupt:
         state, kind, reason = STOPPED, "KeyboardInterrupt", "interrupted"
     except Exception as error:  # not of the notebook: papermill is missing here, say, or the disk is full
         state, kind, reason = FAILED, type(error).__name__, str(error) or repr(error)
-    ended = replace(began, state=state, seconds=before.seconds + time.time() - began.began, kind=kind, reason=reason)
+    spent = before.seconds + (0 if before.state == DONE else time.time() - began.began)  # a second look is no work
+    if state == DONE:
+        spent = max(spent, _recorded(work.cell))  # runs that were there before
+    ended = replace(began, state=state, seconds=spent, kind=kind, reason=reason)
     _write(work.cell, ended)
     return ended
+
+
+def _unchanged(work: Work) -> None:
+    """Raises: CodeChanged, where the notebook was edited since the sweep began."""
+    if notebook.code(work.cell.notebook) != work.code:
+        raise store.CodeChanged(f"{work.cell.notebook} was edited while the sweep ran: nothing was computed; start the sweep again")
+
+
+def _recorded(cell: Cell) -> float:
+    """Seconds that the cycles of its runs took, as far as they can be read."""
+    with suppress(store.Corrupted, store.NewerFormat):
+        return sum(sum(record["seconds"].values()) for run in cell.runs() for record in run.records())
+    return 0.0
 
 
 def _write(cell: Cell, status: Status) -> None:
@@ -223,7 +243,7 @@ def environment(work: Work) -> dict[str, str]:
     threads = {name: str(work.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     path = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
     asked = {pause.STOP: work.stop, pause.DEADLINE: "" if work.deadline is None else str(work.deadline)}
-    own = {store.CELL: str(work.cell.folder), store.LOCK_SECONDS: str(LOCK_SECONDS), "PYTHONPATH": path}
+    own = {store.CELL: str(work.cell.folder), store.LOCK_SECONDS: str(LOCK_SECONDS), store.CODE: work.package, "PYTHONPATH": path}
     return {**threads, **own, **asked, **work.environment}
 
 

@@ -6,15 +6,19 @@ import argparse
 import re
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from alnb.notebook import BadParameter
 from alnb.sweeps import table
-from alnb.sweeps.engine import Sweep, sweep
+from alnb.sweeps.cell import BUSY
+from alnb.sweeps.engine import Sweep, Workers, asked_to_end, sweep
 from alnb.sweeps.grid import grid, read_file, read_words
 
 FAILED, LEFT = 1, 75  # exit statuses; 75 is what sysexits.h calls a temporary failure: try again
+Read = tuple[Path, dict[str, Any], list[str] | None]  # notebook, values, axes
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 EPILOG = """\
 exit status: 0 all is done, 1 cells failed, 2 the call was wrong, 75 something is left to do (--time-limit), 130 interrupted.
@@ -32,7 +36,9 @@ def add(commands: Any, parameter: dict[str, Any]) -> None:
     parser.add_argument("-p", **parameter)
     parser.add_argument("--scale", help="the same as -p scale SCALE")
     parser.add_argument("--over", nargs="+", metavar="NAME", help="the list parameters to cut into cells (default: all)")
-    parser.add_argument("--workers", type=int, help="cells at once on this machine (default: one for each GPU, else for each core)")
+    parser.add_argument(
+        "--workers", type=int, help="cells at once on this machine (default: one for each GPU, else for each core, at most 8)"
+    )
     parser.add_argument("--threads", type=int, help="of each cell (default: its share of the cores)")
     parser.add_argument(
         "--cluster",
@@ -65,12 +71,21 @@ def run(options: argparse.Namespace) -> int:
     end = None if options.time_limit is None else time.monotonic() + options.time_limit
     words = [*options.parameters, *([["scale", options.scale]] if options.scale else [])]
     sweeps = [_read(target, words, options.over) for target in options.targets]  # all problems before anything is begun
+    if options.cluster and options.workers:
+        raise BadParameter("--workers is how many cells run on this machine at once: with --cluster, start so many workers there")
+    with asked_to_end(), _crew(options) as crew:  # in this order: what was launched is ended by SIGTERM too
+        return _swept(options, sweeps, crew, end)
+
+
+def _swept(options: argparse.Namespace, sweeps: Sequence[Read], crew: Workers | None, end: float | None) -> int:
+    """Do one sweep after the other; returns the worst exit status."""
     worst = 0
     for path, values, over in sweeps:
         if len(sweeps) > 1:
             print(f"== {path}", flush=True)
         left = None if end is None else max(0.0, end - time.monotonic())
-        done = sweep(path, values, over=over, executor=_crew(options, left), time_limit=left, **_options(options))
+        executor: Any = nullcontext(crew) if options.cluster else None
+        done = sweep(path, values, over=over, executor=executor, time_limit=left, **_options(options))
         status = 0 if options.dry_run else conclude(done)
         worst = status if worst == 0 or status == FAILED else worst
     return worst
@@ -81,15 +96,16 @@ def _options(options: argparse.Namespace) -> dict[str, Any]:
     return {**{name: getattr(options, name) for name in names}, "kernel_free": options.kernel_free or None}
 
 
-def _crew(options: argparse.Namespace, left: float | None) -> Any:
+def _crew(options: argparse.Namespace) -> AbstractContextManager[Workers | None]:
+    """The workers of a cluster, for all sweeps; None for those of this machine, which each sweep has for itself."""
     if options.cluster is None or options.dry_run:
-        return None
+        return nullcontext()
     from alnb.sweeps import cluster
 
-    return cluster.connect(options.cluster, threads=options.threads, patience=left)
+    return cluster.connect(options.cluster, threads=options.threads, patience=options.time_limit)
 
 
-def _read(target: Path, words: list[list[str]], over: list[str] | None) -> tuple[Path, dict[str, Any], list[str] | None]:
+def _read(target: Path, words: list[list[str]], over: list[str] | None) -> Read:
     """Notebook, values and axes, when `grid` has found nothing wrong with them."""
     file = target.suffix in (".yaml", ".yml")
     try:
@@ -106,6 +122,8 @@ def conclude(done: Sweep) -> int:
     for cell in done.failed[: table.MOST_ROWS]:
         status = done.statuses[cell.key]
         print(f"  {cell.name}: {status.kind}: {status.reason}\n    what it printed: {cell.folder / 'log.txt'}")
+    for cell in (cell for cell in done.left if done.statuses[cell.key].state == BUSY):
+        print(f"  {cell.name}: {done.statuses[cell.key].reason}")
     for report in done.reports:
         print(f"executed notebook: {report}")
     if done.failed:

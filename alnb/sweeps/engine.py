@@ -8,15 +8,16 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alnb import notebook, store
+from alnb import notebook, pause, store
 from alnb.notebook import NotebookFailed
 from alnb.sweeps import cell as cells_of
 from alnb.sweeps import table
@@ -25,6 +26,7 @@ from alnb.sweeps.grid import Grid, grid
 
 MOST_WORKERS = 8  # that are started unasked: each is a process of half a gigabyte
 REFRESH = 1.0  # seconds between two looks at what runs
+BUSY_ROUNDS = 3  # how often a cell is handed out again because a run of it is in use elsewhere
 RESERVE = 2.0  # seconds before a time limit in which nothing is begun
 FORWARDED = ("ALNB_DATA", "ALNB_OTHER_ENVIRONMENT")  # variables that workers get from whoever sweeps
 
@@ -63,9 +65,9 @@ class Sweep:
         return not self.failed and not self.left
 
 
-@dataclass(frozen=True)
+@dataclass
 class Workers:
-    """Who works, and how many cells they take at once."""
+    """Who works, and how many cells they take at once, which may change meanwhile."""
 
     executor: Executor
     capacity: int  # cells that are handed out at once
@@ -137,7 +139,7 @@ def sweep(
         parameters: values by name; those that are lists are cut into single values, each a cell.
         over: the list parameters to cut; None: all.
         executor: who works: any executor that can send plain values, or what `cluster.connect` gives; None: processes on this machine.
-        workers: how many cells at once on this machine; None: one for each GPU, else one for each core.
+        workers: how many cells at once on this machine; None: one for each GPU, else one for each core, at most 8.
         threads: of each cell; None: its share of the cores, or what it was begun with.
         kernel_free: without Jupyter, see `kernel_free`; None: where papermill is not installed. The whole is executed only where
             it is.
@@ -162,7 +164,7 @@ def sweep(
         return result
     _writable(chosen.root)
     kernel_free = find_spec("papermill") is None if kernel_free is None else kernel_free
-    with _asked_to_end(), _entered(executor, workers, threads) as crew:  # in this order: what was launched is ended by SIGTERM too
+    with asked_to_end(), _entered(executor, workers, threads) as crew:  # in this order: what was launched is ended by SIGTERM too
         _Driver(result, crew, kernel_free, threads, retries, deadline, retry).run()
         result.left_seconds = table.estimate(result.wanted(False))
         _report(result, deadline)
@@ -178,7 +180,7 @@ def _entered(
 
 
 @contextmanager
-def _asked_to_end() -> Iterator[None]:
+def asked_to_end() -> Iterator[None]:
     """SIGTERM, as a cluster sends it before it kills, is the same as Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -220,7 +222,7 @@ class _Driver:
     running: dict[Future[Status], Cell] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)  # by the cell's key: which place of the crew it has
     died: dict[str, int] = field(default_factory=dict)
-    busy: set[str] = field(default_factory=set)
+    busy: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> None:
         """Raises: KeyboardInterrupt, when the cells that were running have stopped."""
@@ -240,7 +242,8 @@ class _Driver:
             self.end()
             raise
         finally:
-            self.stop.unlink(missing_ok=True)
+            if all(future.done() for future in self.running):  # else it is still to be seen by somebody
+                self.stop.unlink(missing_ok=True)
 
     @property
     def over(self) -> bool:
@@ -276,6 +279,7 @@ class _Driver:
             str(Path.cwd()),
             str(self.stop),
             self.deadline,
+            self.result.grid.code,
             cell.key in self.busy,
         )
         self.running[self.crew.executor.submit(cells_of.run, work)] = cell
@@ -290,13 +294,14 @@ class _Driver:
             raise
         except Exception as error:  # what `run` raises of itself, or else of an executor whose worker died
             state = FAILED if isinstance(error, OtherVersion | OSError | store.Corrupted) else DIED
-            status = Status(state, kind=type(error).__name__, reason=str(error) or repr(error))
+            before = self.result.statuses[cell.key]
+            status = replace(before, state=state, kind=type(error).__name__, reason=str(error) or repr(error))
         self.result.statuses[cell.key] = status
         if status.state == DIED:
             self.died[cell.key] = self.died.get(cell.key, 0) + 1
             return cell if self.died[cell.key] <= self.retries else None
-        if status.state == BUSY and not self.over:
-            self.busy.add(cell.key)  # next time it waits, when all others have been handed out
+        if status.state == BUSY and not self.over and self.busy[cell.key] < BUSY_ROUNDS:
+            self.busy[cell.key] += 1  # next time it waits, when all others have been handed out
             return cell
         return None
 
@@ -330,7 +335,11 @@ def _report(result: Sweep, deadline: float | None) -> None:
             print(f"\nover the whole grid: {path}", flush=True)
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{store.fingerprint(values)[:6]}.ipynb"
             copy = result.grid.root / path.stem / "notebooks" / name
+            surroundings = {"OMP_NUM_THREADS": str(max(1, threads)), pause.DEADLINE: "" if deadline is None else str(deadline)}
             try:
-                result.reports.append(notebook.execute(path, values, copy, environment={"OMP_NUM_THREADS": str(max(1, threads))}))
+                result.reports.append(notebook.execute(path, values, copy, environment=surroundings))
             except NotebookFailed as error:
+                if error.kind == "TimeIsUp":
+                    result.why_no_report, result.late = "time is up", True
+                    break
                 result.reports_failed.append(str(error))

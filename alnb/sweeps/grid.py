@@ -62,7 +62,7 @@ class Grid:
         experiment = {name: value for name, value in {**self._defaults, **values}.items() if name not in PLACES}
         own = {name: value for name, value in experiment.items() if value != self._defaults[name]}
         words = re.sub("[^A-Za-z0-9.]+", "-", named(own)).strip("-")[:80]
-        key = "-".join(filter(None, (words, store.fingerprint(self._code, experiment)[:10])))
+        key = "-".join(filter(None, (words, store.fingerprint(self.code, experiment)[:10])))
         return Cell(self.notebook.resolve(), values, point, self.root / "cells" / self.notebook.stem, key)
 
     @cached_property
@@ -70,9 +70,9 @@ class Grid:
         return {name: _default(parameter) for name, parameter in self.known.items()}
 
     @cached_property
-    def _code(self) -> list[str]:
-        """What the notebook does, without what it shows."""
-        return [cell.text for cell in notebook.sources(self.notebook) if not {"report", "parameters"} & set(cell.tags)]
+    def code(self) -> str:
+        """Digest of what the notebook does, see `notebook.code`."""
+        return notebook.code(self.notebook)
 
 
 def grid(path: Path, given: Mapping[str, Any], over: Iterable[str] | None = None) -> Grid:

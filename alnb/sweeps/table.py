@@ -152,10 +152,18 @@ class View:
         work = _estimate(left, [s for s in self.statuses.values() if s.state == DONE])
         when = ""
         if work is not None and submitted:
-            end = time.time() + max(work / max(1, min(self.workers, len(left))), REST)
+            spent = sum(min(work / len(left), self._spent(cell)) for cell in left if cell.key in submitted)
+            end = time.time() + max((work - spent) / max(1, min(self.workers, len(left))), REST)
             when = f"; expected end {time.strftime('%H:%M', time.localtime(end))}, in {span(end - time.time())}"
         shown = [Status(RUNNING) if cell.key in submitted else self.statuses[cell.key] for cell in self.cells]
         return f"{counted(shown)}; {span(time.time() - self.began)} so far{when}"
+
+    def _spent(self, cell: Cell) -> float:
+        """Seconds that a cell that was handed out has run."""
+        with suppress(store.Corrupted):
+            status = cells_of.read(cell)
+            return time.time() - status.began if status.state == RUNNING else 0.0
+        return 0.0
 
     def _rows(self, submitted: set[str]) -> list[Row]:
         """Cells that run, and those that failed."""
