@@ -68,7 +68,7 @@ def at_scale(scale: str, *, smoke: Mapping[str, Any], laptop: Mapping[str, Any],
     """
     settings = dict(zip(SCALES, (smoke, laptop, paper), strict=True))
     if scale not in settings:
-        raise BadParameter(f"scale is {scale!r}: it must be one of {', '.join(SCALES)}{_nearest(scale, SCALES)}")
+        raise BadParameter(f"scale is {scale!r}: it must be one of {', '.join(SCALES)}{nearest(scale, SCALES)}")
     return settings[scale]
 
 
@@ -83,8 +83,15 @@ def choose(table: Mapping[str, Any], names: str | Iterable[str], what: str) -> d
         raise BadParameter(f"no {what} is named: there are {', '.join(table)}")
     for name in names:
         if name not in table:
-            raise BadParameter(f"{what} {name!r} is not known: there are {', '.join(table)}{_nearest(name, table)}")
+            raise BadParameter(f"{what} {name!r} is not known: there are {', '.join(table)}{nearest(name, table)}")
     return {name: table[name] for name in names}
+
+
+def not_negative(**values: int) -> None:
+    """Raises: BadParameter, naming those of the numbers that are below 0."""
+    below = [f"{name} is {value}" for name, value in values.items() if value < 0]
+    if below:
+        raise BadParameter(f"{', '.join(below)}: give 0, or more")
 
 
 def device(name: str) -> str:
@@ -187,7 +194,7 @@ def sources(path: Path) -> list[Source]:
         BadParameter: the file is not there, or is not a notebook.
     """
     if not path.is_file():
-        raise BadParameter(f"there is no notebook {path}")
+        raise BadParameter(f"there is no notebook {path}{'' if path.is_absolute() else f' in {Path.cwd()}'}")
     try:
         cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
         return [Source(k, "".join(cell["source"]), tuple(cell["metadata"].get("tags", ()))) for k, cell in enumerate(cells, start=1)]
@@ -319,7 +326,7 @@ def check(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str
     checked = {}
     for name, value in values.items():
         if name not in known:
-            raise BadParameter(f"there is no parameter {name!r}{_nearest(name, known)}; there are {', '.join(known)}")
+            raise BadParameter(f"there is no parameter {name!r}{nearest(name, known)}; there are {', '.join(known)}")
         kind = type_of(known[name])
         checked[name] = float(value) if kind is float and type(value) is int else value
         if kind is not None and not _is(checked[name], kind):
@@ -356,7 +363,8 @@ def _is(value: Any, kind: Any) -> bool:
     return value is None if kind in (None, NoneType) else type(value) is kind
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What may have been meant, in brackets; "" where nothing is near."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -392,12 +400,13 @@ def execute(
 
     checked = check(values, parameters(path))
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    output = output or store.workspace() / "runs" / path.stem / "notebooks" / f"{stamp}-{store.fingerprint(dict(checked))[:6]}.ipynb"
+    output = output or store.workspace() / "runs" / path.stem / "notebooks" / f"{stamp}-{os.getpid()}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
     options: dict[str, Any] = {"kernel_name": "python3", "progress_bar": False, "coalesce_streams": True, "store_widget_state": False}
-    options["extra_arguments"] = ["--IPKernelApp.log_level=40"]  # no warning about TCP on this machine alone
-    options["kernel_manager_class"] = _manager({BATCH: "1", **(environment or {})}, started)
+    options["extra_arguments"] = ["--IPKernelApp.log_level=50"]  # no warning about TCP on this machine alone, no error of being ended
+    path_first = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))  # not a folder called alnb
+    options["kernel_manager_class"] = _manager({BATCH: "1", "PYTHONPATH": path_first, **(environment or {})}, started)
     try:
         streams = {"stdout_file": log or sys.stdout, "stderr_file": log or sys.stderr}
         papermill.execute_notebook(str(path), str(running), parameters=checked, cwd=folder and str(folder), **options, **streams)

@@ -100,6 +100,8 @@ def areas(summary: DataFrame, title: str) -> Figure:
             axis.errorbar(row.area, y, xerr=spread, linestyle="none", capsize=3, **look[row.strategy])
         axis.set(yticks=range(len(own)), yticklabels=own["strategy"], ylim=(len(own) - 0.5, -0.5))
         axis.set_title(textwrap.fill(setting, 110), fontsize=9, loc="left")
+        left, right = axis.get_xlim()
+        axis.set_xlim(max(0.0, left), min(1.0, right))
         axis.grid(alpha=0.3, axis="x")
     axes[-1].set_xlabel("area under the budget curve (mean accuracy over the budget)")
     figure.suptitle(title, fontsize=11)
@@ -121,8 +123,8 @@ def win_matrix(matrix: DataFrame, title: str) -> Figure:
             axis.text(column, row, f"{value:g}", ha="center", va="center")
     axis.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(names)), names)
-    axis.set(xlabel="… the strategy of this column", ylabel="settings in which this one beats …")
-    figure.suptitle(title, fontsize=10)
+    axis.set(xlabel="… that of the column", ylabel="the row beats …")
+    figure.suptitle(textwrap.fill(f"{title}: settings won", 46), fontsize=9)
     return figure
 
 
@@ -133,19 +135,23 @@ def time_against_accuracy(frame: DataFrame, title: str) -> Figure:
     cycles of one strategy; they are means over seeds, of runs on perhaps different machines.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     arms, look = list(frame["arm"].unique()), looks(frame["strategy"])
     spent = frame.sort_values("cycle").assign(spent=lambda table: table.groupby("run", observed=True)["seconds"].cumsum())
     means = spent.groupby(["arm", "strategy", "cycle"], observed=True, sort=False)[["spent", "accuracy"]].mean()
     least = max(1e-3, means["spent"].min())
     figure = Figure(figsize=(1.5 + 4.6 * len(arms), 4.2), layout="constrained")
-    axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(arms), sharex=True, sharey=True, squeeze=False)[0]
     for axis, arm in zip(axes, arms, strict=True):
         own = means.loc[arm]
         for name in own.index.unique("strategy"):
             curve = own.loc[name].sort_index()
             axis.plot(curve["spent"], curve["accuracy"], markersize=5, label=name, **look[name])
-        axis.set(title=arm, xlabel="seconds", ylabel="test accuracy", xscale="log" if means["spent"].max() > 30 * least else "linear")
+        axis.set(title=arm, xlabel="seconds, pre-training not counted", ylabel="test accuracy")
+        if means["spent"].max() > 30 * least:
+            axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=11)
@@ -303,7 +309,7 @@ def finding(frame: DataFrame, reference: str = "random") -> str:
         missed = ", ".join(rows[rows["labels"].isna()]["strategy"])
         failed = f"; not reached by {missed}" if missed else ""
         sentences.append(f"{head}; {best.strategy} needed {best.labels:.0f} ({best.saved:.0%} fewer){others}{failed}.")
-    return " ".join([*sentences, *_between_arms(frame, reference)]) + f" (Means of {frame['seed'].nunique()} seeds.)"
+    return " ".join([*sentences, *_between_arms(frame, reference)]) + f" (Means of {seeds(frame)} seeds.)"
 
 
 def _between_arms(frame: DataFrame, reference: str) -> list[str]:

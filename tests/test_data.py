@@ -1005,3 +1005,10 @@ def test_digits_where_the_file_has_moved_or_the_library_is_missing(monkeypatch: 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(data.DataError, match="digits come with scikit-learn, which is not installed here: pip install"):
         datasets._digits()
+
+
+def test_names_are_checked_without_reading_anything(tmp_path: Path) -> None:
+    for name in ("digits", "cifar10", "folder", tmp_path):
+        data.check_name(name)
+    with pytest.raises(data.DataError, match=r"no data set 'digitz'.* Did you mean 'digits'"):
+        data.check_name("digitz")

@@ -309,13 +309,16 @@ parameters:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- 1", "names no notebook: write a line such as notebook: ../quickstart.ipynb"),
+        ("- 1", "has no entries: write a line such as notebook: ../quickstart.ipynb"),
         ("parameters: {seeds: 1}", "names no notebook"),
         ("notebook: [", "cannot be read: while parsing"),
-        ("notebook: n.ipynb\nparameter: {seeds: 1}\n2: 3", "has parameter, 2: it takes notebook, parameters, over, says"),
-        ("notebook: n.ipynb\nparameters: [seeds]", "has another kind of entry"),
-        ("notebook: n.ipynb\nover: seeds", "has another kind of entry"),
-        ("notebook: n.ipynb\nover: [1]", "has another kind of entry"),
+        (
+            "parameter: {seeds: 1}\n2: 3",
+            r"3 problems.*\n.*has an entry 'parameter' .did you mean 'parameters'.*: it takes notebook, .*\n.*'2': it.*\n.*names no notebook",
+        ),
+        ("notebook: n.ipynb\nparameters: [seeds]", r"parameters is \['seeds'\]: it must be names with values"),
+        ("notebook: n.ipynb\nover: seeds", r"over is 'seeds': it must be a list of parameters, as \[strategies, seeds\]"),
+        ("notebook: n.ipynb\nover: [1]", r"over is \[1\]: it must be a list"),
         ("notebook: n.ipynb", r"there is no notebook .*sweeps/n\.ipynb"),
         (
             "notebook: ../bare.ipynb\nparameters: {sede: 0:2, cycles: x}",

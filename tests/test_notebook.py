@@ -136,6 +136,21 @@ def test_scales_and_names_are_checked() -> None:
         notebook.choose(alnb.acquire.STRATEGIES, [], "strategy")
 
 
+def test_numbers_that_cannot_be_negative() -> None:
+    notebook.not_negative(a=0, b=3)
+    with pytest.raises(BadParameter, match="^a is -1, b is -2: give 0, or more"):
+        notebook.not_negative(a=-1, b=-2, c=1)
+
+
+def test_a_folder_called_as_the_package_does_not_hide_it(write: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the folder that a clone lies in."""
+    path = write("a: int = 3  # how many", "import alnb\nprint(alnb.Recipe)")
+    (tmp_path / "alnb").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    execute(path, {}, tmp_path / "o.ipynb")
+
+
 def test_devices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert notebook.device("") == notebook.device("cpu") == "cpu"

@@ -675,6 +675,28 @@ def test_when_time_is_up_before_the_whole_is_drawn_that_is_left(
     assert command.conclude(start()) == 0 and len(pretended.works) == 4 and len(pretended.reports) == 1
 
 
+def test_problems_of_several_files_are_all_listed(pretended: Pretended, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "bad.yaml").write_text("notbook: made.ipynb")
+    assert main(["sweep", str(path), str(tmp_path / "bad.yaml"), str(tmp_path / "none.yaml"), "-p", "sede", "1"]) == 2
+    told = capsys.readouterr().err
+    assert (
+        all(word in told for word in ("no parameter 'sede'", "did you mean 'notebook'", "none.yaml cannot be read")) and not pretended.works
+    )
+
+
+def test_a_notebook_is_found_in_the_project_too(pretended: Pretended, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALNB_WORKSPACE", str(path.parent))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = sweep(path.name, {"runs": str(tmp_path / "runs")}, kernel_free=True, workers=1)
+    assert done.finished and repr(done) == f"<Sweep of {path}: 4 cells: 4 done>"
+
+
+def test_workers_of_this_machine_are_none_of_a_cluster(path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["sweep", str(path), "--cluster", "tcp://127.0.0.1:1", "--workers", "2"]) == 2
+    assert "--workers is how many cells run on this machine at once" in capsys.readouterr().err
+
+
 def test_the_whole_is_stopped_too_when_time_is_up(start: Callable[..., Sweep], pretended: Pretended) -> None:
     def draw(values: dict[str, Any]) -> None:
         raise NotebookFailed("cell 3 raised TimeIsUp", "TimeIsUp", "stopped as asked for")

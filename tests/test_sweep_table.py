@@ -148,13 +148,15 @@ def test_what_is_damaged_does_not_end_the_sweep_that_looks_at_it(tmp_path: Path,
 def view_of(folder: Path, n: int = 3) -> tuple[table.View, list[Cell], dict[str, Status]]:
     cells = [cell_of(folder, "a", seed) for seed in range(n)]
     statuses = {cell.key: Status(NEW) for cell in cells}
-    return table.View(cells, statuses, "", 2), cells, statuses
+    return table.View(cells, statuses, "", 2, n), cells, statuses
 
 
 def test_lines_are_printed_as_things_happen(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     view, cells, statuses = view_of(tmp_path)
     view.link = "http://there"
     with view:
+        view.show({cells[0].key, cells[1].key, cells[2].key})  # which wait for a worker
+        leave(cells[0], RUNNING), leave(cells[1], RUNNING)
         view.show({cells[0].key, cells[1].key})
         view.show({cells[0].key, cells[1].key})
         leave(cells[0], DONE)
@@ -220,6 +222,7 @@ def test_a_terminal_says_when_it_will_end(tmp_path: Path, monkeypatch: pytest.Mo
     statuses[cells[0].key] = Status(DONE, seconds=100, values=cells[0].values)
     out = Terminal()
     monkeypatch.setattr("sys.stdout", out)
+    leave(cells[1], RUNNING), leave(cells[2], RUNNING)
     with view:
         view.show({cells[1].key, cells[2].key})
         head = screen(out.getvalue(), 200)[1]

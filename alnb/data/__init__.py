@@ -4,7 +4,7 @@
 and fetches published files, `datasets` puts them together.
 """
 
-from alnb.data.datasets import DATASETS, cifar10, cifar100, digits, fashion_mnist, fetch, load, root_folder, tiny_imagenet
+from alnb.data.datasets import DATASETS, check_name, cifar10, cifar100, digits, fashion_mnist, fetch, load, root_folder, tiny_imagenet
 from alnb.data.files import SUFFIXES, Split, folder
 from alnb.data.sets import IMBALANCED_CIFAR10, ImageSet, balanced, imbalanced, subset
 from alnb.data.sources import DataError, Embedded, Images, Resident, Selection, pixels
@@ -21,6 +21,7 @@ __all__ = [
     "Selection",
     "Split",
     "balanced",
+    "check_name",
     "cifar10",
     "cifar100",
     "digits",

@@ -197,6 +197,12 @@ def load(
     return train, test
 
 
+def check_name(name: str | Path) -> None:
+    """Raises: DataError, where `load` would find no data set or folder of that name; nothing is read."""
+    if name != "folder" and not _is_path(name):
+        _known(str(name))
+
+
 def _is_path(name: str | Path) -> bool:
     if isinstance(name, Path):
         return True

@@ -27,6 +27,7 @@ DONE, EMPTY, FAILED, STOPPED, DIED, RUNNING, BUSY, NEW = "done", "empty", "faile
 FINISHED = (DONE, EMPTY)  # EMPTY: the experiment has no such combination
 GRACE = 20.0  # seconds that a cell has to reach a checkpoint when it is asked to stop
 LOCK_SECONDS = 20  # that a run may still be held by a process that is being killed
+PLACES = ("runs", "figures", "data_root", "download")  # parameters that say where things are: not part of an experiment
 FORGET = "delete it: the cell's runs are found complete, and nothing is lost"
 PACKAGE = Path(__file__).parents[2]  # where this package is imported from
 

@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit status."""
     end = None if options.time_limit is None else time.monotonic() + options.time_limit
     words = [*options.parameters, *([["scale", options.scale]] if options.scale else [])]
-    sweeps = [_read(target, words, options.over) for target in options.targets]  # all problems before anything is begun
+    sweeps = _all_read(options.targets, words, options.over)
     if options.cluster and options.workers:
         raise BadParameter("--workers is how many cells run on this machine at once: with --cluster, start so many workers there")
     with asked_to_end(), _crew(options) as crew:  # in this order: what was launched is ended by SIGTERM too
@@ -103,6 +103,19 @@ def _crew(options: argparse.Namespace) -> AbstractContextManager[Workers | None]
     from alnb.sweeps import cluster
 
     return cluster.connect(options.cluster, threads=options.threads, patience=options.time_limit)
+
+
+def _all_read(targets: Iterable[Path], words: list[list[str]], over: list[str] | None) -> list[Read]:
+    """Raises: BadParameter, for all that is wrong with any of the targets, before anything is begun."""
+    found, problems = list[Read](), list[str]()
+    for target in targets:
+        try:
+            found.append(_read(target, words, over))
+        except BadParameter as error:
+            problems.append(str(error))
+    if problems:
+        raise BadParameter("\n".join(problems))
+    return found
 
 
 def _read(target: Path, words: list[list[str]], over: list[str] | None) -> Read:

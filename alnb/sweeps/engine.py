@@ -31,7 +31,7 @@ RESERVE = 2.0  # seconds before a time limit in which nothing is begun
 FORWARDED = ("ALNB_DATA", "ALNB_OTHER_ENVIRONMENT")  # variables that workers get from whoever sweeps
 
 
-@dataclass
+@dataclass(repr=False)
 class Sweep:
     """What came of a sweep."""
 
@@ -43,6 +43,10 @@ class Sweep:
     left_seconds: float | None = None  # of work, as finished cells suggest; None: not known
     why_no_report: str = ""  # where no report was begun
     late: bool = False  # that is because time was up
+
+    def __repr__(self) -> str:
+        """In a line."""
+        return f"<Sweep of {self.grid.notebook}: {table.number(len(self.cells))}: {table.counted(self.statuses.values())}>"
 
     @property
     def failed(self) -> list[Cell]:
@@ -154,7 +158,7 @@ def sweep(
         KeyboardInterrupt: by Ctrl-C, or SIGTERM; cells have stopped, and nothing is lost.
     """
     deadline = None if time_limit is None else time.time() + time_limit
-    chosen = grid(Path(path), dict(parameters or {}), over)
+    chosen = grid(_found(Path(path)), dict(parameters or {}), over)
     cells = chosen.cells()
     result = Sweep(chosen, cells, {cell.key: cells_of.look(cell) for cell in cells})
     if dry_run:
@@ -164,11 +168,18 @@ def sweep(
         return result
     _writable(chosen.root)
     kernel_free = find_spec("papermill") is None if kernel_free is None else kernel_free
-    with asked_to_end(), _entered(executor, workers, threads) as crew:  # in this order: what was launched is ended by SIGTERM too
-        _Driver(result, crew, kernel_free, threads, retries, deadline, retry).run()
+    with asked_to_end():
+        with _entered(executor, workers, threads) as crew:  # within: what it launches is ended by SIGTERM too
+            _Driver(result, crew, kernel_free, threads, retries, deadline, retry).run()
         result.left_seconds = table.estimate(result.wanted(False))
         _report(result, deadline)
     return result
+
+
+def _found(path: Path) -> Path:
+    """As it is, or where there is no such notebook, in the project: a notebook's kernel works in the folder that the notebook is in."""
+    there = store.workspace() / path
+    return there if there.is_file() and not path.is_file() else path
 
 
 def _entered(
@@ -227,7 +238,7 @@ class _Driver:
     def run(self) -> None:
         """Raises: KeyboardInterrupt, when the cells that were running have stopped."""
         todo = self.result.wanted(self.retry)
-        view = table.View(self.result.cells, self.result.statuses, self.crew.link, self.crew.size or self.crew.capacity)
+        view = table.View(self.result.cells, self.result.statuses, self.crew.link, self.crew.size or self.crew.capacity, len(todo))
         try:
             with view:
                 while (todo or self.running) and not self.past:
@@ -333,7 +344,7 @@ def _report(result: Sweep, deadline: float | None) -> None:
         path, threads = result.grid.notebook, max(status.threads for status in result.statuses.values())
         for values in result.grid.reports():
             print(f"\nover the whole grid: {path}", flush=True)
-            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{store.fingerprint(values)[:6]}.ipynb"
+            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{len(result.reports)}.ipynb"
             copy = result.grid.root / path.stem / "notebooks" / name
             surroundings = {"OMP_NUM_THREADS": str(max(1, threads)), pause.DEADLINE: "" if deadline is None else str(deadline)}
             try:

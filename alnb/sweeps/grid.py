@@ -16,9 +16,8 @@ from typing import Any, get_args, get_origin
 
 from alnb import kernel_free, notebook, store
 from alnb.notebook import BadParameter, NotebookFailed, Parameter
-from alnb.sweeps.cell import Cell, named
+from alnb.sweeps.cell import PLACES, Cell, named
 
-PLACES = ("runs", "figures", "data_root", "download")  # parameters that say where things are: not part of an experiment
 Words = Sequence[Sequence[str]]
 FIELDS = ("notebook", "parameters", "over", "says")  # of a sweep file
 
@@ -208,16 +207,30 @@ def read_file(path: Path, given: Words = ()) -> tuple[Path, dict[str, Any], list
         content, plain = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)  # as YAML types it, and as it is written
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
         raise BadParameter(f"sweep file {path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("notebook"), str):
-        raise BadParameter(f"sweep file {path} names no notebook: write a line such as notebook: ../quickstart.ipynb")
-    unknown = [str(name) for name in content if name not in FIELDS]
+    _check_file(path, content)
     parameters, over = content.get("parameters") or {}, content.get("over")
-    if unknown or not isinstance(parameters, dict) or not (over is None or _is_names(over)):
-        raise BadParameter(f"sweep file {path} has {', '.join(unknown) or 'another kind of entry'}: it takes {', '.join(FIELDS)}")
     target = Path(os.path.relpath((path.parent / content["notebook"]).resolve()))
     written = dict(zip(map(str, parameters), (plain["parameters"] or {}).values(), strict=True)) if parameters else {}
     own = [[str(name), *_words(written[str(name)], value)] for name, value in parameters.items() if name not in {n for n, *_ in given}]
     return target, read_words(target, [*own, *given]), over
+
+
+def _check_file(path: Path, content: Any) -> None:
+    """Raises: BadParameter, for all that is wrong with what a sweep file has, its parameters aside."""
+    if not isinstance(content, dict):
+        raise BadParameter(f"sweep file {path} has no entries: write a line such as notebook: ../quickstart.ipynb")
+    problems = [
+        f"sweep file {path} has an entry {str(name)!r}{notebook.nearest(str(name), FIELDS)}: it takes {', '.join(FIELDS)}"
+        for name in content
+        if name not in FIELDS
+    ]
+    if not isinstance(content.get("notebook"), str):
+        problems.append(f"sweep file {path} names no notebook: write a line such as notebook: ../quickstart.ipynb")
+    if not isinstance(content.get("parameters") or {}, dict):
+        problems.append(f"sweep file {path}: parameters is {content['parameters']!r}: it must be names with values, as seeds: 0:5")
+    if not (content.get("over") is None or _is_names(content["over"])):
+        problems.append(f"sweep file {path}: over is {content['over']!r}: it must be a list of parameters, as [strategies, seeds]")
+    _refuse(problems)
 
 
 def _is_names(value: Any) -> bool:

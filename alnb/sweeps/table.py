@@ -15,12 +15,13 @@ from typing import Any, Self
 
 from alnb import loop, notebook, store
 from alnb.sweeps import cell as cells_of
-from alnb.sweeps.cell import BUSY, DIED, DONE, EMPTY, FAILED, NEW, RUNNING, STOPPED, Cell, Status
+from alnb.sweeps.cell import BUSY, DIED, DONE, EMPTY, FAILED, NEW, PLACES, RUNNING, STOPPED, Cell, Status
 
 WORDS = {
     DONE: "done", EMPTY: "no such combination", FAILED: "failed", STOPPED: "stopped at a checkpoint", DIED: "killed",
     RUNNING: "running", BUSY: "in use elsewhere", NEW: "to do",
 }  # fmt: skip
+TELLING = ("scale", "dataset")  # parameters that say how long a cell takes, also where they are an axis
 MOST_ROWS = 40  # of cells in one table
 WIDTH = 100  # characters, where it is not known
 Row = tuple[str, str, str]  # cell, state, remark
@@ -44,7 +45,8 @@ def _finished(cell: Cell) -> Iterable[Status]:
     for path in cell.below.glob("*/cell.json"):
         with suppress(store.Corrupted, FileNotFoundError):  # of another sweep, which will say so
             status = cells_of.read_status(path)
-            if status.state == DONE and all(status.values.get(n) == v for n, v in cell.values.items() if n not in cell.point):
+            alike = (n for n in cell.values if n in TELLING or n not in (*cell.point, *PLACES))
+            if status.state == DONE and all(status.values.get(n) == cell.values[n] for n in alike):
                 yield status
 
 
@@ -89,7 +91,9 @@ def time_left(seconds: float | None, workers: int | None = None) -> str:
 
 
 def _remark(status: Status) -> str:
-    if status.state in (FAILED, DIED, BUSY):
+    if status.state == BUSY:
+        return f"it is waited for: {status.reason}"
+    if status.state in (FAILED, DIED):
         return f"{status.kind}: {status.reason}".replace("\n", " ")
     return span(status.seconds) if status.finished else ""
 
@@ -114,6 +118,7 @@ class View:
     statuses: Mapping[str, Status]
     link: str
     workers: int
+    todo: int  # cells to be executed
     began: float = field(default_factory=time.time)
     drawn: int = 0  # lines that the terminal shows of the last drawing
     told: dict[str, str] = field(default_factory=dict)
@@ -123,9 +128,8 @@ class View:
     def __enter__(self) -> Self:
         """Say what is to be done."""
         self.kind = "notebook" if _in_notebook() else "terminal" if sys.stdout.isatty() else "lines"
-        todo = sum(not status.finished for status in self.statuses.values())
         link = f"; the engine's own view: {self.link}" if self.link else ""
-        print(f"{number(len(self.cells))}, {todo} of them to do{link}", flush=True)
+        print(f"{number(len(self.cells))}, {self.todo} of them to do{link}", flush=True)
         self.told = {cell.key: self.statuses[cell.key].state for cell in self.cells}
         return self
 
@@ -155,8 +159,16 @@ class View:
             spent = sum(min(work / len(left), self._spent(cell)) for cell in left if cell.key in submitted)
             end = time.time() + max((work - spent) / max(1, min(self.workers, len(left))), REST)
             when = f"; expected end {time.strftime('%H:%M', time.localtime(end))}, in {span(end - time.time())}"
-        shown = [Status(RUNNING) if cell.key in submitted else self.statuses[cell.key] for cell in self.cells]
+        shown = [self._now(cell, submitted) for cell in self.cells]
         return f"{counted(shown)}; {span(time.time() - self.began)} so far{when}"
+
+    def _now(self, cell: Cell, submitted: set[str]) -> Status:
+        """How far a cell is: one that was handed out may wait for its worker."""
+        if cell.key not in submitted:
+            return self.statuses[cell.key]
+        with suppress(store.Corrupted):
+            return Status(RUNNING if cells_of.read(cell).state == RUNNING else NEW)
+        return Status(RUNNING)
 
     def _spent(self, cell: Cell) -> float:
         """Seconds that a cell that was handed out has run."""
@@ -176,7 +188,7 @@ class View:
         """A line for each cell whose state is another than when it was last told."""
         for cell in self.cells:
             status = self.statuses[cell.key]
-            state = RUNNING if cell.key in submitted else status.state
+            state = self._now(cell, submitted).state
             if self.told.get(cell.key) != state and state != NEW:
                 remark = "" if state == RUNNING else _result(cell) if state == DONE else _remark(status)
                 done = sum(s.finished for s in self.statuses.values())
