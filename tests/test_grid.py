@@ -314,7 +314,7 @@ parameters:
         ("notebook: [", "cannot be read: while parsing"),
         (
             "parameter: {seeds: 1}\n2: 3",
-            r"3 problems.*\n.*has an entry 'parameter' .did you mean 'parameters'.*: it takes notebook, .*\n.*'2': it.*\n.*names no notebook",
+            r"3 problems.*\n.*has an entry 'parameter' .did you mean 'parameters'.*: it takes .*\n.*'2': it.*\n.*names no notebook",
         ),
         ("notebook: n.ipynb\nparameters: [seeds]", r"parameters is \['seeds'\]: it must be names with values"),
         ("notebook: n.ipynb\nover: seeds", r"over is 'seeds': it must be a list of parameters, as \[strategies, seeds\]"),

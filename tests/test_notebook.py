@@ -138,7 +138,7 @@ def test_scales_and_names_are_checked() -> None:
 
 def test_numbers_that_cannot_be_negative() -> None:
     notebook.not_negative(a=0, b=3)
-    with pytest.raises(BadParameter, match="^a is -1, b is -2: give 0, or more"):
+    with pytest.raises(BadParameter, match=r"^a is -1, b is -2: give 0, or more$"):
         notebook.not_negative(a=-1, b=-2, c=1)
 
 
