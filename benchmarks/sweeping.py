@@ -1,12 +1,9 @@
-"""Sweeps on the digits: what a cell costs beside its experiment, two workers against one, and twenty kills at random instants.
+"""Sweeps on the digits: what a cell costs beside its experiment, and two workers against one.
 
-A quarter of an hour, so it is not among those that run when none is named: ``python -m benchmarks sweeping``.
+Ten minutes, so it is not among those that run when none is named: ``python -m benchmarks sweeping``. See also `sweep_kills`.
 """
 
 import json
-import os
-import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -16,16 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 import alnb
 from alnb import records, store
 
 PROJECT = Path(__file__).parents[1]
 QUICKSTART = PROJECT / "notebooks/quickstart.ipynb"
 GRID = ["-p", "strategies", "random", "entropy", "margin", "kcenter", "-p", "seeds", "0:3", "-p", "scale", "smoke"]  # x 2 arms: 24 cells
-REPEATS, KILLS = 5, 20
-PAUSE = (1.0, 9.0)  # seconds between two kills
+FIRST = ["-p", "strategies", "random", "-p", "arms", "rotation", "-p", "seeds", "9", "-p", "scale", "smoke"]  # does the pre-training
+REPEATS = 5
 EMPTY = (
     "n: list[int] = [0]  # only to have an axis\nruns: str = ''  # where cells go",
     "import torch\n\nimport alnb\nfrom alnb import acquire, oracle",
@@ -109,7 +104,7 @@ def table(folder: Path) -> list[Any]:
 def speed(folder: Path) -> Iterator[Row]:
     """24 cells on two workers against one; the pre-training, which cells share, is done before."""
     for name in ("one", "two"):
-        run(folder / name, "-p", "strategies", "random", "-p", "arms", "rotation", "-p", "seeds", "9", "-p", "scale", "smoke", workers=1)
+        run(folder / name, *FIRST, workers=1)
     one, two = run(folder / "one", *GRID, workers=1), run(folder / "two", *GRID)
     assert table(folder / "one") == table(folder / "two")
     yield {
@@ -119,52 +114,11 @@ def speed(folder: Path) -> Iterator[Row]:
     }  # fmt: skip
 
 
-def victim(sweep: subprocess.Popen, draw: random.Random) -> int:
-    """The process to kill: the sweep itself one time in three, else one of the kernels that work for it."""
-    kernels = [child.pid for child in psutil.Process(sweep.pid).children() if "ipykernel_launcher" in " ".join(child.cmdline())]
-    return draw.choice(kernels) if kernels and draw.random() < 2 / 3 else sweep.pid
-
-
-def kills(folder: Path, expected: list[Any]) -> Iterator[Row]:
-    """SIGKILL at random instants, the sweep started again whenever it was hit; a new folder when it came to its end."""
-    draw, hits, folders = random.Random(0), {"sweep": 0, "worker": 0}, 0
-    while sum(hits.values()) < KILLS:
-        here = folder / f"killed{folders}"
-        status = None
-        while status != 0:
-            status = disturbed(here, draw, hits)
-        folders += 1
-        run(here, "-p", "strategies", "random", "-p", "arms", "rotation", "-p", "seeds", "9", "-p", "scale", "smoke", workers=1)
-        assert table(here) == expected, f"records differ after {hits}"
-    yield {
-        "name": "SIGKILLs at random instants of a 24-cell sweep, after which all records are the same bit for bit",
-        "ratio": sum(hits.values()), "bar": KILLS, "sense": ">=",
-        "detail": f"{hits['sweep']} of the sweep itself, {hits['worker']} of a worker's kernel; {folders} sweeps brought to their end",
-    }  # fmt: skip
-
-
-def disturbed(folder: Path, draw: random.Random, hits: dict[str, int]) -> int:
-    """One sweep, with kills until it is hit itself or there were enough; its exit status."""
-    with subprocess.Popen(command(folder, *GRID), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as sweep:
-        while sweep.poll() is None and sum(hits.values()) < KILLS:
-            try:
-                return sweep.wait(draw.uniform(*PAUSE))
-            except subprocess.TimeoutExpired:
-                pid = victim(sweep, draw)
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            hits["sweep" if pid == sweep.pid else "worker"] += 1
-        return sweep.wait()
-
-
 def measure() -> Iterator[Row]:
-    """Four rows."""
+    """Three rows."""
     with tempfile.TemporaryDirectory() as folder:
         yield from overhead(Path(folder) / "overhead")
         yield from speed(Path(folder))
-        yield from kills(Path(folder), table(Path(folder) / "two"))
 
 
 if __name__ == "__main__":

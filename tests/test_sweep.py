@@ -741,6 +741,8 @@ def test_who_does_not_stop_when_asked_is_late_after_some_time(start: Callable[..
     assert work.late
     assert cells_of._outcome("DeadKernelError", "it was killed", False)[0] == DIED
     assert cells_of._outcome("DeadKernelError", "it was killed", True)[0] == STOPPED
+    assert cells_of._outcome("RuntimeError", "Kernel died before replying to kernel_info", False)[0] == DIED
+    assert cells_of._outcome("RuntimeError", "mat1 and mat2 shapes cannot be multiplied", False)[0] == FAILED
 
 
 def test_ctrl_c_stops_at_a_checkpoint(

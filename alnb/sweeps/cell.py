@@ -236,6 +236,8 @@ Outcome = tuple[str, str, str]  # state, kind of error, its message
 def _outcome(kind: str, reason: str, late: bool) -> Outcome:
     """What an error means for the cell."""
     known = {"TimeIsUp": STOPPED, "NothingToRun": EMPTY, "Locked": BUSY, "DeadKernelError": DIED, "Died": DIED}
+    if kind == "RuntimeError" and reason.startswith("Kernel died"):  # before it could answer for the first time
+        return STOPPED if late else DIED, "Died", reason
     return STOPPED if late else known.get(kind, FAILED), kind, reason
 
 
