@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import logging
 import os
 import shlex
 import shutil
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +33,7 @@ from alnb.sweeps.engine import Workers
 
 ANSWER = 10  # seconds that a scheduler has to answer
 ARRIVE = 60  # seconds that a first worker has to come to a scheduler that was there before
+LOOK = 2  # seconds between two looks at how many workers there are
 RENEW = 30  # seconds between two looks for jobs that have ended, as at their walltime
 LAUNCHERS = {
     "slurm": "dask_jobqueue.SLURMCluster", "pbs": "dask_jobqueue.PBSCluster", "lsf": "dask_jobqueue.LSFCluster",
@@ -38,6 +41,8 @@ LAUNCHERS = {
     "ssh": "distributed.SSHCluster",
 }  # fmt: skip
 FIELDS = ("launcher", "options", "jobs")
+# In a terminal Ctrl-C reaches workers of this machine too, who would end before their cells have stopped.
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 class Unreachable(Exception):
@@ -65,20 +70,21 @@ def connect(where: str | Path, *, threads: int | None = None, patience: float | 
         client, arrive = _client(str(where), stack)
         limits = [seconds for seconds in (arrive, patience) if seconds is not None]
         _wait(client, str(where), min(limits, default=None))
-        told = _introductions(client)
-        workers = {name: worker for name, worker in client.scheduler_info(n_workers=-1)["workers"].items() if name in told}
+        told, workers = _introductions(client), client.scheduler_info(n_workers=-1)["workers"]
         gpu = bool(workers) and all("GPU" in worker["resources"] for worker in workers.values())
-        most = {n: int(min(w["nthreads"], w["resources"]["GPU"] if gpu else w["nthreads"])) for n, w in workers.items()}
+        most = _most(workers, gpu)
         dask = client.get_executor(pure=False, **({"resources": {"GPU": 1}} if gpu else {}))
         stack.callback(dask.shutdown, wait=False)  # the sweep has waited for all that it wants to
         topic = f"alnb-{uuid.uuid4().hex}"
         client.subscribe_topic(topic, lambda event: print(event[1], file=sys.stderr, flush=True))
-        size = sum(most.values())
+        crew = Workers(_Guarded(dask, topic), 1, threads or _threads(told, most), link=client.dashboard_link or "")
+        _resize(crew, most)
+        following = asyncio.run_coroutine_threadsafe(_follow(client, crew, gpu), client.loop.asyncio_loop)
+        stack.callback(following.cancel)
         try:
-            yield Workers(
-                _Guarded(dask, topic), max(64, 2 * size), threads or _threads(told, most), size=size, link=client.dashboard_link or ""
-            )
+            yield crew
         except CancelledError as error:
+            logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # that it cannot say goodbye either is no news
             raise Unreachable(
                 f"the Dask scheduler at {where} went away: what is complete is kept, and the same command goes on from there"
             ) from error
@@ -147,7 +153,7 @@ def _launched(path: Path) -> Iterator[Any]:
     if queue and not shutil.which(command := shlex.split(kind.job_cls.submit_command)[0]):
         raise BadParameter(f"cluster file {path}: there is no command {command} here: sweep from a machine that may submit jobs")
     try:
-        cluster = kind(**(content.get("options") or {}), **({"n_workers": jobs} if jobs and not queue else {}))
+        cluster = kind(**(content.get("options") or {}), **_further(content))
     except Exception as error:  # of many kinds, also from processes that were begun with
         raise BadParameter(f"cluster file {path}: {name} does not take its options: {_root(error)}") from error
     with cluster, _kept(cluster, jobs, path) if queue else nullcontext():
@@ -172,6 +178,15 @@ def _read(path: Path) -> dict[str, Any]:
     if (launcher not in ("ssh", "local") or jobs is not None) and (type(jobs) is not int or jobs < 1):
         raise BadParameter(f"cluster file {path}: `jobs` is {jobs!r}: it must be a whole number, at least 1")
     return content
+
+
+def _further(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Options beside those of the file."""
+    if content["launcher"] != "local":
+        return {}
+    number = {"n_workers": content["jobs"]} if "jobs" in content else {}
+    apart = (content.get("options") or {}).get("processes") is not False
+    return {**number, "preload": DEAF} if apart else number
 
 
 def _imported(module: str) -> ModuleType:
@@ -245,12 +260,33 @@ async def _fill(cluster: Any, jobs: int) -> str:
 # ---- the workers --------------------------------------------------------------------------------------------------------------
 
 
+def _most(workers: Mapping[str, Mapping[str, Any]], gpu: bool) -> dict[str, int]:
+    """How many cells each worker takes at once."""
+    return {name: int(min(w["nthreads"], w["resources"].get("GPU", 0))) if gpu else w["nthreads"] for name, w in workers.items()}
+
+
+def _resize(crew: Workers, most: Mapping[str, int]) -> None:
+    """As many cells run as there is room for, and as many wait with Dask: it thinks ill of those that wait on workers that die."""
+    crew.size = sum(most.values())
+    crew.capacity = max(2, 2 * crew.size)
+
+
+async def _follow(client: Any, crew: Workers, gpu: bool) -> None:
+    """Keep the crew as large as there are workers."""
+    while True:
+        await asyncio.sleep(LOOK)
+        with suppress(OSError):  # that the scheduler has gone is noticed by its tasks
+            _resize(crew, _most((await client.scheduler.identity())["workers"], gpu))
+
+
 def _wait(client: Any, where: str, seconds: float | None) -> None:
     """Raises: Unreachable, where no worker comes in time."""
-    if not client.scheduler_info(n_workers=-1)["workers"]:
-        print(f"waiting for a first worker of {where} …", file=sys.stderr, flush=True)
+    if client.scheduler_info(n_workers=-1)["workers"]:
+        return
+    print(f"waiting for a first worker of {where} …", file=sys.stderr, flush=True)
     try:
-        client.wait_for_workers(1, timeout=seconds)
+        client.wait_for_workers(1, timeout=None if seconds is None else max(seconds, 0.1))  # 0 would be for ever
+        time.sleep(LOOK)  # others that came with it count when a machine's cores are shared out
     except TimeoutError as error:
         address, waited = client.scheduler.address, f"no worker of {where} came in {seconds:.2g} s"
         start = f"start some with dask worker {address} --nthreads 1" if client.cluster is None else "its queue takes longer"
@@ -268,9 +304,9 @@ def _introductions(client: Any) -> dict[str, Mapping[str, Any]]:
         if isinstance(says, dict):
             told[worker] = says
         elif not isinstance(says, OSError):  # that is one that has just gone
-            told[worker] = {"host": "its machine", "package": "", "error": f"{type(says).__name__}: {says}"}
+            told[worker] = {"host": "its machine", "package": "", "has": f"{type(says).__name__}: {says}"}
     here = store.package()
-    wrong = [f"worker {worker} on {says['host']}: {_has(says)}" for worker, says in told.items() if says["package"] != here]
+    wrong = [f"worker {worker} on {says['host']}: {says['has']}" for worker, says in told.items() if says["package"] != here]
     if wrong:
         lines = "\n  ".join(wrong)
         raise OtherVersion(
@@ -278,10 +314,6 @@ def _introductions(client: Any) -> dict[str, Mapping[str, Any]]:
             "Install the same version there (pip install -e . in the shared folder), and start these workers anew"
         )
     return told
-
-
-def _has(says: Mapping[str, Any]) -> str:
-    return str(says["error"] or f"alnb {says['package']}")
 
 
 def _introduce() -> Callable[[], dict[str, Any]]:
@@ -293,13 +325,13 @@ def _introduce() -> Callable[[], dict[str, Any]]:
         from dask.system import CPU_COUNT  # as few as a container may use
 
         cpus = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else range(os.cpu_count() or 1)
-        says = {"host": platform.node(), "cpus": list(cpus)[:CPU_COUNT], "package": "", "error": ""}
+        says = {"host": platform.node(), "cpus": list(cpus)[:CPU_COUNT], "package": ""}
         try:
             from alnb import store
 
-            return {**says, "package": store.package()}
+            return {**says, "package": store.package(), "has": f"alnb {store.package()}"}
         except Exception as error:
-            return {**says, "error": f"{type(error).__name__}: {error}"}
+            return {**says, "has": f"{type(error).__name__}: {error}"}
 
     return introduce
 
@@ -343,8 +375,8 @@ def _task(introduce: Callable[[], dict[str, Any]]) -> Callable[[str, str, bytes]
             function, arguments, named = pickle.loads(parcel)
             return function(*arguments, **named)
         worker = distributed.get_worker()
-        has = says["error"] or f"alnb {says['package']}"
-        worker.log_event(topic, f"worker {worker.address} on {says['host']} was sent away: the sweep has alnb {package}, not so it: {has}")
+        who = f"worker {worker.address} on {says['host']}"
+        worker.log_event(topic, f"{who} was sent away: the sweep has alnb {package}, not so it: {says['has']}")
         worker.loop.add_callback(worker.close_gracefully, reason="it has not the sweep's version of alnb")
         time.sleep(1)  # until the scheduler knows that
         raise distributed.Reschedule
