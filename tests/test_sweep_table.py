@@ -112,17 +112,20 @@ def run_of(cell: Cell, name: str, finished: int, cycles: int = 3) -> Path:
 
 def test_a_cell_that_runs_says_what_it_is_at(tmp_path: Path) -> None:
     cell = cell_of(tmp_path, "a", 0)
-    assert table._running(cell) == ("a, seeds 0", "waiting", "for a worker")
+    assert table._running(cell, table._begun(cell)) == ("a, seeds 0", "waiting", "for a worker")
     leave(cell, RUNNING, began=time.time() - 200)
-    assert table._running(cell) == ("a, seeds 0", "running", "3 min")
+    assert table._running(cell, table._begun(cell)) == ("a, seeds 0", "running", "3 min")
     (cell.folder / "log.txt").write_bytes(b"x" * 900 + b"\n\xff first\nsecond 1%\r second 2%\n")
-    assert table._running(cell)[2] == "3 min, second 2%"
+    assert table._running(cell, table._begun(cell))[2] == "3 min, second 2%"
     (cell.folder / "log.txt").write_text(" \n")
-    assert table._running(cell)[2] == "3 min"
+    assert table._running(cell, table._begun(cell))[2] == "3 min"
     run_of(cell, "r0", 0)
-    assert table._running(cell)[2] == "3 min, cycle 0 of 3"
+    assert table._running(cell, table._begun(cell))[2] == "3 min, cycle 0 of 3"
     run_of(cell, "r1", 2)
-    assert table._running(cell)[2] == "3 min, run 2, cycle 2 of 3, accuracy 60.0%" and table._result(cell) == "(accuracy 60.0%)"
+    assert (
+        table._running(cell, table._begun(cell))[2] == "3 min, run 2, cycle 2 of 3, accuracy 60.0%"
+        and table._result(cell) == "(accuracy 60.0%)"
+    )
 
 
 @pytest.mark.parametrize("harm", ["record", "manifest", "cell", "gone"])
@@ -137,7 +140,7 @@ def test_what_is_damaged_does_not_end_the_sweep_that_looks_at_it(tmp_path: Path,
         names["manifest"].unlink()
     else:
         names[harm].write_text("{")
-    name, state, _ = table._running(cell)
+    name, state, _ = table._running(cell, table._begun(cell))
     assert (name, state) == ("a, seeds 0", "waiting" if harm == "cell" else "running")
     assert table._result(cell) == ("(accuracy 60.0%)" if harm == "cell" else "")
 

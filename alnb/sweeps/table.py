@@ -24,6 +24,7 @@ WORDS = {
 TELLING = ("scale", "dataset")  # parameters that say how long a cell takes, also where they are an axis
 MOST_ROWS = 40  # of cells in one table
 WIDTH = 100  # characters, where it is not known
+REST = 1.0  # seconds that the last cells are said to take at least
 Row = tuple[str, str, str]  # cell, state, remark
 
 
@@ -139,9 +140,10 @@ class View:
 
     def show(self, submitted: set[str]) -> None:
         """Draw it as it is now, `submitted` being the keys of the cells that were handed out."""
+        now = {cell.key: _begun(cell) for cell in self.cells if cell.key in submitted}
         if self.kind == "lines":
-            return self._tell(submitted)
-        head, rows = self._head(submitted), self._rows(submitted)
+            return self._tell(now)
+        head, rows = self._head(now), self._rows(now)
         if self.kind == "notebook":
             return self._display(head, rows)
         size = shutil.get_terminal_size((WIDTH, 24))
@@ -151,49 +153,33 @@ class View:
         self.drawn = len(lines)
         return None
 
-    def _head(self, submitted: set[str]) -> str:
+    def _head(self, now: Mapping[str, Status]) -> str:
         left = [cell for cell in self.cells if not self.statuses[cell.key].finished]
         work = _estimate(left, [s for s in self.statuses.values() if s.state == DONE])
         when = ""
-        if work is not None and submitted:
-            spent = sum(min(work / len(left), self._spent(cell)) for cell in left if cell.key in submitted)
+        if work is not None and now:
+            spent = sum(min(work / len(left), time.time() - status.began) for status in now.values() if status.state == RUNNING)
             end = time.time() + max((work - spent) / max(1, min(self.workers, len(left))), REST)
             when = f"; expected end {time.strftime('%H:%M', time.localtime(end))}, in {span(end - time.time())}"
-        shown = [self._now(cell, submitted) for cell in self.cells]
+        shown = [now.get(cell.key, self.statuses[cell.key]) for cell in self.cells]
         return f"{counted(shown)}; {span(time.time() - self.began)} so far{when}"
 
-    def _now(self, cell: Cell, submitted: set[str]) -> Status:
-        """How far a cell is: one that was handed out may wait for its worker."""
-        if cell.key not in submitted:
-            return self.statuses[cell.key]
-        with suppress(store.Corrupted):
-            return Status(RUNNING if cells_of.read(cell).state == RUNNING else NEW)
-        return Status(RUNNING)
-
-    def _spent(self, cell: Cell) -> float:
-        """Seconds that a cell that was handed out has run."""
-        with suppress(store.Corrupted):
-            status = cells_of.read(cell)
-            return time.time() - status.began if status.state == RUNNING else 0.0
-        return 0.0
-
-    def _rows(self, submitted: set[str]) -> list[Row]:
-        """Cells that run, and those that failed."""
-        now = [cell for cell in self.cells if cell.key in submitted]
-        bad = [cell for cell in self.cells if cell.key not in submitted and self.statuses[cell.key].state in (FAILED, DIED)]
+    def _rows(self, now: Mapping[str, Status]) -> list[Row]:
+        """Cells that were handed out, and those that failed."""
+        handed = [_running(cell, now[cell.key]) for cell in self.cells if cell.key in now]
+        bad = [cell for cell in self.cells if cell.key not in now and self.statuses[cell.key].state in (FAILED, DIED)]
         failed = [(cell.name, WORDS[self.statuses[cell.key].state], _remark(self.statuses[cell.key])) for cell in bad]
-        return [*(_running(cell) for cell in now), *failed][:MOST_ROWS]
+        return [*handed, *failed][:MOST_ROWS]
 
-    def _tell(self, submitted: set[str]) -> None:
+    def _tell(self, now: Mapping[str, Status]) -> None:
         """A line for each cell whose state is another than when it was last told."""
+        done = sum(status.finished for status in self.statuses.values())
         for cell in self.cells:
-            status = self.statuses[cell.key]
-            state = self._now(cell, submitted).state
-            if self.told.get(cell.key) != state and state != NEW:
-                remark = "" if state == RUNNING else _result(cell) if state == DONE else _remark(status)
-                done = sum(s.finished for s in self.statuses.values())
-                print(f"[{done}/{len(self.cells)}] {cell.name}: {WORDS[state]} {remark}".rstrip(), flush=True)
-                self.told[cell.key] = state
+            status = now.get(cell.key, self.statuses[cell.key])
+            if self.told.get(cell.key) != status.state and status.state != NEW:
+                remark = "" if status.state == RUNNING else _result(cell) if status.state == DONE else _remark(status)
+                print(f"[{done}/{len(self.cells)}] {cell.name}: {WORDS[status.state]} {remark}".rstrip(), flush=True)
+                self.told[cell.key] = status.state
 
     def _display(self, head: str, rows: Sequence[Row]) -> None:
         from IPython.display import HTML, display
@@ -207,9 +193,6 @@ class View:
             self.handle.update(page)
 
 
-REST = 1.0  # seconds that the last cells are said to take at least
-
-
 def _in_notebook() -> bool:
     if "IPython" not in sys.modules or os.environ.get(notebook.BATCH) == "1":
         return False
@@ -219,11 +202,17 @@ def _in_notebook() -> bool:
     return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"
 
 
-def _running(cell: Cell) -> Row:
-    """How far a cell is that was handed out: from its runs, or where it has none yet from what it printed last."""
-    status = Status(NEW)
+def _begun(cell: Cell) -> Status:
+    """How far a cell is that was handed out: it runs, or waits for a worker."""
     with suppress(store.Corrupted, OSError):
         status = cells_of.read(cell)
+        if status.state == RUNNING:
+            return status
+    return Status(NEW)
+
+
+def _running(cell: Cell, status: Status) -> Row:
+    """Where a cell is that was handed out: from its runs, or where it has none yet from what it printed last."""
     if status.state != RUNNING:
         return cell.name, "waiting", "for a worker"
     where = _progress(cell) or _last_line(cell)
