@@ -22,6 +22,7 @@ from alnb import store
 from alnb.train import Report
 
 SCALES = ("smoke", "laptop", "paper")
+PACKAGE = Path(__file__).parents[1]  # where this package is imported from
 BATCH = "ALNB_BATCH"  # set to "1" while a notebook is executed without anybody looking at it
 
 
@@ -405,8 +406,7 @@ def execute(
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
     options: dict[str, Any] = {"kernel_name": "python3", "progress_bar": False, "coalesce_streams": True, "store_widget_state": False}
     options["extra_arguments"] = ["--IPKernelApp.log_level=50"]  # no warning about TCP on this machine alone, no error of being ended
-    path_first = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))  # not a folder called alnb
-    options["kernel_manager_class"] = _manager({BATCH: "1", "PYTHONPATH": path_first, **(environment or {})}, started)
+    options["kernel_manager_class"] = _manager({BATCH: "1", "PYTHONPATH": python_path(), **(environment or {})}, started)
     try:
         streams = {"stdout_file": log or sys.stdout, "stderr_file": log or sys.stderr}
         papermill.execute_notebook(str(path), str(running), parameters=checked, cwd=folder and str(folder), **options, **streams)
@@ -424,6 +424,11 @@ def execute(
         what = f"{path} was not finished: {type(error).__name__}: {error}\n(its copy so far: {failed})"
         raise NotebookFailed(what, type(error).__name__, str(error)) from error
     return running.replace(output)
+
+
+def python_path() -> str:
+    """PYTHONPATH with this package first: a folder called alnb in the working folder, such as that of a clone, would hide it."""
+    return os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
 
 
 def _manager(environment: Mapping[str, str], started: Callable[[Any], None] | None) -> type:

@@ -31,7 +31,7 @@ from alnb.__main__ import main
 from alnb.notebook import BadParameter
 from alnb.sweeps import cell as cells_of
 from alnb.sweeps import cluster, engine, sweep
-from alnb.sweeps.cell import DIED, DONE, Status
+from alnb.sweeps.cell import DIED, DONE, Status, beside
 from alnb.sweeps.cluster import connect
 
 distributed = pytest.importorskip("distributed", reason="what is beyond one machine needs pip install 'alnb[cluster]'")
@@ -131,22 +131,17 @@ def wait_for(condition: Callable[[], Any], what: str) -> None:
 @contextmanager
 def meanwhile(condition: Callable[[], Any], action: Callable[[], Any]) -> Iterator[None]:
     """Beside what is done within, `action` is done as soon as `condition` holds."""
-    ended, happened = threading.Event(), list[bool]()
+    happened = list[bool]()
 
-    def follow() -> None:
+    def follow(ended: threading.Event) -> None:
         while not ended.wait(0.02):
             if condition():
                 action()
                 happened.append(True)
                 return
 
-    thread = threading.Thread(target=follow)
-    thread.start()
-    try:
+    with beside(follow):
         yield
-    finally:
-        ended.set()
-        thread.join()
     assert happened, "all was over before it could happen"
 
 

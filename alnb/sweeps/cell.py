@@ -29,7 +29,6 @@ GRACE = 20.0  # seconds that a cell has to reach a checkpoint when it is asked t
 LOCK_SECONDS = 20  # that a run may still be held by a process that is being killed
 PLACES = ("runs", "figures", "data_root", "download")  # parameters that say where things are: not part of an experiment
 FORGET = "delete it: the cell's runs are found complete, and nothing is lost"
-PACKAGE = Path(__file__).parents[2]  # where this package is imported from
 
 
 class OtherVersion(Exception):
@@ -167,8 +166,8 @@ def run(work: Work) -> Status:
     """
     if store.package() != work.package:
         raise OtherVersion(
-            f"worker {platform.node()} (process {os.getpid()}) has alnb {store.package()} in {PACKAGE}, the sweep has {work.package}: "
-            "install the same version there"
+            f"worker {platform.node()} (process {os.getpid()}) has alnb {store.package()} in {notebook.PACKAGE}, "
+            f"the sweep has {work.package}: install the same version there"
         )
     while True:
         if pause.there(Path(work.stop)) or (work.deadline is not None and time.time() > work.deadline):
@@ -244,9 +243,13 @@ def _outcome(kind: str, reason: str, late: bool) -> Outcome:
 def environment(work: Work) -> dict[str, str]:
     """The variables of the process that executes the cell, beside those that are there."""
     threads = {name: str(work.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    path = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
     asked = {pause.STOP: work.stop, pause.DEADLINE: "" if work.deadline is None else str(work.deadline)}
-    own = {store.CELL: str(work.cell.folder), store.LOCK_SECONDS: str(LOCK_SECONDS), store.CODE: work.package, "PYTHONPATH": path}
+    own = {
+        store.CELL: str(work.cell.folder),
+        store.LOCK_SECONDS: str(LOCK_SECONDS),
+        store.CODE: work.package,
+        "PYTHONPATH": notebook.python_path(),
+    }
     return {**threads, **own, **asked, **work.environment}
 
 
@@ -271,9 +274,9 @@ def _close_loop() -> None:
     with suppress(ImportError):
         from jupyter_core.utils import ensure_event_loop
 
-        loop = ensure_event_loop()
-        if not loop.is_running():  # it is no notebook's own
-            loop.close()
+        own = ensure_event_loop()
+        if not own.is_running():  # it is no notebook's own
+            own.close()
 
 
 def _by_itself(work: Work) -> Outcome:
@@ -305,18 +308,25 @@ def _kill(pid: int) -> None:
 def _watch(work: Work) -> Iterator[list[Callable[[], None]]]:
     """While it is open, what is in the list is called once the work is late."""
     kill: list[Callable[[], None]] = []
-    ended = threading.Event()
 
-    def watching() -> None:
+    def watching(ended: threading.Event) -> None:
         while not ended.wait(0.5):
             if work.late:
                 for one in kill:
                     one()
 
-    thread = threading.Thread(target=watching, daemon=True)
+    with beside(watching):
+        yield kill
+
+
+@contextmanager
+def beside(follow: Callable[[threading.Event], None]) -> Iterator[None]:
+    """While it is open, `follow` runs in a thread of its own; it is to return soon after the event that it is given is set."""
+    ended = threading.Event()
+    thread = threading.Thread(target=follow, args=(ended,), daemon=True)
     thread.start()
     try:
-        yield kill
+        yield
     finally:
         ended.set()
         thread.join()

@@ -22,13 +22,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from alnb import store
 from alnb.notebook import BadParameter
-from alnb.sweeps.cell import OtherVersion
+from alnb.sweeps.cell import OtherVersion, beside
 from alnb.sweeps.engine import Workers
 
 ANSWER = 10  # seconds that a scheduler has to answer
@@ -215,14 +216,10 @@ def _kept(cluster: Any, jobs: int, path: Path) -> Iterator[None]:
 
     if (problem := cluster.sync(_fill, cluster, jobs)) and not cluster.workers:
         raise Unreachable(f"cluster file {path}: no job could be submitted: {problem}")
-    ended = threading.Event()
-    thread = threading.Thread(target=_keep, args=(cluster, jobs, problem, ended), daemon=True)
-    thread.start()
     try:
-        yield
+        with beside(partial(_keep, cluster, jobs, problem)):
+            yield
     finally:
-        ended.set()
-        thread.join()
         for job in cluster.workers.values():
             job.status = Status.closing  # dask-jobqueue does not say so itself, and Dask may insist on it
 

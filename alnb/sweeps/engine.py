@@ -232,7 +232,7 @@ class _Driver:
     session: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     running: dict[Future[Status], Cell] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)  # by the cell's key: which place of the crew it has
-    died: dict[str, int] = field(default_factory=dict)
+    died: Counter[str] = field(default_factory=Counter)
     busy: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> None:
@@ -259,7 +259,7 @@ class _Driver:
     @property
     def over(self) -> bool:
         """Whether it is too late to begin anything."""
-        return self.deadline is not None and time.time() > self.deadline - RESERVE
+        return _over(self.deadline)
 
     @property
     def past(self) -> bool:
@@ -309,7 +309,7 @@ class _Driver:
             status = replace(before, state=state, kind=type(error).__name__, reason=str(error) or repr(error))
         self.result.statuses[cell.key] = status
         if status.state == DIED:
-            self.died[cell.key] = self.died.get(cell.key, 0) + 1
+            self.died[cell.key] += 1
             return cell if self.died[cell.key] <= self.retries else None
         if status.state == BUSY and not self.over and self.busy[cell.key] < BUSY_ROUNDS:
             self.busy[cell.key] += 1  # next time it waits, when all others have been handed out
@@ -332,11 +332,15 @@ class _Driver:
             raise
 
 
+def _over(deadline: float | None) -> bool:
+    return deadline is not None and time.time() > deadline - RESERVE
+
+
 def _report(result: Sweep, deadline: float | None) -> None:
     """Execute the notebook over the whole grid, once for each combination of what it takes one at a time."""
     if not result.finished:
         result.why_no_report = "not all cells are finished"
-    elif deadline is not None and time.time() > deadline - RESERVE:
+    elif _over(deadline):
         result.why_no_report, result.late = "time is up", True
     elif find_spec("papermill") is None:
         result.why_no_report = "papermill is not installed here: execute the same sweep where it is, and it finds all runs complete"
