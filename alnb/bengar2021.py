@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alnb import loop, oracle, report, rng, store
+from alnb import comparisons, loop, oracle, report, rng, store
 from alnb.acquire import STRATEGIES, Strategy
 from alnb.acquire.svm import SvmMargin, svm_accuracy
 from alnb.acquire.vaal import FAITHFUL, SANE, VAAL
@@ -530,8 +530,10 @@ def draw(frame: DataFrame, title: str) -> Figure:
     import seaborn
     from matplotlib.figure import Figure
 
+    from alnb.published import published
+
     regimes, look = sorted(frame["regime"].unique()), report.looks(ARMS["frozen"])
-    printed = _printed(frame)
+    printed = comparisons.printed(frame, published(PAPER))
     figure = Figure(figsize=(1.9 + 4.2 * len(regimes), 4.4), layout="constrained")
     for axis, regime in zip(figure.subplots(1, len(regimes), squeeze=False)[0], regimes, strict=True):
         rows = frame[frame["regime"] == regime]
@@ -551,14 +553,6 @@ def draw(frame: DataFrame, title: str) -> Figure:
 
 
 DASHES: dict[str, Any] = {"frozen": "-", "scratch": "--"}
-
-
-def _printed(frame: DataFrame) -> DataFrame:
-    """The accuracies that the paper prints of the data set of `frame`; none where that is not of scale paper."""
-    from alnb.published import published
-
-    table = published(PAPER, metric="accuracy")
-    return table[(table["dataset"] == frame["dataset"].iloc[0]) & (frame["scale"].iloc[0] == "paper")]
 
 
 def _handles(frame: DataFrame, look: Mapping[str, Mapping[str, Any]], printed: bool) -> list[Any]:

@@ -165,10 +165,15 @@ def summary(areas: DataFrame) -> DataFrame:
 
     rows = []
     for (setting, strategy), own in areas.groupby(["setting", "strategy"], sort=False):
-        low, high = report.interval(own["area"]) if len(own) > 1 else (math.nan, math.nan)
+        low, high = _interval(own["area"])
         rows.append({"setting": setting, "strategy": strategy, "area": own["area"].mean(), "low": low, "high": high, "seeds": len(own)})
     table = pandas.DataFrame(rows, columns=["setting", "strategy", "area", "low", "high", "seeds"])
     return table.sort_values(["setting", "area"], ascending=[True, False], kind="stable", ignore_index=True)
+
+
+def _interval(values: Series) -> tuple[float, float]:
+    """`report.interval`, NaN where a single value or none has no interval."""
+    return report.interval(values) if len(values) > 1 else (math.nan, math.nan)
 
 
 # ---- wins -----------------------------------------------------------------------------------------------------------------------
@@ -190,7 +195,7 @@ def wins(areas: DataFrame) -> DataFrame:
         by_seed = own.pivot(index="seed", columns="strategy", values="area")
         for first, second in combinations(dict.fromkeys(own["strategy"]), 2):
             difference = (by_seed[first] - by_seed[second]).dropna()
-            low, high = report.interval(difference) if len(difference) > 1 else (math.nan, math.nan)
+            low, high = _interval(difference)
             row = {"setting": setting, "first": first, "second": second, "difference": difference.mean(), "low": low, "high": high}
             rows.append({**row, "seeds": len(difference), "p": paired_t(difference)})
     columns = ["setting", "first", "second", "difference", "low", "high", "seeds", "p"]
@@ -285,8 +290,7 @@ def rank_table(ranks: DataFrame) -> DataFrame:
 
 def printed(frame: DataFrame, published: DataFrame) -> DataFrame:
     """The published accuracies of the data sets that `frame` has runs of at scale paper: at other scales it is another experiment."""
-    own = frame[frame["scale"].astype(str) == "paper"] if "scale" in frame else frame.iloc[:0]
-    return published[_accuracies(published) & published["dataset"].isin(set(own["dataset"].astype(str)))]
+    return _accuracies(published, _at_paper(frame))
 
 
 def beside(frame: DataFrame, published: DataFrame) -> DataFrame:
@@ -299,18 +303,21 @@ def beside(frame: DataFrame, published: DataFrame) -> DataFrame:
     import pandas
 
     keys, measures = ["dataset", "arm", "strategy", "n_labelled"], ["setting", "measured", "low", "high", "seeds"]
-    here = published["dataset"].isin(set(frame["dataset"].astype(str)))
-    told = published[_accuracies(published) & here].rename(columns={"value": "published"})
-    own = frame[frame["scale"].astype(str) == "paper"] if "scale" in frame else frame.iloc[:0]
+    told = _accuracies(published, frame).rename(columns={"value": "published"})
     rows = []
-    for key, runs in own.groupby([*keys, "setting"], observed=True):
-        low, high = report.interval(runs["accuracy"]) if len(runs) > 1 else (math.nan, math.nan)
+    for key, runs in _at_paper(frame).groupby([*keys, "setting"], observed=True):
+        low, high = _interval(runs["accuracy"])
         rows.append((*key, runs["accuracy"].mean(), low, high, runs["seed"].nunique()))
     measured = pandas.DataFrame(rows, columns=[*keys, *measures])
     measured = measured.astype({"dataset": object, "arm": object, "strategy": object, "setting": object, "n_labelled": float})
     return told[["paper", "item", *keys, "published"]].merge(measured, how="left", on=keys)
 
 
-def _accuracies(published: DataFrame) -> Series:
-    """Whether each row is an accuracy that stands in print, and not only a bound."""
-    return (published["metric"] == "accuracy") & published["exact"].astype(bool)
+def _at_paper(frame: DataFrame) -> DataFrame:
+    return frame[frame["scale"].astype(str) == "paper"] if "scale" in frame else frame.iloc[:0]
+
+
+def _accuracies(published: DataFrame, frame: DataFrame) -> DataFrame:
+    """The accuracies that stand in print, and not only bounds, of the data sets in `frame`."""
+    exact = (published["metric"] == "accuracy") & published["exact"].astype(bool)
+    return published[exact & published["dataset"].isin(set(frame["dataset"].astype(str)))]

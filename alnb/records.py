@@ -62,7 +62,7 @@ def frame(found: Iterable[Found]) -> DataFrame:
     rows = []
     for run, columns in found:
         manifest = run.manifest or {}
-        stated = {"protocol": protocol(manifest), "commit": _commit(manifest), "run": str(run.path)}
+        stated = {**_origin(manifest), "run": str(run.path)}
         rows += [{**columns, **measured, **stated} for measured in map(_measured, run.records())]
     if not rows:
         raise ValueError("there are no finished cycles to report on: run the experiment first")
@@ -175,7 +175,7 @@ def class_counts(where: Path | str | Iterable[Found]) -> DataFrame:
     rows = []
     for run, columns in found:
         manifest = run.manifest or {}
-        stated = {"protocol": protocol(manifest), "commit": _commit(manifest), "run": str(run.path)}
+        stated = {**_origin(manifest), "run": str(run.path)}
         for record in run.records():
             counts = record["class_counts"]
             rows.append({**columns, "cycle": record["cycle"], "class": list(range(len(counts))), "count": counts, **stated})
@@ -222,8 +222,8 @@ def protocol(manifest: store.Json) -> str:
     return f"{rules['initial']}{later} labels, {rules['init']}{subset}"
 
 
-def _commit(manifest: store.Json) -> str:
-    return manifest.get("environment", {}).get("commit") or "unknown"
+def _origin(manifest: store.Json) -> dict[str, str]:
+    return {"protocol": protocol(manifest), "commit": manifest.get("environment", {}).get("commit") or "unknown"}
 
 
 def _columns(manifest: store.Json) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _short(described: Any) -> str:
 def _stated(manifest: store.Json) -> dict[str, Any]:
     experiment = {name: value for name, value in manifest["experiment"].items() if name != "columns"}
     leaves = dict(_leaves(experiment)) | dict(_leaves({"environment": manifest.get("environment", {})}))
-    return {"protocol": protocol(manifest), "commit": _commit(manifest), **leaves}
+    return {**_origin(manifest), **leaves}
 
 
 def _leaves(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
