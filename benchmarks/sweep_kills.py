@@ -20,9 +20,16 @@ KILLS = 20
 PAUSE = (2.0, 14.0)  # seconds between two kills
 
 
+def is_kernel(process: psutil.Process) -> bool:
+    try:
+        return "ipykernel_launcher" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended between the list and the look, or nobody has waited for it yet
+        return False
+
+
 def victim(sweep: subprocess.Popen, draw: random.Random) -> int:
     """The process to kill: the sweep itself one time in three, else one of the kernels that work for it."""
-    kernels = [child.pid for child in psutil.Process(sweep.pid).children() if "ipykernel_launcher" in " ".join(child.cmdline())]
+    kernels = [child.pid for child in psutil.Process(sweep.pid).children() if is_kernel(child)]
     return draw.choice(kernels) if kernels and draw.random() < 2 / 3 else sweep.pid
 
 
