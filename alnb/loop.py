@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,12 @@ from alnb.nets import Net
 from alnb.oracle import Oracle, Pending, human
 from alnb.pool import VOID, Pool, Query, check_indices
 from alnb.store import Json, Run
-from alnb.train import Learner, Report, evaluate, fit
+from alnb.train import Learner, Report, Watch, evaluate, fit
 
 MEASURED = ("seconds", "peak_memory_mb")  # the fields of a record that no two executions share
+
+
+PEEKED = "looked at the test images: of each training the net that was best on them was kept, so its accuracy is too high"
 
 
 class NothingToRun(ValueError):
@@ -39,6 +42,8 @@ class Protocol:
     subset: int | None = None  # score only so many candidates, drawn at random in each cycle; None: all
     init: str = "fresh"  # each cycle's net starts "fresh", or "warm" from that of the cycle before
     seed: int = 0
+    checkpoint: str = field(default="last", metadata={"added": True})  # of each training the "last" net, or that of the "best_test" epoch
+    exact: bool = field(default=True, metadata={"added": True})  # False: a strategy may choose fewer, as draws with replacement do
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
@@ -46,8 +51,9 @@ class Protocol:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"Protocol.{name} is {value!r}: it must be a whole number, at least 1")
-        if self.init not in ("fresh", "warm"):
-            raise ValueError(f"Protocol.init is {self.init!r}: it must be one of fresh, warm")
+        for name, value, allowed in (("init", self.init, ("fresh", "warm")), ("checkpoint", self.checkpoint, ("last", "best_test"))):
+            if value not in allowed:
+                raise ValueError(f"Protocol.{name} is {value!r}: it must be one of {', '.join(allowed)}")
         if self.subset is not None and self.subset < max(self.initial, self.budget):
             raise ValueError(
                 f"Protocol.subset is {self.subset}: fewer than the {max(self.initial, self.budget)} images asked for in one cycle"
@@ -151,6 +157,7 @@ def cycles(
     if len(finished) < protocol.cycles:
         with run.lock():
             notes = run.begin(experiment, pool.images.device)
+            notes += (PEEKED,) if protocol.checkpoint == "best_test" else ()
             step = _Step(run, test, learner, oracle, protocol, side or {}, report, notes)
             finished = [Cycle.read(record) for record in run.records()]
             for cycle in finished:
@@ -228,7 +235,8 @@ class _Step:
         cycle = Cycle(k, len(pool.labelled), scored, **answers, seconds=seconds, peak_memory_mb=peak(device), notes=self.notes)
         store.write_json(self.run.folder(k) / "record.json", asdict(cycle))
         for earlier in range(k):
-            self.checkpoint(earlier).unlink(missing_ok=True)
+            for name in ("net.pt", "best.pt"):
+                self.checkpoint(earlier).with_name(name).unlink(missing_ok=True)
         return pool, net, cycle
 
     def query(self, pool: Pool, net: Net | None, k: int, strategy: Strategy) -> Tensor:
@@ -237,9 +245,9 @@ class _Step:
         if not path.exists():
             net = self.trained(pool, k - 1) if net is None and k else net
             n, seed = self.protocol.size(k), self.protocol.seed
-            query = Query(pool, net, self.candidates(pool, k), n, rng.generator(seed, "query", k), self.side, self.run.folder(k))
+            query = Query(pool, net, self.candidates(pool, k), n, rng.generator(seed, "query", k), self.side, self.run.folder(k), k)
             chosen = torch.as_tensor(strategy(query)).cpu()
-            check_query(chosen, query, f"strategy {store.describe(strategy)!r} in cycle {k}")
+            check_query(chosen, query, f"strategy {store.describe(strategy)!r} in cycle {k}", exact=self.protocol.exact)
             store.write_json(path, {"queried": chosen.tolist()})
         return torch.tensor(store.read_json(path)["queried"])
 
@@ -268,19 +276,17 @@ class _Step:
         net = self.learner.build(len(self.test.classes), seed, k, device=images.device)
         if self.protocol.init == "warm" and k and not checkpoint.exists():
             net.load_state_dict(self.trained(pool, k - 1).state_dict())
-        recipe, loss = self.learner.recipe, self.learner.loss
+        recipe, best = self.learner.recipe, None
+        if self.protocol.checkpoint == "best_test":
+            identity = store.fingerprint(self.learner, self.protocol, known, pool.labels[known])
+            best = _Best(self.test, checkpoint.with_name("best.pt"), identity)
         fit(
-            net,
-            images,
-            known,
-            pool.labels[known],
-            recipe,
-            loss=loss,
-            seed=seed,
-            where=("cycle", k),
-            checkpoint=checkpoint,
-            report=self.report,
-        )
+            net, images, known, pool.labels[known], recipe, loss=self.learner.loss, later=self.learner.later, seed=seed,
+            where=("cycle", k), checkpoint=checkpoint, report=self.report,
+            watch=None if best is None else Watch(max(1, round(recipe.updates(len(known)) / recipe.epochs)), best.look),
+        )  # fmt: skip
+        if best is not None:
+            best.restore(net)
         return net
 
     def checkpoint(self, k: int) -> Path:
@@ -288,10 +294,46 @@ class _Step:
         return self.run.folder(k) / "net.pt"
 
 
-def check_query(chosen: Tensor, query: Query, what: str) -> None:
-    """Raises: ValueError where a strategy's answer is not `query.n` different candidates; it says what is wrong with which."""
+@dataclass
+class _Best:
+    """The net of a training that was the most accurate on the test images, of equally accurate ones the first; kept in a file.
+
+    After a kill, epochs are looked at again that were looked at before: they find the same accuracy, and change nothing.
+    """
+
+    test: ImageSet
+    path: Path
+    identity: str  # of the training
+    accuracy: float = -1.0
+
+    def __post_init__(self) -> None:
+        """Know what an earlier process found."""
+        if self.path.exists():
+            self.accuracy = self.saved()["accuracy"]
+
+    def look(self, net: Net, step: int) -> None:
+        found = evaluate(net, self.test.images, self.test.targets, len(self.test.classes))["accuracy"]
+        assert isinstance(found, float)
+        if found > self.accuracy:
+            self.accuracy = found
+            store.write_tensors(self.path, {"identity": self.identity, "accuracy": found, "step": step, "net": net.state_dict()})
+
+    def restore(self, net: Net) -> None:
+        net.load_state_dict(self.saved()["net"])
+
+    def saved(self) -> Any:
+        content = store.read_tensors(self.path, self.test.images.device)
+        if content["identity"] != self.identity:
+            raise store.Corrupted(f"{self.path} belongs to another training (other recipe, labels or seed); delete it to begin anew")
+        return content
+
+
+def check_query(chosen: Tensor, query: Query, what: str, *, exact: bool = True) -> None:
+    """Raises: ValueError where a strategy's answer is not `query.n` different candidates (or, not `exact`, from 1 to as many); it says
+    what is wrong with which.
+    """
     check_indices(chosen, query.pool, what)
-    if len(chosen) != query.n:
+    if len(chosen) != query.n and (exact or not 0 < len(chosen) < query.n):
         raise ValueError(f"{what}: it was to choose {query.n} images, it chose {len(chosen)}")
     outside = chosen[~torch.isin(chosen, query.candidates)]
     if len(outside):

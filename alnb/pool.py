@@ -102,11 +102,12 @@ class Query:
 
     pool: Pool
     net: Net | None  # trained on the pool's labels, in evaluation mode; None before the first labels
-    candidates: Tensor  # global indices i64 [M], ascending
+    candidates: Tensor  # global indices i64 [M]: ascending, or in the order that a scope gives them
     n: int  # how many to choose
     rng: torch.Generator  # on the CPU
     side: Mapping[str, Any] = field(default_factory=dict)  # what else is known of the images, such as a pretext's losses [N]
     folder: Path | None = None  # where a long computation may keep its checkpoint; None: nowhere
+    cycle: int = 0  # which it is for
 
     @cached_property
     def log_probs(self) -> Tensor:

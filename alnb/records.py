@@ -219,7 +219,8 @@ def protocol(manifest: store.Json) -> str:
         return "protocol unknown"
     later = f" + {rules['cycles'] - 1} x {rules['budget']}" if rules["cycles"] > 1 else ""
     subset = f", of {rules['subset']} candidates" if rules.get("subset") else ""
-    return f"{rules['initial']}{later} labels, {rules['init']}{subset}"
+    peeked = ", best on test" if rules.get("checkpoint") == "best_test" else ""
+    return f"{rules['initial']}{later} labels, {rules['init']}{subset}{peeked}"
 
 
 def _origin(manifest: store.Json) -> dict[str, str]:

@@ -15,7 +15,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -224,13 +224,19 @@ def describe(value: Any) -> Any:
         case Fingerprinted():
             return {"kind": type(value).__name__, "fingerprint": value.fingerprint}
     if is_dataclass(value):
-        kept = {f.name: describe(getattr(value, f.name)) for f in fields(value) if f.metadata.get("result", True)}
-        return {"kind": describe(type(value)), **kept}
+        return {"kind": describe(type(value)), **{f.name: describe(getattr(value, f.name)) for f in fields(value) if _told(f, value)}}
     if inspect.isfunction(value):
         return _describe_function(value)
     raise TypeError(
         f"a {type(value).__name__} ({value!r}) cannot be written into a manifest: use a function, a functools.partial or a dataclass"
     )
+
+
+def _told(one: Field[Any], value: Any) -> bool:
+    """Whether a field belongs in the description: not where it changes no result (metadata "result" False), nor where it came to its class
+    later (metadata "added") and has its default: runs from before stay what they were.
+    """
+    return one.metadata.get("result", True) and not (one.metadata.get("added", False) and getattr(value, one.name) == one.default)
 
 
 def _describe_type(kind: type) -> Any:

@@ -53,6 +53,7 @@ class Recipe:
     views: int = 1  # random views of each image in an update, one after the other along the batch axis
     precision: str = "auto"  # "auto": bfloat16 autocast on CUDA, float32 elsewhere; or one of the two
     compile: bool = False  # torch.compile; worth it on a GPU and in long trainings
+    stuck_in_eval: bool = field(default=False, metadata={"added": True})  # a defect of VAAL's and PAL's code
     checkpoint_seconds: float = field(default=60.0, metadata={"result": False})  # changes no result, so no manifest either
 
     def __post_init__(self) -> None:
@@ -102,6 +103,19 @@ def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Later:
+    """Another loss for the rest of a training."""
+
+    share: float  # of the updates, after which it takes over, in (0, 1)
+    loss: Loss
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError where the share is not one."""
+        if not 0 < self.share < 1:
+            raise ValueError(f"Later.share is {self.share}: it must be in (0, 1), a part of the training")
+
+
+@dataclass(frozen=True)
 class Learner:
     """How a net is built and trained."""
 
@@ -111,6 +125,7 @@ class Learner:
     mean: tuple[float, ...] = NO_CHANGE[0]  # of the images, per channel, in [0, 1]
     std: tuple[float, ...] = NO_CHANGE[1]
     backbone: Backbone | None = None  # where the trunk's weights start; None: at random
+    later: Later | None = field(default=None, metadata={"added": True})
 
     def build(self, outputs: int, seed: int, *where: str | int, device: torch.device | str = "cpu") -> Net:
         """A net with fresh weights, the same on every device; channels last, which is faster on GPUs and CPUs alike.
@@ -210,6 +225,7 @@ def fit(
     recipe: Recipe,
     *,
     loss: Loss = cross_entropy,
+    later: Later | None = None,
     seed: int = 0,
     where: tuple[str | int, ...] = (),
     checkpoint: Path | None = None,
@@ -222,6 +238,7 @@ def fit(
     end the checkpoint holds the trained net. The host waits for the device once in `REPORT_UPDATES` updates.
 
     Args:
+        later: another loss for the last part of the training.
         seed, where: the place in the experiment; the only source of randomness.
         watch: looked at during the training; after a resume, the same updates may be looked at again.
     Raises:
@@ -240,18 +257,20 @@ def fit(
     training.resume()
     updates = recipe.updates(len(indices))
     order = Order(len(indices), min(recipe.batch, len(indices)), seed, where, images.device)
-    update = _update(training, recipe, torch.compile(loss) if recipe.compile else loss)
+    changes = updates if later is None else math.ceil(later.share * updates)  # the first update of the later loss
+    first, rest = (_update(training, recipe, one) for one in (loss, loss if later is None else later.loss))
     losses: list[Tensor] = []  # of the updates since the last report, still on the device
-    net.train()
+    net.train(not recipe.stuck_in_eval)
     while training.step < updates:
         chosen = order(training.step)
         generator = rng.generator(seed, "augment", *where, training.step, device=images.device)
         x = _views(images, indices[chosen], recipe, generator)
+        update = first if training.step < changes else rest
         losses.append(update(x, labels[chosen], recipe.rate(training.step, updates)))
         training.step += 1
         last = training.step == updates
         if watch is not None and (last or training.step % watch.every == 0):
-            _look(watch, net, training.step)
+            _look(watch, net, training.step, recipe)
         if last or len(losses) == REPORT_UPDATES or training.due():
             mean = _read(losses, training, where)
             losses.clear()
@@ -276,15 +295,16 @@ def _views(images: Images, indices: Tensor, recipe: Recipe, generator: torch.Gen
 
 
 @torch.no_grad()
-def _look(watch: Watch, net: Net, step: int) -> None:
+def _look(watch: Watch, net: Net, step: int, recipe: Recipe) -> None:
     net.eval()
     watch.look(net, step)
-    net.train()
+    net.train(not recipe.stuck_in_eval)
 
 
 def _update(training: Training, recipe: Recipe, loss: Loss) -> Callable[[Tensor, Tensor, float], Tensor]:
     """One update: what the net sees, labels [B] and a learning rate to the mean loss, which stays on the device."""
     device = training.net.mean.device
+    loss = torch.compile(loss) if recipe.compile else loss
     half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
 
     def update(x: Tensor, y: Tensor, rate: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 
 import alnb
 from alnb import Cycle, Pool, Protocol, Run, cycles, store
-from alnb.acquire import STRATEGIES, margin, random
+from alnb.acquire import LEGACY, STRATEGIES, margin, random
 from alnb.data import ImageSet
 from alnb.loop import describe, pending, progress
 from alnb.oracle import Pending, answer, class_uniform, human, simulated
@@ -284,3 +284,60 @@ def test_the_experiment_is_described_before_it_runs(
     roles = {"learner": learner, "strategy": margin, "oracle": simulated(train.targets), "protocol": PROTOCOL}
     go()
     assert Run(tmp_path / "run").manifest["experiment"] == describe(Pool.of(train.images), test, **roles)
+
+
+def test_best_on_test_is_the_best_epoch_and_says_so(go: Callable, train: ImageSet, test: ImageSet, learner: alnb.Learner) -> None:
+    peeking = replace(PROTOCOL, checkpoint="best_test")
+    found = go(protocol=peeking)
+    labels: list[int] = []
+    for k, cycle in enumerate(found):
+        labels += cycle.queried
+        known, net, seen = torch.tensor(sorted(labels)), learner.build(3, 0, k), []
+        updates = learner.recipe.updates(len(known))
+        watch = alnb.train.Watch(
+            round(updates / 2), lambda net, _, seen=seen: seen.append(alnb.train.evaluate(net, test.images, test.targets, 3))
+        )
+        alnb.train.fit(net, train.images, known, train.targets[known], learner.recipe, where=("cycle", k), watch=watch)
+        assert cycle.metrics["accuracy"] == max(one["accuracy"] for one in seen) and len(seen) >= 2
+        assert any("looked at the test images" in note for note in cycle.notes)
+    assert not any("looked at" in note for cycle in go("other") for note in cycle.notes)
+
+
+def test_best_on_test_survives_a_kill(go: Callable, learner: alnb.Learner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ended at every look in turn: after the net was written, and before."""
+    roles = {
+        "protocol": replace(PROTOCOL, checkpoint="best_test", init="warm"),
+        "learner": replace(learner, recipe=replace(learner.recipe, epochs=4, checkpoint_seconds=0)),
+    }
+    whole = go("whole", **roles)
+    original, looks = alnb.loop.evaluate, [0]
+
+    def dying(*args: object, **kwargs: object) -> object:
+        looks[0] += 1
+        if looks[0] % 3 == 0:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr("alnb.loop.evaluate", dying)
+    found = None
+    for _ in range(100):
+        try:
+            found = go("killed", **roles)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert found is not None and same(found, whole) and looks[0] > 9
+    assert sorted(path.name for path in (tmp_path / "killed").glob("cycle_*/*.pt")) == ["best.pt", "net.pt"]
+
+
+def test_draws_with_replacement_choose_fewer_where_that_is_allowed(go: Callable) -> None:
+    legacy = LEGACY["random_with_replacement"]
+    with pytest.raises(ValueError, match="it was to choose 30 images, it chose"):
+        go(strategy=legacy, protocol=Protocol(6, 30, 2))
+    found = go("inexact", strategy=legacy, protocol=Protocol(6, 30, 2, exact=False))
+    assert 6 < found[1].n_labelled < 36 and len(set(found[1].queried)) == len(found[1].queried)
+
+
+def test_a_field_added_later_leaves_old_runs_what_they_were(learner: alnb.Learner) -> None:
+    assert "checkpoint" not in store.describe(PROTOCOL) and "later" not in store.describe(learner)
+    assert store.describe(replace(PROTOCOL, checkpoint="best_test"))["checkpoint"] == "best_test"

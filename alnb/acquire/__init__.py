@@ -21,6 +21,15 @@ def random(query: Query) -> Tensor:
     return query.candidates[torch.randperm(len(query.candidates), generator=query.rng)[: query.n]]
 
 
+def random_with_replacement(query: Query) -> Tensor:
+    """As the public code of CoreGCN and TA-VAAL draws: uniformly and with replacement, so that of 1,000 among 10,000 some 952 differ.
+
+    A known defect, kept because published baselines have it. Its protocol must be `exact=False`.
+    """
+    drawn = torch.randint(len(query.candidates), (query.n,), generator=query.rng).tolist()
+    return query.candidates[list(dict.fromkeys(drawn))]
+
+
 def entropy(query: Query) -> Tensor:
     """The most uncertain by the entropy of the predicted distribution. Source: Shannon 1948; Settles 2009, section 3.1."""
     return query.candidates[scores.top(scores.per_image(scores.entropy(query.log_probs)), query.n)]
@@ -57,3 +66,5 @@ STRATEGIES: dict[str, Strategy] = {
     "svm_margin": SvmMargin(),
     "vaal": SANE,
 }
+LEGACY: dict[str, Strategy] = {"random_with_replacement": random_with_replacement}
+"""Strategies with a defect of public code, kept to compare published numbers with; not to be used otherwise."""

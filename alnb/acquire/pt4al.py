@@ -1,0 +1,192 @@
+"""PT4AL: pretext losses cut the pool into batches, one for each cycle, and the net chooses within the batch.
+
+Everything is a scope (which candidates a cycle may choose from, in which order) and a strategy that chooses among them; `Scoped` puts
+the two together. The losses [N] are `query.side["pretext_loss"]`.
+
+Source: Yi et al. 2022 (PT4AL), section 3; what the authors' code does otherwise (johnsk95/PT4AL) has switches of its own here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from alnb import rng
+from alnb.acquire import scores
+from alnb.pool import Query
+from alnb.shapes import Float, Int
+from alnb.train import predict
+
+LOSS = "pretext_loss"  # what `query.side` calls the losses
+KEYS = ("float", "text", "random")
+ORDERS = ("high_first", "low_first")
+
+Scope = Callable[[Query], Tensor]
+"""From a query to those of its candidates that may be chosen, global indices i64 [M], in an order that strategies may use."""
+Chooser = Callable[[Query], Tensor]
+"""As `acquire.Strategy`."""
+
+
+# ---- batches -------------------------------------------------------------------------------------------------------------------
+
+
+def ranking(losses: Float[Tensor, " N"], *, key: str = "float", order: str = "high_first", seed: int = 0) -> Int[Tensor, " N"]:
+    """All images by their losses; equal ones by index.
+
+    Args:
+        key: "float" compares numbers. "text" compares their decimal texts, as the authors' code does: losses below 1e-4 are written
+            with an exponent, as 9.9e-05, and come out among the largest. "random" does not look at them: a shuffle by `seed`.
+        order: the largest or the smallest ones first.
+    Returns:
+        Global indices, on the CPU.
+    Raises:
+        ValueError: a loss is not finite, or all are equal, so that they order nothing; `key` or `order` is not known.
+    Source: Yi et al. 2022, section 3.2; the authors' make_batches.py.
+    """
+    _check_name("key", key, KEYS)
+    _check_name("order", order, ORDERS)
+    if key == "random":
+        return torch.randperm(len(losses), generator=rng.generator(seed, "pt4al", "shuffle"))
+    losses = losses.detach().cpu()
+    _check_losses(losses)
+    high = order == "high_first"
+    if key == "float":
+        return losses.sort(descending=high, stable=True).indices
+    texts = list(map(str, losses.tolist()))
+    return torch.tensor(sorted(range(len(texts)), key=texts.__getitem__, reverse=high))
+
+
+def batch(ranked: Int[Tensor, " N"], batches: int, number: int) -> Int[Tensor, " M"]:
+    """Part `number`, from 0, of `ranked` cut into `batches` of one size; where that does not go, the first ones have one image more.
+
+    Raises:
+        ValueError: there are fewer batches, or fewer images than batches.
+    """
+    if not 1 <= batches <= len(ranked):
+        raise ValueError(f"{len(ranked)} images cannot be cut into {batches} batches: choose from 1 to {len(ranked)}")
+    if not 0 <= number < batches:
+        raise ValueError(
+            f"batch {number} was asked for, but there are {batches}, from 0: ask for at most {batches} cycles, or cut more batches"
+        )
+    return ranked.tensor_split(batches)[number]
+
+
+@dataclass(frozen=True)
+class LossBatch:
+    """The scope of PT4AL: in cycle k the candidates in batch k, in the order of their losses.
+
+    What a cycle leaves over of its batch is no candidate ever again. Source: Yi et al. 2022, section 3.2.
+    """
+
+    batches: int = 10
+    key: str = "float"  # see `ranking`
+    order: str = "high_first"
+    first: int = 0  # the batch of cycle 0; the authors' script for the cold start reads their sixth, 5
+    seed: int = 0  # of the key "random"
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError, which names the field, its value and what it may be."""
+        if type(self.batches) is not int or self.batches < 1:
+            raise ValueError(f"LossBatch.batches is {self.batches!r}: it must be a whole number, at least 1")
+        if type(self.first) is not int or not 0 <= self.first < self.batches:
+            raise ValueError(f"LossBatch.first is {self.first!r}: it must be one of the batches, from 0 to {self.batches - 1}")
+        for name, value, allowed in (("key", self.key, KEYS), ("order", self.order, ORDERS)):
+            _check_name(f"LossBatch.{name}", value, allowed)
+
+    def __call__(self, query: Query) -> Tensor:
+        """Global indices i64 [M], a part of the query's candidates.
+
+        Raises:
+            ValueError: there are no losses, they order nothing, there are more cycles than batches, or a query is larger than its batch.
+        """
+        ranked = ranking(pretext_losses(query), key=self.key, order=self.order, seed=self.seed)
+        number = query.cycle if query.cycle else self.first
+        whole = batch(ranked, self.batches, number)
+        chosen = whole[torch.isin(whole, query.candidates)]
+        if query.n > len(chosen):
+            raise ValueError(
+                f"PT4AL in cycle {query.cycle}: {query.n} images are asked for, but batch {number} of {self.batches} has {len(chosen)} "
+                f"candidates: lower the budget, or cut the pool of {len(ranked)} into fewer batches"
+            )
+        return chosen
+
+
+def pretext_losses(query: Query) -> Tensor:
+    """The losses [N] beside the query.
+
+    Raises:
+        ValueError: there are none, or not one for each image of the pool.
+    """
+    losses = query.side.get(LOSS)
+    if not isinstance(losses, Tensor) or losses.shape != (len(query.pool),):
+        have = f"a tensor of shape {list(losses.shape)}" if isinstance(losses, Tensor) else repr(losses)
+        raise ValueError(
+            f"PT4AL sorts the pool by a pretext's losses: side[{LOSS!r}] must hold [{len(query.pool)}] of them, and is {have}; "
+            f"give the loop side={{{LOSS!r}: pretrain(…).losses}}"
+        )
+    return losses
+
+
+# ---- choosing within a batch ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scoped:
+    """A strategy among the candidates of a scope. Whatever the scope, whatever the strategy."""
+
+    scope: Scope
+    strategy: Chooser
+
+    def __call__(self, query: Query) -> Tensor:
+        """Global indices i64 [n]. Raises: as the two parts."""
+        return self.strategy(replace(query, candidates=self.scope(query)))
+
+
+def evenly(query: Query) -> Tensor:
+    """At even intervals over the candidates in their order, the first of all first: of 5,000 candidates 1,000 are ranks 0, 5, 10, …
+
+    Source: Yi et al. 2022, section 3.3 (first batch).
+    """
+    return query.candidates[torch.arange(query.n) * len(query.candidates) // query.n]
+
+
+def foremost(query: Query) -> Tensor:
+    """The first of the candidates in their order: the highest losses of a batch. Source: Yi et al. 2022, section 6.3 (top-K)."""
+    return query.candidates[: query.n]
+
+
+def hindmost(query: Query) -> Tensor:
+    """The last of the candidates in their order, the very last first: the lowest losses of a batch. Source: section 6.1."""
+    return query.candidates.flip(0)[: query.n]
+
+
+def normalised_confidence(query: Query) -> Tensor:
+    """Those with the smallest largest probability, after the logits [M,C] were divided by their Euclidean norm.
+
+    The score depends on the direction of the logits alone; with 10 classes it lies in (0.1, 0.2417].
+    Source: the authors' main.py; the paper has the posterior as it is, which is `acquire.least_confidence`.
+    """
+    assert query.net is not None, "a scope gives candidates to strategies; this one needs a trained net: use `evenly` in cycle 0"
+    logits = predict(query.net, query.pool.images, query.candidates).float().cpu()
+    return query.candidates[scores.top(scores.least_confidence(functional.normalize(logits, dim=1).log_softmax(dim=1)), query.n)]
+
+
+def _check_name(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(allowed)}")
+
+
+def _check_losses(losses: Tensor) -> None:
+    bad = (~losses.isfinite()).nonzero().flatten()
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {len(losses)} pretext losses are not finite, the first that of image {int(bad[0])}: look at its pre-training"
+        )
+    if bool((losses == losses[0]).all()):
+        raise ValueError(
+            f"all {len(losses)} pretext losses are {float(losses[0])}: they order nothing; train the pretext longer, or take another"
+        )
