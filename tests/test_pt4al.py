@@ -11,7 +11,8 @@ from test_acquire import query_of
 
 from alnb import acquire
 from alnb.acquire import pt4al
-from alnb.acquire.pt4al import LossBatch, Scoped, batch, evenly, foremost, hindmost, ranking
+from alnb.acquire.pt4al import LossBatch, batch, evenly, foremost, hindmost, ranking
+from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.pool import Query
 
 
@@ -92,6 +93,23 @@ def test_any_scope_goes_with_any_strategy() -> None:
     lowest = Scoped(LossBatch(batches=3), acquire.least_confidence)(query)
     confidence = dict(zip(query.candidates.tolist(), query.log_probs.exp().amax(1).tolist(), strict=True))
     assert lowest.tolist() == sorted(inside, key=lambda i: confidence[i])[:4]
+
+
+def test_a_random_subset_is_a_part_of_the_candidates_and_another_one_each_cycle() -> None:
+    drawn = RandomSubset(20)(sided())
+    assert len(set(drawn.tolist())) == 20 and drawn.tolist() == sorted(drawn.tolist())
+    assert set(drawn.tolist()) < set(sided().candidates.tolist()) and torch.equal(drawn, RandomSubset(20)(sided()))
+    assert RandomSubset(500)(sided()).tolist() == sided().candidates.tolist()
+    assert not torch.equal(drawn, RandomSubset(20)(replace(query_of(seed=1), side={})))
+    with pytest.raises(ValueError, match=r"RandomSubset.size is 2, fewer than the 3 images asked for"):
+        RandomSubset(2)(sided())
+    with pytest.raises(ValueError, match=r"RandomSubset.size is 0"):
+        RandomSubset(0)
+
+
+def test_a_random_segmentation_needs_no_losses_and_stays_the_same() -> None:
+    parts = [LossBatch(batches=4, key="random", seed=5)(replace(query_of(2), cycle=k)).tolist() for k in range(4)]
+    assert sorted(index for part in parts for index in part) == query_of().candidates.tolist()
 
 
 def test_normalised_confidence_against_a_naive_loop() -> None:

@@ -1,15 +1,14 @@
 """PT4AL: pretext losses cut the pool into batches, one for each cycle, and the net chooses within the batch.
 
-Everything is a scope (which candidates a cycle may choose from, in which order) and a strategy that chooses among them; `Scoped` puts
-the two together. The losses [N] are `query.side["pretext_loss"]`.
+`LossBatch` is a scope (which candidates a cycle may choose from, in which order) and `scopes.Scoped` puts it before the strategy that
+chooses among them. The losses [N] are `query.side["pretext_loss"]`.
 
 Source: Yi et al. 2022 (PT4AL), section 3; what the authors' code does otherwise (johnsk95/PT4AL) has switches of its own here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,11 +23,6 @@ from alnb.train import predict
 LOSS = "pretext_loss"  # what `query.side` calls the losses
 KEYS = ("float", "text", "random")
 ORDERS = ("high_first", "low_first")
-
-Scope = Callable[[Query], Tensor]
-"""From a query to those of its candidates that may be chosen, global indices i64 [M], in an order that strategies may use."""
-Chooser = Callable[[Query], Tensor]
-"""As `acquire.Strategy`."""
 
 
 # ---- batches -------------------------------------------------------------------------------------------------------------------
@@ -103,7 +97,8 @@ class LossBatch:
         Raises:
             ValueError: there are no losses, they order nothing, there are more cycles than batches, or a query is larger than its batch.
         """
-        ranked = ranking(pretext_losses(query), key=self.key, order=self.order, seed=self.seed)
+        losses = torch.zeros(len(query.pool)) if self.key == "random" else pretext_losses(query)
+        ranked = ranking(losses, key=self.key, order=self.order, seed=self.seed)
         number = query.cycle if query.cycle else self.first
         whole = batch(ranked, self.batches, number)
         chosen = whole[torch.isin(whole, query.candidates)]
@@ -132,18 +127,6 @@ def pretext_losses(query: Query) -> Tensor:
 
 
 # ---- choosing within a batch ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scoped:
-    """A strategy among the candidates of a scope. Whatever the scope, whatever the strategy."""
-
-    scope: Scope
-    strategy: Chooser
-
-    def __call__(self, query: Query) -> Tensor:
-        """Global indices i64 [n]. Raises: as the two parts."""
-        return self.strategy(replace(query, candidates=self.scope(query)))
 
 
 def evenly(query: Query) -> Tensor:
