@@ -4,9 +4,22 @@
 and fetches published files, `datasets` puts them together.
 """
 
-from alnb.data.datasets import DATASETS, check_name, cifar10, cifar100, digits, fashion_mnist, fetch, load, root_folder, tiny_imagenet
+from alnb.data.datasets import (
+    DATASETS,
+    caltech101,
+    check_name,
+    cifar10,
+    cifar10_imbalanced,
+    cifar100,
+    digits,
+    fashion_mnist,
+    fetch,
+    load,
+    root_folder,
+    tiny_imagenet,
+)
 from alnb.data.files import SUFFIXES, Split, folder
-from alnb.data.sets import IMBALANCED_CIFAR10, ImageSet, balanced, imbalanced, subset
+from alnb.data.sets import IMBALANCED_CIFAR10, ImageSet, balanced, bgr, imbalanced, proportional, subset
 from alnb.data.sources import DataError, Embedded, Images, Resident, Selection, pixels
 
 __all__ = [
@@ -21,8 +34,11 @@ __all__ = [
     "Selection",
     "Split",
     "balanced",
+    "bgr",
+    "caltech101",
     "check_name",
     "cifar10",
+    "cifar10_imbalanced",
     "cifar100",
     "digits",
     "fashion_mnist",
@@ -31,6 +47,7 @@ __all__ = [
     "imbalanced",
     "load",
     "pixels",
+    "proportional",
     "root_folder",
     "subset",
     "tiny_imagenet",

@@ -8,15 +8,17 @@ import importlib.util
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from alnb.data import official
+from alnb.data.caltech import caltech101, fetch_caltech101
 from alnb.data.files import Split, check_split, folder, read_folder
 from alnb.data.official import Root, root_folder
-from alnb.data.sets import ImageSet, held_out
+from alnb.data.sets import IMBALANCED_CIFAR10, ImageSet, held_out, imbalanced
 from alnb.data.sources import DataError, Resident
 from alnb.data.tiny import fetch_tiny_imagenet, tiny_imagenet
 
@@ -110,6 +112,15 @@ def cifar10(split: Split, *, root: Root = None, download: bool = False, device: 
     return _cifar("cifar10", "labels", split, root, download, device)
 
 
+def cifar10_imbalanced(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
+    """CIFAR-10 with 500 airplanes to 5,000 trucks to train on, see `sets.IMBALANCED_CIFAR10`, and the balanced 10,000 to test on.
+
+    Of each class the first ones are kept, in official order: Yi et al. 2022, section 5.3, do not say which.
+    """
+    whole = cifar10(split, root=root, download=download, device=device)
+    return replace(imbalanced(whole, IMBALANCED_CIFAR10) if split == "train" else whole, name="cifar10_imbalanced")
+
+
 def cifar100(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
     """50,000 and 10,000 colour images of 100 (fine) classes, 32x32, in official order; `root` holds cifar-100-python/. See `cifar10`."""
     return _cifar("cifar100", "fine_labels", split, root, download, device)
@@ -153,8 +164,10 @@ DATASETS: dict[str, Callable[..., ImageSet]] = {
     "digits": digits,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
+    "cifar10_imbalanced": cifar10_imbalanced,
     "cifar100": cifar100,
     "tiny_imagenet": tiny_imagenet,
+    "caltech101": caltech101,
     "folder": folder,
 }
 
@@ -174,7 +187,7 @@ def load(
         name: a key of `DATASETS`, or the path of a folder with one sub-folder per class (write ./digits for a folder named as a key).
         root: see `root_folder`; for "folder" the folder itself.
         download: fetch what is missing.
-        image_size: pixels; for folders (64 by default) and tiny_imagenet (64). Others have their own, and take no other.
+        image_size: pixels; for folders (64 by default), tiny_imagenet (64) and caltech101 (224). Others have their own, and take no other.
         skip_bad: for folders: leave out files that cannot be read.
 
     Raises:
@@ -190,7 +203,7 @@ def load(
     loader = DATASETS[_known(str(name))]
     if skip_bad:
         raise ValueError(f"skip_bad is for folders of images; {name} is verified as a whole: leave skip_bad away, fetch what is damaged")
-    options = size if loader is tiny_imagenet else {}
+    options = size if loader in (tiny_imagenet, caltech101) else {}
     train, test = (loader(split, root=root, download=download, device=device, **options) for split in ("train", "test"))
     if image_size not in (None, train.images.shape[-1]):
         raise ValueError(f"image_size is {image_size}, and {name} has {train.images.shape[-1]} pixels a side: leave image_size away")
@@ -238,8 +251,25 @@ def fetch(name: str, root: Root = None) -> Path:
             return official.fetch_fashion_mnist(place)
         case "tiny_imagenet":
             return fetch_tiny_imagenet(place)
+        case "caltech101":
+            return fetch_caltech101(place)
+        case "cifar10_imbalanced":
+            return official.fetch_cifar("cifar10", place)
         case cifar:
             return official.fetch_cifar(cifar, place)
 
 
-__all__ = ["DATASETS", "cifar10", "cifar100", "digits", "fashion_mnist", "fetch", "folder", "load", "root_folder", "tiny_imagenet"]
+__all__ = [
+    "DATASETS",
+    "caltech101",
+    "cifar10",
+    "cifar10_imbalanced",
+    "cifar100",
+    "digits",
+    "fashion_mnist",
+    "fetch",
+    "folder",
+    "load",
+    "root_folder",
+    "tiny_imagenet",
+]

@@ -102,6 +102,19 @@ def balanced(image_set: ImageSet, per_class: int, seed: int | None = None) -> Im
     return imbalanced(image_set, [per_class] * len(image_set.classes), seed)
 
 
+def proportional(counts: Sequence[int], total: int) -> list[int]:
+    """`counts` made smaller in proportion, so that they sum to about `total`, each at least 1: `IMBALANCED_CIFAR10` for a laptop."""
+    return [max(1, round(count * total / sum(counts))) for count in counts]
+
+
+def bgr(image_set: ImageSet) -> ImageSet:
+    """The images with their channels reversed, as programs see them that read files by OpenCV, under another name. Memory: a copy."""
+    images = image_set.images
+    indices = torch.arange(len(images))
+    turned = torch.cat([images.batch(some).flip(1) for some in indices.split(1000)])
+    return ImageSet(Resident(turned), image_set.targets, image_set.classes, f"{image_set.name} (BGR)")
+
+
 def _order(n: int, seed: int | None, label: int) -> Tensor:
     return torch.arange(n) if seed is None else torch.randperm(n, generator=rng.generator(seed, "imbalanced", label))
 
@@ -113,4 +126,4 @@ def held_out(n: int, count: int, *where: str | int) -> Tensor:
     return mask
 
 
-__all__ = ["IMBALANCED_CIFAR10", "DataError", "ImageSet", "balanced", "held_out", "imbalanced", "subset"]
+__all__ = ["IMBALANCED_CIFAR10", "DataError", "ImageSet", "balanced", "bgr", "held_out", "imbalanced", "proportional", "subset"]
