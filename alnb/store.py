@@ -13,7 +13,7 @@ import platform
 import subprocess
 import tomllib
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import Field, fields, is_dataclass
 from importlib import metadata
@@ -537,3 +537,37 @@ def held(folder: Path) -> bool:
             return False
     except filelock.Timeout:
         return True
+
+
+def kept(
+    cache: Path | str,
+    slug: str,
+    experiment: Json,
+    device: torch.device,
+    compute: Callable[[Path], dict[str, Any]],
+    leftovers: Iterable[str] = (),
+) -> dict[str, Any]:
+    """What `compute` gives for `experiment`, once: written below `cache`, in a folder named as runs are, and read from there ever after.
+
+    Of two processes that want the same, the second waits for the first.
+
+    Args:
+        compute: called with the folder; gives tensors and plain values by name.
+        leftovers: files of the folder that are needed no more when it is done, such as checkpoints.
+
+    Raises:
+        Corrupted: the result is damaged, or of another computation; the message names it.
+    """
+    run = Run.named(cache, slug, experiment)
+    result = run.path / "result.pt"
+    with exclusive(run.path, wait=True):
+        run.claim(experiment)
+        if not result.exists():
+            notes = run.begin(experiment, device)
+            write_tensors(result, {"experiment": fingerprint(experiment), "notes": notes, **compute(run.path)})
+            for leftover in leftovers:
+                (run.path / leftover).unlink(missing_ok=True)
+        content: dict[str, Any] = read_tensors(result, device)
+    if content["experiment"] != fingerprint(experiment):
+        raise Corrupted(f"{result} is the result of another computation; {RECOMPUTE}")
+    return content

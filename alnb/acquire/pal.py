@@ -110,7 +110,7 @@ class PAL:
         if like is not None:
             net.mean.copy_(like.mean)
             net.std.copy_(like.std)
-        return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # its stub lacks this form
+        return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this form
 
     def choose(self, net: Net, images: Images, candidates: Tensor, n: int, seed: int, query: Query) -> Tensor:
         """The `n` candidates, part by part."""

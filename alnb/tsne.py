@@ -1,0 +1,78 @@
+"""t-SNE layouts of features, made once and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alnb import store
+
+COMPONENTS = 50  # principal components that neighbours are looked for in
+LEAST = 3  # neighbours that t-SNE looks at, per unit of perplexity
+
+
+def layout(features: Tensor, *, perplexity: float = 30.0, seed: int = 0, cache: Path | str) -> Tensor:
+    """Positions f64 [N,2], on the CPU, of `features` [N,D]; the same for the same arguments, read from below `cache` after the first call.
+
+    Features are first projected on their `COMPONENTS` largest principal components; positions start from the first two. By openTSNE
+    where it is installed, else, more slowly and elsewhere, by scikit-learn; which of the two is a part of what the result is kept by.
+
+    Args:
+        perplexity: about the number of neighbours that each point is kept together with.
+
+    Raises:
+        ValueError: features that are not [N,D] or not finite, or too few of them for the perplexity.
+        store.Corrupted: what was kept is damaged.
+
+    Memory: O(N (D + perplexity)).
+    Source: van der Maaten and Hinton 2008; Poličar et al. 2024 (openTSNE), with its interpolation in place of the N² forces.
+    """
+    _check(features, perplexity)
+    experiment = store.describe(
+        {"features": features.detach().cpu(), "perplexity": perplexity, "seed": seed, "components": COMPONENTS, "by": _library()}
+    )
+
+    def compute(folder: Path) -> dict[str, Any]:
+        return {"layout": _embed(features.detach().cpu().float(), perplexity, seed)}
+
+    found: Tensor = store.kept(cache, "tsne", experiment, torch.device("cpu"), compute)["layout"]
+    return found
+
+
+def _embed(features: Tensor, perplexity: float, seed: int) -> Tensor:
+    from sklearn.decomposition import PCA
+
+    x = features.numpy()
+    if min(x.shape) > COMPONENTS:
+        x = PCA(COMPONENTS, random_state=seed).fit_transform(x)
+    options = {"perplexity": perplexity, "random_state": seed, "n_jobs": torch.get_num_threads()}
+    if _library() == "openTSNE":
+        from openTSNE import TSNE
+
+        return torch.tensor(TSNE(initialization="pca", **options).fit(x).__array__(), dtype=torch.float64)
+    from sklearn import manifold
+
+    return torch.tensor(manifold.TSNE(init="pca", **options).fit_transform(x), dtype=torch.float64)
+
+
+def _library() -> str:
+    from importlib.util import find_spec
+
+    return "openTSNE" if find_spec("openTSNE") else "sklearn"
+
+
+def _check(features: Tensor, perplexity: float) -> None:
+    if features.ndim != 2 or not features.is_floating_point():
+        raise ValueError(f"features must be float [N, D], but are {features.dtype} {list(features.shape)}: pool or flatten them first")
+    bad = (~features.isfinite().all(dim=1)).nonzero().flatten()
+    if len(bad):
+        raise ValueError(f"features[{int(bad[0])}] is not finite ({len(bad)} such rows): look at the net that made them")
+    most = (len(features) - 1) / LEAST
+    if not 1 <= perplexity <= most:
+        raise ValueError(
+            f"perplexity is {perplexity:g}, of {len(features)} points: t-SNE looks at {LEAST} neighbours per unit of it; "
+            + (f"choose from 1 to {most:.4g}" if most >= 1 else f"at least {LEAST + 1} points are needed")
+        )

@@ -1,0 +1,41 @@
+"""t-SNE of 10,000 x 512 features: the time of the first call, and of one that finds it kept.  Alone: ``python -m benchmarks tsne``."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from alnb import tsne
+from alnb.rng import generator
+
+N, D, CLUSTERS = 10_000, 512, 10
+FIRST, AGAIN = 60.0, 1.0  # seconds: the bars
+
+
+def features() -> torch.Tensor:
+    g = generator(0, "benchmark", "tsne")
+    means = torch.randn(CLUSTERS, D, generator=g)
+    return torch.randn(N, D, generator=g).add_(means[torch.randint(CLUSTERS, (N,), generator=g)]).relu_()
+
+
+def measure() -> Iterator[dict[str, Any]]:
+    x = features()
+    with tempfile.TemporaryDirectory() as cache:
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            tsne.layout(x, cache=cache)
+            seconds.append(time.perf_counter() - start)
+    load = f"{torch.get_num_threads()} threads, load of the machine {os.getloadavg()[0]:.1f}"
+    what = f"t-SNE of {N:,} x {D} features"
+    yield {"name": f"{what}, seconds", "ratio": seconds[0], "bar": FIRST, "sense": "<=", "detail": load}
+    yield {
+        "name": f"{what}, found kept, seconds",
+        "ratio": seconds[1],
+        "bar": AGAIN,
+        "sense": "<=",
+        "detail": "reads what the first call left",
+    }
