@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alnb.data.files import Split, check_split, class_files, decode_all, kept, shuffled, unreadable
 from alnb.data.official import Root, remedy, root_folder, unpacked
-from alnb.data.sets import ImageSet, held_out
+from alnb.data.sets import ImageSet, held_out, proportional
 from alnb.data.sources import DataError, Resident
 
 FOLDER = Path("caltech101", "101_ObjectCategories")  # as torchvision has it
@@ -31,15 +31,19 @@ def caltech101(
 
     The folder of background images counts as a class: without it there are 8,677 images, and Yi et al. 2022 have 9,144. Their split is
     not published. Ours takes 1,098 of 9,144 of each class, rounded so that the sum is right (by largest remainders), drawn from the
-    stream (0, "caltech101", "test", class); of a part of the images, the same share. The images come in a fixed random order, and the
-    decoded ones are kept beside the files, see `files.kept`.
+    stream (0, "caltech101", "test", class); of a part of the images, the same share. Which are drawn depends on the number and
+    the order of the files only. Classes are in natural order, upper and lower case alike; the images come in a fixed random order.
+
+    The decoded images of train are kept beside the files, see `files.kept`. At 224 pixels they take 1.2 GB, and two threads decode them
+    in 30 s on a busy machine (14 s of processor time), against 4 s from what is kept; at 64 pixels 13 s (7 s) against 1 s.
 
     Args:
         download: fetch what is missing.
         image_size: the shorter side is resized to it and the centred square cut out, see `folder`.
 
     Raises:
-        DataError: the folder is missing, has fewer than two classes, or a file cannot be read; all such files are named.
+        DataError: the folder is missing, has fewer than two classes, one with a single image, or too few images to test on any; or a
+            file cannot be read: all such files of the split are named.
 
     Memory: O(N `image_size`²): 1.4 GB at 224.
     Source: Fei-Fei et al. 2004; https://data.caltech.edu/records/mzrjq-6wc02
@@ -58,25 +62,32 @@ def caltech101(
 
 
 def _files(root: Path) -> dict[str, list[Path]]:
+    """Raises: DataError where there is no folder, or too little in it to split."""
     if not (root / FOLDER).is_dir():
         raise DataError(f"caltech101: {FOLDER} not found in {root}; get it with {remedy('caltech101', root)}")
-    return class_files(root / FOLDER)
+    files = class_files(root / FOLDER)
+    lonely = [name for name, paths in files.items() if len(paths) < 2]
+    if lonely:
+        raise DataError(f"caltech101: one image only of {', '.join(lonely[:5])} ({len(lonely)} classes); {_remedy(root)}")
+    n = sum(map(len, files.values()))
+    if tested(n) == 0:
+        raise DataError(f"caltech101: {root / FOLDER} has {n} images, too few to test on any; {_remedy(root)}")
+    return files
 
 
-def counts(sizes: list[int]) -> list[int]:
-    """How many of each class are tested on: `TEST` of `IMAGES`, the sum rounded, what rounding leaves over to the largest remainders."""
-    total = round(sum(sizes) * TEST / IMAGES)
-    exact = [size * TEST / IMAGES for size in sizes]
-    floor = [int(value) for value in exact]
-    order = sorted(range(len(sizes)), key=lambda k: floor[k] - exact[k])
-    for k in order[: total - sum(floor)]:
-        floor[k] += 1
-    return floor
+def _remedy(root: Path) -> str:
+    return f"delete or complete {root / FOLDER} and run {remedy('caltech101', root)}"
+
+
+def tested(n: int) -> int:
+    """How many of n images are tested on: `TEST` of `IMAGES`, rounded."""
+    return round(n * TEST / IMAGES)
 
 
 def _split(files: Mapping[str, list[Path]]) -> dict[Split, list[list[Path]]]:
     splits: dict[Split, list[list[Path]]] = {"train": [], "test": []}
-    for (name, paths), count in zip(files.items(), counts([len(paths) for paths in files.values()]), strict=True):
+    sizes = [len(paths) for paths in files.values()]
+    for (name, paths), count in zip(files.items(), proportional(sizes, tested(sum(sizes)), at_least=0), strict=True):
         mask = held_out(len(paths), count, "caltech101", "test", name).tolist()
         splits["train"].append([path for path, held in zip(paths, mask, strict=True) if not held])
         splits["test"].append([path for path, held in zip(paths, mask, strict=True) if held])
@@ -87,7 +98,7 @@ def _decode(paths: list[Path], image_size: int, root: Path) -> Tensor:
     images, reasons = decode_all(paths, image_size)
     if reasons:
         sentence = unreadable({paths[i]: reason for i, reason in reasons.items()}, len(paths))
-        raise DataError(f"caltech101: {sentence}\nTo have them anew, delete {root / FOLDER} and run {remedy('caltech101', root)}")
+        raise DataError(f"caltech101: {sentence}\nTo have them anew, {_remedy(root)}")
     return images
 
 

@@ -115,7 +115,8 @@ def cifar10(split: Split, *, root: Root = None, download: bool = False, device: 
 def cifar10_imbalanced(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
     """CIFAR-10 with 500 airplanes to 5,000 trucks to train on, see `sets.IMBALANCED_CIFAR10`, and the balanced 10,000 to test on.
 
-    Of each class the first ones are kept, in official order: Yi et al. 2022, section 5.3, do not say which.
+    Of each class the first ones are kept, in official order: Yi et al. 2022, section 5.3, do not say which. A smaller one with the same
+    shares is `imbalanced(train, proportional(IMBALANCED_CIFAR10, total))`.
     """
     whole = cifar10(split, root=root, download=download, device=device)
     return replace(imbalanced(whole, IMBALANCED_CIFAR10) if split == "train" else whole, name="cifar10_imbalanced")

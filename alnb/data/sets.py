@@ -1,4 +1,4 @@
-"""What is true of images: `ImageSet`, and parts of one (`subset`, `imbalanced`, `balanced`)."""
+"""What is true of images: `ImageSet`, parts of one (`subset`, `imbalanced`, `balanced`), and one in another order of colours (`bgr`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alnb import rng, store
-from alnb.data.sources import DataError, Images, Resident, Selection, check_indices
+from alnb.data.sources import DataError, Images, Resident, Selection, check_indices, pixels
 
 IMBALANCED_CIFAR10 = (500, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 4500, 5000)
 """Training images of airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck; 27,500 in all.
@@ -102,16 +102,52 @@ def balanced(image_set: ImageSet, per_class: int, seed: int | None = None) -> Im
     return imbalanced(image_set, [per_class] * len(image_set.classes), seed)
 
 
-def proportional(counts: Sequence[int], total: int) -> list[int]:
-    """`counts` made smaller in proportion, so that they sum to about `total`, each at least 1: `IMBALANCED_CIFAR10` for a laptop."""
-    return [max(1, round(count * total / sum(counts))) for count in counts]
+def proportional(counts: Sequence[int], total: int, at_least: int = 1) -> list[int]:
+    """`counts` made smaller in proportion: whole numbers that sum to `total` exactly, by largest remainders, the first among equals.
+
+    `proportional(IMBALANCED_CIFAR10, 2750)`, for `imbalanced`, is the paper's imbalance for a laptop.
+
+    Args:
+        counts: positive numbers.
+        total: from `at_least` for each to the sum of `counts`.
+        at_least: 0 or 1; every result is at least that, however small its share. None is above what it is made from.
+
+    Raises:
+        ValueError: a number outside these bounds; the message names it.
+    """
+    whole = sum(counts)
+    if min(counts, default=0) < 1:
+        raise ValueError(f"counts are positive numbers, at least one, not {list(counts)}: leave classes without images out")
+    if at_least not in (0, 1):
+        raise ValueError(f"at_least is {at_least}: it must be 0 or 1")
+    if not at_least * len(counts) <= total <= whole:
+        raise ValueError(f"total is {total}: {len(counts)} counts with {whole} in all make {at_least * len(counts)} to {whole}")
+    shares = [max(at_least, count * total // whole) for count in counts]
+    while missing := total - sum(shares):  # as often as there are counts, at most: each is off by less than one
+        step = 1 if missing > 0 else -1
+        free = [k for k, share in enumerate(shares) if share + step >= at_least]
+        k = max(free, key=lambda k: step * (counts[k] * total - shares[k] * whole))
+        shares[k] += step
+    return shares
 
 
 def bgr(image_set: ImageSet) -> ImageSet:
-    """The images with their channels reversed, as programs see them that read files by OpenCV, under another name. Memory: a copy."""
-    images = image_set.images
-    indices = torch.arange(len(images))
-    turned = torch.cat([images.batch(some).flip(1) for some in indices.split(1000)])
+    """The images with their channels reversed, as programs see them that read files by OpenCV; " (BGR)" is added to the name.
+
+    PT4AL's released code trains and tests on such images. Twice is once too often: it gives the first order back, under a longer name.
+    Grey images do not change, and nor does their fingerprint.
+
+    Raises:
+        DataError: features stand for the images: reverse the images, and embed those.
+
+    Memory: O(N) images, once: a copy in `Resident` form, also of a `Selection`.
+    """
+    images = pixels(image_set.images)
+    if images is not image_set.images:
+        raise DataError(f"image set {image_set.name!r} holds features, which have no colours: take `bgr` of its images, and embed those")
+    turned = torch.empty(len(images), *images.shape, dtype=torch.uint8, device=images.device)
+    for some in torch.arange(len(images)).split(1000):
+        turned[some[0] : some[-1] + 1] = images.batch(some).flip(1)
     return ImageSet(Resident(turned), image_set.targets, image_set.classes, f"{image_set.name} (BGR)")
 
 
