@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alnb import rng, simsiam, store
+from alnb import colorization, jigsaw, rng, simsiam, store
 from alnb.augment import AUGMENTATIONS, Augment
 from alnb.data import Embedded, Images, ImageSet
 from alnb.nets import Backbone, Net
@@ -58,6 +58,10 @@ def rotation(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
 PRETEXTS: dict[str, Pretext] = {
     "rotation": Pretext("rotation", 4, rotation),
     "simsiam": Pretext("simsiam", 2048, simsiam.loss, simsiam.Head, views=2, draws=8, spread=simsiam.spread),
+    "colorization": Pretext("colorization", 2, colorization.regression, colorization.Head),
+    "colorization_ab": Pretext("colorization_ab", colorization.BINS, colorization.quantised, colorization.Head),
+    "jigsaw": Pretext("jigsaw", len(jigsaw.ORDERS), jigsaw.loss),
+    "jigsaw_gap": Pretext("jigsaw_gap", len(jigsaw.ORDERS), jigsaw.with_gap),
 }
 
 
@@ -123,7 +127,8 @@ def pretrain(
     and is not asked again where the result is there already.
 
     Raises:
-        ValueError: the pretext cannot take such images.
+        ValueError: the pretext cannot take such images, which is told before a folder is claimed; or its losses are worth nothing,
+            see `check_losses`.
         Collapsed: all images get nearly the same output; the message says when, and what to try.
         store.Corrupted: a stored file is damaged; the message names it.
     """
@@ -135,9 +140,28 @@ def pretrain(
         return _compute(pretext, images, learner, seed, folder, report, monitor)
 
     content = _kept(cache, pretext.name, experiment, images.device, compute)
+    check_losses(content["losses"], f"the pretext {pretext.name}")
     # named by the weights themselves: computed again on another device, they are another backbone
     backbone = Backbone(store.fingerprint(content["trunk"]), content["trunk"])
     return Pretrained(backbone, content["features"], content["losses"], content["seconds"], tuple(content["history"]))
+
+
+def check_losses(losses: Tensor, what: str) -> None:
+    """Refuse losses [N] that cannot order images.
+
+    Args:
+        what: whose they are, for the message.
+    Raises:
+        ValueError: one is not finite, and the first such image is named; or all of several are equal.
+    """
+    bad = (~losses.isfinite()).nonzero().flatten()
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {len(losses)} losses of {what} are not finite, the first that of image {int(bad[0])} "
+            f"({float(losses[bad[0]])}): look at that image, and train again with a lower learning rate"
+        )
+    if len(losses) > 1 and bool((losses == losses[0]).all()):
+        raise ValueError(f"all {len(losses)} losses of {what} are {float(losses[0])}: they order nothing; train it longer, or take another")
 
 
 def embed(

@@ -10,7 +10,7 @@ import alnb
 from alnb import store
 from alnb.data import ImageSet, Resident
 from alnb.nets import NETS
-from alnb.pretrain import PRETEXTS, Collapsed, Monitor, build, embed, pretrain, rotation
+from alnb.pretrain import PRETEXTS, Collapsed, Monitor, Pretext, build, check_losses, embed, image_losses, pretrain, rotation
 
 
 @pytest.mark.parametrize("name", sorted(NETS))
@@ -53,15 +53,36 @@ def test_pretraining_is_done_once(train: ImageSet, learner: alnb.Learner, tmp_pa
     assert calls
 
 
+@pytest.mark.parametrize("name", sorted(set(PRETEXTS) - {"simsiam"}))
+def test_every_pretext_is_kept(name: str, train: ImageSet, learner: alnb.Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pretrain(PRETEXTS[name], train.images, learner, cache=tmp_path)
+    assert first.losses.shape == (60,) and len(first.losses.unique()) > 1
+    net = replace(learner, backbone=first.backbone).build(2, 0).eval()
+    assert torch.equal(alnb.train.predict(net.features, train.images), first.features)  # the trunk is one like any other
+    monkeypatch.setattr(alnb.pretrain, "fit", lambda *_, **__: pytest.fail("computed again"))
+    again = pretrain(PRETEXTS[name], train.images, learner, cache=tmp_path)
+    assert torch.equal(first.losses, again.losses) and first.backbone.fingerprint == again.backbone.fingerprint
+
+
+@pytest.mark.parametrize("name", sorted(set(PRETEXTS) - {"simsiam"}))
+def test_losses_are_those_of_each_image_alone(name: str, train: ImageSet, learner: alnb.Learner) -> None:
+    net = build(learner, PRETEXTS[name], 0)
+    losses = image_losses(PRETEXTS[name], net, train.images, learner.recipe.augment, 0)
+    x = train.images.batch(torch.arange(4)).float() / 255
+    with torch.no_grad():
+        alone = [PRETEXTS[name].loss(net, image[None], image) for image in x]
+    torch.testing.assert_close(losses[:4], torch.cat(alone))
+
+
 def test_pretraining_helps_the_pretext(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
     found = pretrain(PRETEXTS["rotation"], train.images, replace(learner, recipe=replace(learner.recipe, epochs=40)), cache=tmp_path)
     assert float(found.losses.mean()) < 0.7 * float(torch.log(torch.tensor(4.0)))
 
 
-@pytest.mark.parametrize("name", sorted(PRETEXTS))
+@pytest.mark.parametrize("name", ["rotation", "simsiam"])
 def test_an_interrupted_pretraining_goes_on(name: str, train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
     learner = replace(learner, recipe=replace(learner.recipe, min_updates=110, checkpoint_seconds=0.0))
-    pretext = replace(PRETEXTS[name], outputs=min(16, PRETEXTS[name].outputs))
+    pretext = replace(PRETEXTS[name], outputs=16) if name == "simsiam" else PRETEXTS[name]
     monitor = Monitor(train, test, neighbours=5)
     whole = pretrain(pretext, train.images, learner, cache=tmp_path / "whole", monitor=monitor)
     steps: list[int] = []
@@ -82,6 +103,25 @@ def test_an_interrupted_pretraining_goes_on(name: str, train: ImageSet, test: Im
     assert torch.equal(unwatched.features, whole.features)  # being looked at changes nothing
 
 
+@pytest.mark.parametrize("name", sorted(set(PRETEXTS) - {"rotation", "simsiam"}))
+def test_other_pretexts_go_on_too(name: str, train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    learner = replace(learner, recipe=replace(learner.recipe, checkpoint_seconds=0.0))
+    whole = pretrain(PRETEXTS[name], train.images, learner, cache=tmp_path / "whole")
+    steps: list[int] = []
+
+    def stop(step: int, *_: object) -> None:
+        if steps:
+            raise KeyboardInterrupt
+        steps.append(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(PRETEXTS[name], train.images, learner, cache=tmp_path / "cut", report=stop)
+    assert list((tmp_path / "cut").glob("*/checkpoint.pt"))
+    later: list[int] = []
+    found = pretrain(PRETEXTS[name], train.images, learner, cache=tmp_path / "cut", report=lambda s, *_: later.append(s))
+    assert later[0] > 1 and torch.equal(found.features, whole.features) and torch.equal(found.losses, whole.losses)
+
+
 def test_damaged_results_are_named(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
     pretrain(PRETEXTS["rotation"], train.images, learner, cache=tmp_path)
     (result,) = tmp_path.glob("*/result.pt")
@@ -94,6 +134,53 @@ def test_only_squares_can_be_turned(learner: alnb.Learner, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="8x9 pixels cannot be turned"):
         pretrain(PRETEXTS["rotation"], Resident(torch.zeros(4, 3, 8, 9, dtype=torch.uint8)), learner, cache=tmp_path)
     assert not list(tmp_path.iterdir())  # no folder was claimed for it
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("jigsaw", (9, 8), "9x8 pixels cannot be cut into 2x2 tiles"),
+        ("jigsaw_gap", (6, 6), "resize them to 8x8"),
+        ("colorization", (8, 6), "8x6 pixels are too small for colorization"),
+        ("colorization_ab", (4, 4), "resize them to 8x8"),
+    ],
+)
+def test_images_that_do_not_fit_claim_no_folder(
+    name: str, size: tuple[int, int], message: str, learner: alnb.Learner, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pretrain(PRETEXTS[name], Resident(torch.zeros(4, 3, *size, dtype=torch.uint8)), learner, cache=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_losses_that_order_nothing_are_refused() -> None:
+    check_losses(torch.tensor([0.5, 0.25, 0.5]), "x")
+    check_losses(torch.tensor([0.5]), "x")  # a single one has nothing to be compared with
+    with pytest.raises(ValueError, match=r"2 of 4 losses of the pretext x are not finite, the first that of image 1 \(inf\)"):
+        check_losses(torch.tensor([1.0, torch.inf, 0.0, torch.nan]), "the pretext x")
+    with pytest.raises(ValueError, match=r"all 3 losses of the pretext x are 0\.25: they order nothing; train it longer"):
+        check_losses(torch.full((3,), 0.25), "the pretext x")
+
+
+def test_a_pretraining_whose_losses_order_nothing_is_told(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    for pretext, message in (
+        (Pretext("broken", 2, broken), "1 of 60 losses of the pretext broken are not finite, the first that of image 7"),
+        (Pretext("same", 2, same), "all 60 losses of the pretext same are 1.0"),
+    ):
+        for _ in range(2):  # what was kept is looked at as well
+            with pytest.raises(ValueError, match=message):
+                pretrain(pretext, train.images, learner, cache=tmp_path)
+
+
+def broken(net: alnb.nets.Net, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """A loss that is well in training, and in evaluation for all images but one."""
+    losses = net(x).square().mean(dim=1)
+    return losses if net.training else losses.index_fill(0, torch.arange(len(x))[7:8], torch.nan)
+
+
+def same(net: alnb.nets.Net, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """A loss that does not look at images."""
+    return net(x).sum(dim=1) * 0 + 1
 
 
 def test_simsiam_takes_images_that_are_not_square(learner: alnb.Learner, tmp_path: Path) -> None:

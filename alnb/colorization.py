@@ -1,0 +1,145 @@
+"""Colorization: the colours of an image from its grey version, as numbers or as bins.
+
+The net sees lightness alone, on three channels, so that its trunk is one that takes coloured images too. Source: R. Zhang, P. Isola,
+A. A. Efros: *Colorful Image Colorization*, 2016; PT4AL (Yi et al. 2022) names the pretext and publishes no code of it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alnb.nets import Net
+from alnb.shapes import Float, Int
+
+# linear sRGB to CIE XYZ; the white point D65 is what (1, 1, 1) becomes, so that grey has exactly no colour. Source: IEC 61966-2-1
+XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
+WHITE = tuple(map(sum, XYZ))
+BEND = 6 / 29  # below the cube of it, Lab's cube root is a straight line. Source: CIE 15:2004, 8.2.1
+
+SCALE = 110.0  # of a and b: no colour of sRGB reaches further. Source: Zhang et al. 2016, their code
+GRID = 10  # between the bins of a and b. Source: Zhang et al. 2016, section 2.1
+BINS = 226  # of the grid, in gamut: `len(bins())`. The paper has 313, more than the 261 cells of it that any colour of sRGB falls into
+SMALLEST = 8  # pixels a side: a quarter of it is what is predicted
+
+
+# ---- colours -------------------------------------------------------------------------------------------------------------------
+
+
+def lab(x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """CIE Lab of sRGB images in [0, 1]: L in [0, 100], a and b within 110 of 0, under the white point D65.
+
+    Element by element, without a matrix product, which autocast would round to bfloat16. Source: IEC 61966-2-1; CIE 15:2004, 8.2.1.
+    """
+    x = x.float()
+    red, green, blue = torch.where(x > 0.04045, ((x + 0.055) / 1.055) ** 2.4, x / 12.92).unbind(dim=1)
+    fx, fy, fz = (_root((r * red + g * green + b * blue) / white) for (r, g, b), white in zip(XYZ, WHITE, strict=True))
+    return torch.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], dim=1)
+
+
+def _root(t: Tensor) -> Tensor:
+    return torch.where(t > BEND**3, t.clamp(min=BEND**3) ** (1 / 3), t / (3 * BEND**2) + 4 / 29)
+
+
+def bins() -> Float[Tensor, "Q 2"]:
+    """The points (a, b) of a grid of `GRID` that are a colour of sRGB at some whole lightness from 0 to 100; by a, then b.
+
+    Source: Zhang et al. 2016, section 2.1 and figure 3.
+    """
+    line = torch.arange(-SCALE, SCALE + 1, GRID, dtype=torch.float64)
+    a, b = (grid.flatten() for grid in torch.meshgrid(line, line, indexing="ij"))
+    fy = (torch.arange(101, dtype=torch.float64)[:, None] + 16) / 116
+    f = torch.stack(torch.broadcast_tensors(fy + a / 500, fy, fy - b / 200))
+    xyz = torch.where(f > BEND, f**3, 3 * BEND**2 * (f - 4 / 29)) * torch.tensor(WHITE, dtype=torch.float64)[:, None, None]
+    linear = torch.einsum("ij,jlq->ilq", torch.linalg.inv(torch.tensor(XYZ, dtype=torch.float64)), xyz)
+    inside = ((linear >= 0) & (linear <= 1)).all(dim=0).any(dim=0)
+    return torch.stack([a, b], dim=1)[inside].float()
+
+
+def nearest(ab: Float[Tensor, "B 2 H W"], centres: Float[Tensor, "Q 2"]) -> Int[Tensor, "B H W"]:
+    """The bin whose centre is nearest to each colour; the first of several. Memory: O(B Q H W)."""
+    a, b = centres[:, :, None, None].unbind(dim=1)
+    return ((ab[:, :1] - a) ** 2 + (ab[:, 1:] - b) ** 2).argmin(dim=1)
+
+
+# ---- the net and its losses ----------------------------------------------------------------------------------------------------
+
+
+class Head(nn.Module):
+    """A decoder in place of a net's linear head: from the trunk's last map to `outputs` values at each of h x w places.
+
+    Two convolutions that halve the channels, 1x1 and 3x3, with a bilinear resizing between them. At 32x32 pixels that is 4 % of the
+    multiplications of `nets.resnet18`, and 17 % of those of `nets.small`.
+    """
+
+    centres: Tensor
+
+    def __init__(self, width: int, outputs: int) -> None:
+        """From maps of `width` channels."""
+        super().__init__()
+        self.before, self.after = _layer(width, width // 2, 1), _layer(width // 2, width // 4, 3)
+        self.last = nn.Conv2d(width // 4, outputs, 1)
+        self.register_buffer("centres", bins(), persistent=False)
+
+    def forward(self, last: Tensor, size: tuple[int, int]) -> Tensor:
+        """[B,width,H',W'] to [B,outputs,h,w] with `size` (h, w)."""
+        out: Tensor = self.last(self.after(_resize(self.before(last), size)))
+        return out
+
+
+def _layer(before: int, after: int, side: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, side, padding=side // 2, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True))
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def regression(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+    """The squared error [B] of a / 110 and b / 110, averaged over both and over the pixels of images [B,3,H,W] in [0, 1].
+
+    It is predicted at a quarter of the resolution and compared at the whole one. The loss follows an image's saturation: a grey image is
+    always an easy one, whatever it shows. As |error| is below 1 nearly everywhere, smooth L1 would be half of it.
+
+    Raises:
+        ValueError: images below 8x8.
+    """
+    colours = lab(x)
+    predicted = _resize(_predict(net, colours).float(), (x.shape[2], x.shape[3]))
+    return (predicted - colours[:, 1:] / SCALE).square().mean(dim=(1, 2, 3))
+
+
+def quantised(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy [B] of telling the bin of (a, b), of `BINS`, at a quarter of the resolution of images [B,3,H,W] in [0, 1].
+
+    The colour of a place is the mean of its 4x4 pixels, and its bin the nearest one. Rare colours weigh no more than common ones, since
+    the weights would order the images by how rare their colours are; so grey images, the commonest colour, are easy here as well.
+    Source: Zhang et al. 2016, section 2.1; they spread a colour over its 5 nearest bins, and balance rare ones.
+
+    Raises:
+        ValueError: images below 8x8.
+    """
+    colours = lab(x)
+    predicted = _predict(net, colours).float()
+    pooled = functional.adaptive_avg_pool2d(colours[:, 1:], (predicted.shape[2], predicted.shape[3]))
+    target = nearest(pooled, _head(net).centres)
+    return functional.cross_entropy(predicted, target, reduction="none").mean(dim=(1, 2))
+
+
+def _predict(net: Net, colours: Tensor) -> Tensor:
+    """What the head makes of the lightness in [B,3,H,W], in [0, 1] and on three channels: [B,outputs,H // 4,W // 4]."""
+    height, width = colours.shape[2:]
+    if min(height, width) < SMALLEST:
+        raise ValueError(
+            f"images of {height}x{width} pixels are too small for colorization, which predicts colours at a quarter of their resolution: "
+            f"resize them to {SMALLEST}x{SMALLEST} or more"
+        )
+    grey = (colours[:, :1] / 100).expand(-1, 3, -1, -1)
+    out: Tensor = _head(net)(net.maps(grey)[-1], (height // 4, width // 4))
+    return out
+
+
+def _head(net: Net) -> Head:
+    assert isinstance(net.head, Head), "a net for colorization has its own head: build it with pretrain.build"
+    return net.head

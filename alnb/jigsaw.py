@@ -1,0 +1,125 @@
+"""Jigsaw: an image is cut into 2x2 tiles, they are put together in another order, and the net tells which of 24 it is.
+
+Source: M. Noroozi, P. Favaro: *Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles*, 2016. They have 3x3 tiles and
+a net for each; here the whole goes through one net, as it does for rotation. PT4AL (Yi et al. 2022) names the pretext, without its code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import permutations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from alnb.nets import Net
+from alnb.shapes import Float, Int
+
+ORDERS = tuple(permutations(range(4)))  # in order of class; cell j (top left, top right, bottom left, bottom right) shows tile ORDERS[c][j]
+VIEWS = 4  # of each image in an update, as many as rotation has: the classes of one remainder modulo GROUPS
+GROUPS = len(ORDERS) // VIEWS
+SMALLEST = 8  # pixels a side: with a gap, tiles of 4x4 have 2x2 left
+GAP = 16  # a tile of so many pixels loses 1 on each side, a larger one as many times 1, and none loses nothing
+FLAT = 1 / 255  # added to a tile's standard deviation: what is flat stays flat
+
+
+# ---- tiles ---------------------------------------------------------------------------------------------------------------------
+
+
+def reassembled(
+    x: Float[Tensor, "B 3 H W"], classes: Int[Tensor, " V"], offsets: Int[Tensor, "V 4 2"] | None = None, margin: int = 0
+) -> Float[Tensor, "V 4 h w 3"]:
+    """The cells of V views, view v of image v modulo B, in the order of their class; channels are last.
+
+    Args:
+        offsets: rows and columns, from 0 to 2 `margin`, at which each cell begins within its tile; None: all at `margin`.
+        margin: pixels that a cell has less than its tile on each side, on average: h = H / 2 - 2 `margin`.
+    """
+    views, (height, width) = len(classes), (x.shape[2] // 2, x.shape[3] // 2)
+    tile = torch.tensor(ORDERS).to(x.device, non_blocking=True)[classes]
+    corner = torch.stack([tile // 2 * height, tile % 2 * width], dim=2) + (margin if offsets is None else offsets)
+    rows, columns = (
+        corner[:, :, axis, None] + torch.arange(side - 2 * margin, device=x.device) for axis, side in enumerate((height, width))
+    )
+    image = torch.arange(views, device=x.device)[:, None, None, None] % len(x)
+    return x.permute(0, 2, 3, 1)[image, rows[..., None], columns[:, :, None]]
+
+
+def joined(cells: Float[Tensor, "V 4 h w 3"]) -> Float[Tensor, "V 3 H W"]:
+    """Four cells side by side, two above two, without a seam."""
+    return cells.unflatten(1, (2, 2)).transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def standardised(cells: Float[Tensor, "V 4 h w 3"]) -> Float[Tensor, "V 4 h w 3"]:
+    """Each cell with mean 0 and standard deviation 1 in each channel; flat ones with 0. Source: Noroozi and Favaro 2016, section 4.2."""
+    centred = cells - cells.mean(dim=(2, 3), keepdim=True)
+    return centred / (centred.square().mean(dim=(2, 3), keepdim=True).sqrt() + FLAT)
+
+
+# ---- losses --------------------------------------------------------------------------------------------------------------------
+
+
+def loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy [B] of telling the order of the tiles of images [B,3,H,W] in [0, 1].
+
+    In evaluation it is the mean over all 24 orders. In training an image is seen in four of them: those whose number is its place in the
+    batch modulo 6. Each of its tiles comes first in one, six neighbours make up all 24, and as every pass is shuffled, each image sees
+    them all in time; a killed training goes on with the same ones. The four go through the net in one batch, so that batch
+    normalisation sees all orders mixed. The edges of neighbouring tiles fit, and the net will use that: see `with_gap`.
+    Source: Noroozi and Favaro 2016, section 4.
+
+    Raises:
+        ValueError: sides that are odd, or below 8 pixels.
+    """
+    _check(x)
+    return _mean(net, x, lambda classes: joined(reassembled(x, classes)))
+
+
+def with_gap(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+    """As `loss`, where tiles are cropped, 16x16 to 14x14, and have the net's mean and standard deviation in each channel.
+
+    So neither edges that fit nor a gradient of light or colour over the image tells the order. The crop is central in evaluation. In
+    training each cell's is anywhere in the tile, by a hash of the image's pixels and the place in the batch, as a loss gets no
+    generator. Where the tiles meet again the net sees an image of 28x28. Source: Noroozi and Favaro 2016, section 4.2.
+
+    Raises:
+        ValueError: sides that are odd, or below 8 pixels.
+    """
+    _check(x)
+    margin = max(1, min(x.shape[2:]) // 2 // GAP)
+
+    def view(classes: Tensor) -> Tensor:
+        offsets = _offsets(x, len(classes), margin) if net.training else None
+        return joined(net.mean + net.std * standardised(reassembled(x, classes, offsets, margin)))
+
+    return _mean(net, x, view)
+
+
+def _mean(net: Net, x: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
+    place = torch.arange(len(x), device=x.device)
+    groups = [place % GROUPS] if net.training else [torch.full_like(place, group) for group in range(GROUPS)]
+    losses = [_told(net, view, group) for group in groups]  # one group after the other: never more than 4B images at once
+    return torch.stack(losses).mean(dim=0)
+
+
+def _told(net: Net, view: Callable[[Tensor], Tensor], group: Tensor) -> Tensor:
+    classes = (torch.arange(VIEWS, device=group.device)[:, None] * GROUPS + group).flatten()
+    return functional.cross_entropy(net(view(classes)), classes, reduction="none").view(VIEWS, -1).mean(dim=0)
+
+
+def _offsets(x: Tensor, views: int, margin: int) -> Tensor:
+    """Whole numbers from 0 to 2 `margin`, [views,4,2], which look random: whole arithmetic, the same on every device."""
+    pixels = (x * 255).round().long().sum(dim=(1, 2, 3))
+    key = torch.arange(views * 8, device=x.device).view(views, 4, 2) + pixels.repeat(views // len(x))[:, None, None]
+    return (key * 2654435761 % 2**32 >> 16) % (2 * margin + 1)  # Knuth's multiplicative hash; its low bits are poor
+
+
+def _check(x: Tensor) -> None:
+    height, width = x.shape[2:]
+    if height % 2 or width % 2 or min(height, width) < SMALLEST:
+        whole = [max(SMALLEST, side + side % 2) for side in (height, width)]
+        raise ValueError(
+            f"images of {height}x{width} pixels cannot be cut into 2x2 tiles for jigsaw: sides must be even, and at least {SMALLEST}; "
+            f"resize them to {whole[0]}x{whole[1]}"
+        )
