@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from alnb.nets import Backbone, Net
 from alnb.train import CHUNK, Learner, Report, Watch, fit, predict
 
 COLLAPSED = 0.1  # a spread below this is an alarm; healthy runs stay near 1 (Chen and He 2021, section 4.1)
+
+LEFTOVERS = ("checkpoint.pt", "history.json")  # of a pre-training, once it is done
 
 
 class Collapsed(Exception):
@@ -98,6 +100,7 @@ class Pretrained:
     features: Tensor  # [N,D], without augmentation, of all images it was trained on
     losses: Tensor  # [N], the pretext's loss of each image
     seconds: float  # that the process took which finished it
+    head: Mapping[str, Tensor]  # weights of the pretext's head
     history: tuple[dict[str, float], ...] = ()  # at about forty updates: `update`, `epoch`, and `spread` and `knn` where measured
 
 
@@ -139,11 +142,27 @@ def pretrain(
     def compute(folder: Path) -> dict[str, Any]:
         return _compute(pretext, images, learner, seed, folder, report, monitor)
 
-    content = _kept(cache, pretext.name, experiment, images.device, compute)
+    content = store.kept(cache, pretext.name, experiment, images.device, compute, LEFTOVERS)
     check_losses(content["losses"], f"the pretext {pretext.name}")
     # named by the weights themselves: computed again on another device, they are another backbone
     backbone = Backbone(store.fingerprint(content["trunk"]), content["trunk"])
-    return Pretrained(backbone, content["features"], content["losses"], content["seconds"], tuple(content["history"]))
+    head = content.get("head", {})  # results from before it was kept have none
+    return Pretrained(backbone, content["features"], content["losses"], content["seconds"], head, tuple(content["history"]))
+
+
+def losses_of(pretext: Pretext, pretrained: Pretrained, learner: Learner, images: Images, *, seed: int = 0) -> Tensor:
+    """The pretext's losses [M,N] of any images, such as held-out ones, by draw; M is 1 where the pretext draws nothing.
+
+    Args:
+        learner, seed: as `pretrain` was given them.
+    Raises:
+        ValueError: the pre-training was kept before heads were: delete it to have it computed again.
+    """
+    if not pretrained.head:
+        raise ValueError(f"this pre-training on {pretext.name} was kept without its head: delete it below its cache, and pretrain again")
+    net = build(replace(learner, backbone=pretrained.backbone), pretext, seed, images.device)
+    net.head.load_state_dict(dict(pretrained.head))
+    return draw_losses(pretext, net, images, learner.recipe.augment, seed)
 
 
 def check_losses(losses: Tensor, what: str) -> None:
@@ -194,28 +213,11 @@ def embed(
         stacked = torch.stack([predict(net.features, source) for source in sources]) if views else None
         return {"features": predict(net.features, images), "views": stacked}
 
-    content = _kept(cache, "embedded", experiment, images.device, compute)
+    content = store.kept(cache, "embedded", experiment, images.device, compute)
     return Embedded(images, content["features"], content["views"])
 
 
 # ---- computing ----------------------------------------------------------------------------------------------------------------
-
-
-def _kept(cache: Path | str, slug: str, experiment: Any, device: torch.device, compute: Callable[[Path], dict[str, Any]]) -> Any:
-    """What `compute` gives for `experiment`, once: written below `cache`, and read from there ever after."""
-    run = store.Run.named(cache, slug, experiment)
-    result = run.path / "result.pt"
-    with store.exclusive(run.path, wait=True):
-        run.claim(experiment)
-        if not result.exists():
-            notes = run.begin(experiment, device)
-            store.write_tensors(result, {"experiment": store.fingerprint(experiment), "notes": notes, **compute(run.path)})
-            for leftover in ("checkpoint.pt", "history.json"):
-                (run.path / leftover).unlink(missing_ok=True)
-        content = store.read_tensors(result, device)
-    if content["experiment"] != store.fingerprint(experiment):
-        raise store.Corrupted(f"{result} is the result of another computation; {store.RECOMPUTE}")
-    return content
 
 
 def _compute(
@@ -229,6 +231,7 @@ def _compute(
     fit(net, images, everything, everything, learner.recipe, **options, report=report, watch=looks.watch)  # type: ignore[arg-type]
     return {
         "trunk": net.trunk.state_dict(),
+        "head": net.head.state_dict(),
         "features": predict(net.features, images),
         "losses": image_losses(pretext, net, images, learner.recipe.augment, seed),
         "seconds": time.monotonic() - start,
@@ -305,18 +308,22 @@ class _Viewed:
 
 def image_losses(pretext: Pretext, net: Net, images: Images, augment: Augment, seed: int) -> Tensor:
     """The pretext's loss [N] of each image, in evaluation mode: as it is, or the mean over `pretext.draws` draws of views by `augment`."""
+    return draw_losses(pretext, net, images, augment, seed).mean(dim=0)
+
+
+def draw_losses(pretext: Pretext, net: Net, images: Images, augment: Augment, seed: int) -> Tensor:
+    """The losses [M,N] that `image_losses` takes the mean of, by draw."""
     net.eval()
     if not pretext.draws:
-        return predict(lambda x: pretext.loss(net, x, x), images)
-    total = torch.zeros(len(images), device=images.device)
-    indices = torch.arange(len(images))
+        return predict(lambda x: pretext.loss(net, x, x), images)[None]
+    found = torch.zeros(pretext.draws, len(images), device=images.device)
     for draw in range(pretext.draws):
         sources = [_Viewed(images, augment, seed, ("losses", draw, view)) for view in range(pretext.views)]
-        for some in indices.split(CHUNK):
+        for some in torch.arange(len(images)).split(CHUNK):
             x = torch.cat([source.batch(some) for source in sources])
             with torch.no_grad():
-                total[some] += pretext.loss(net, x, some)
-    return total / pretext.draws
+                found[draw, some] = pretext.loss(net, x, some)
+    return found
 
 
 def _try(pretext: Pretext, learner: Learner, images: Images, seed: int) -> None:

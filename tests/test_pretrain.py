@@ -1,16 +1,19 @@
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import images_of
 from torch.nn import functional
 
 import alnb
 from alnb import store
+from alnb.augment import AUGMENTATIONS
 from alnb.data import ImageSet, Resident
-from alnb.nets import NETS
-from alnb.pretrain import PRETEXTS, Collapsed, Monitor, Pretext, build, check_losses, embed, image_losses, pretrain, rotation
+from alnb.nets import NETS, small
+from alnb.pretrain import PRETEXTS, Collapsed, Monitor, Pretext, build, check_losses, embed, image_losses, losses_of, pretrain, rotation
 
 
 @pytest.mark.parametrize("name", sorted(NETS))
@@ -249,3 +252,15 @@ def test_features_are_embedded_once(train: ImageSet, learner: alnb.Learner, tmp_
         embed(learner, train.images, cache=tmp_path)
     with pytest.raises(ValueError, match="learns from images, not from features"):
         pretrain(PRETEXTS["rotation"], clean, learner, cache=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rotation", "simsiam", "colorization_ab"])
+def test_losses_of_other_images_are_those_of_the_trained_net(name: str, tmp_path: Path) -> None:
+    pretext, images, other = PRETEXTS[name], images_of(24).images, images_of(10, seed=1).images
+    learner = alnb.Learner(partial(small, width=4), alnb.Recipe(epochs=1, batch=8, lr=0.01, augment=AUGMENTATIONS["shift"]))
+    found = pretrain(pretext, images, learner, cache=tmp_path)
+    again = losses_of(pretext, found, learner, images)
+    assert again.shape == (pretext.draws or 1, 24) and torch.allclose(again.mean(dim=0), found.losses)
+    assert losses_of(pretext, found, learner, other).shape == (pretext.draws or 1, 10)
+    with pytest.raises(ValueError, match=f"pre-training on {name} was kept without its head"):
+        losses_of(pretext, replace(found, head={}), learner, other)

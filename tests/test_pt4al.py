@@ -133,9 +133,9 @@ def test_bad_input() -> None:
         LossBatch(batches=4)(query_of())
     with pytest.raises(ValueError, match=r"must hold \[60\] of them, and is a tensor of shape \[5\]"):
         LossBatch(batches=4)(replace(query, side={pt4al.LOSS: torch.rand(5)}))
-    with pytest.raises(ValueError, match=r"all 5 pretext losses are 0\.5: they order nothing"):
+    with pytest.raises(ValueError, match=r"all 5 losses of the pretext are 0\.5: they order nothing"):
         ranking(torch.full((5,), 0.5))
-    with pytest.raises(ValueError, match="1 of 3 pretext losses are not finite, the first that of image 1"):
+    with pytest.raises(ValueError, match="1 of 3 losses of the pretext are not finite, the first that of image 1"):
         ranking(torch.tensor([0.0, torch.nan, 1.0]))
     with pytest.raises(ValueError, match="key is 'number': it must be one of float, text, random"):
         ranking(torch.rand(3), key="number")

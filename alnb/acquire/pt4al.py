@@ -17,6 +17,7 @@ from torch.nn import functional
 from alnb import rng
 from alnb.acquire import scores
 from alnb.pool import Query
+from alnb.pretrain import check_losses
 from alnb.shapes import Float, Int
 from alnb.train import predict
 
@@ -46,7 +47,7 @@ def ranking(losses: Float[Tensor, " N"], *, key: str = "float", order: str = "hi
     if key == "random":
         return torch.randperm(len(losses), generator=rng.generator(seed, "pt4al", "shuffle"))
     losses = losses.detach().cpu()
-    _check_losses(losses)
+    check_losses(losses, "the pretext")
     high = order == "high_first"
     if key == "float":
         return losses.sort(descending=high, stable=True).indices
@@ -161,15 +162,3 @@ def normalised_confidence(query: Query) -> Tensor:
 def _check_name(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(allowed)}")
-
-
-def _check_losses(losses: Tensor) -> None:
-    bad = (~losses.isfinite()).nonzero().flatten()
-    if len(bad):
-        raise ValueError(
-            f"{len(bad)} of {len(losses)} pretext losses are not finite, the first that of image {int(bad[0])}: look at its pre-training"
-        )
-    if bool((losses == losses[0]).all()):
-        raise ValueError(
-            f"all {len(losses)} pretext losses are {float(losses[0])}: they order nothing; train the pretext longer, or take another"
-        )
