@@ -10,6 +10,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,11 @@ class VAE(nn.Module):
     decoder's linear layer, torch's defaults for the transposed convolutions and the two heads of the encoder.
     """
 
-    def __init__(self, height: int, width: int, *, channels: int = 128, latent: int = 32) -> None:
-        """For images of `height` x `width` pixels; `channels` are those of the first convolution, the last has 8 times as many."""
+    def __init__(self, height: int, width: int, *, channels: int = 128, latent: int = 32, given: int = 0) -> None:
+        """For images of `height` x `width` pixels; `channels` are those of the first convolution, the last has 8 times as many.
+
+        `given` numbers of each image, which are not encoded, come to its code when it is decoded.
+        """
         super().__init__()
         self.size = side(height), side(width)
         widths = [channels * 2**level for level in range(HALVINGS)]
@@ -56,7 +60,7 @@ class VAE(nn.Module):
         self.log_variance = nn.Linear(widths[-1] * low[0] * low[1], latent)
         ups = zip(widths[:0:-1], widths[-2::-1], strict=True)
         self.decoder = nn.Sequential(
-            nn.Linear(latent, widths[-1] * start[0] * start[1]),
+            nn.Linear(latent + given, widths[-1] * start[0] * start[1]),
             nn.Unflatten(1, (widths[-1], *start)),
             *(layer for pair in ups for layer in _block(nn.ConvTranspose2d, *pair)),
             nn.ConvTranspose2d(channels, 3, 1),
@@ -76,7 +80,7 @@ class VAE(nn.Module):
         return self.mean(features), self.log_variance(features)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images [B,3,*size], prepared ones if all is well, of codes [B,latent]."""
+        """Images [B,3,*size], prepared ones if all is well, of codes [B,latent + given]."""
         out: Tensor = self.decoder(z)
         return out
 
@@ -110,13 +114,15 @@ def divergence(mu: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def reconstruction_loss(x: Tensor, decoded: Tensor, mu: Tensor, log_variance: Tensor, *, beta: float, kl: str) -> Tensor:
-    """Mean squared error over all pixels, plus `beta` times the divergence, which `kl` is "sum" or "mean" over the images.
+    """Mean squared error over all pixels, plus `beta` times the divergence, which `kl` is "sum" or "mean" over the images, or
+    "mean_all", over the code's dimensions too.
 
-    The paper's expectation is the mean; the authors' code sums, which with B images makes beta B times as large.
-    Source: Sinha et al. 2019, equation 1.
+    The paper's expectation is the mean; the authors' code sums, which with B images makes beta B times as large. TA-VAAL's code takes the
+    mean of all. Source: Sinha et al. 2019, equation 1.
     """
     each = divergence(mu, log_variance)
-    return functional.mse_loss(decoded, x) + beta * (each.sum() if kl == "sum" else each.mean())
+    total = each.sum() if kl == "sum" else each.mean() if kl == "mean" else each.mean() / mu.shape[1]
+    return functional.mse_loss(decoded, x) + beta * total
 
 
 def fooling_loss(labelled: Tensor, unlabelled: Tensor) -> Tensor:
@@ -147,7 +153,7 @@ class VAAL:
     Memory: four times the two nets' weights (themselves, gradients and Adam's two averages), and the activations of two batches.
     """
 
-    kl: str = "mean"  # the divergence is "sum" or "mean" over the images of a batch
+    kl: str = "mean"  # the divergence is "sum" or "mean" over the images of a batch; "mean_all": also over the code's dimensions
     eval_sampling: bool = True  # False: batch normalisation takes its statistics from the chunk that is scored
     beta: float = 1e-3  # weight of the divergence
     adversary: float = 1.0  # weight of fooling the discriminator
@@ -175,8 +181,8 @@ class VAAL:
                 raise ValueError(f"VAAL.{name} is {getattr(self, name)!r}: it must be a whole number, at least 1")
         if self.updates is not None and (type(self.updates) is not int or self.updates < 1):
             raise ValueError(f"VAAL.updates is {self.updates!r}: it must be a whole number, at least 1, or None to go by epochs")
-        if self.kl not in ("sum", "mean"):
-            raise ValueError(f"VAAL.kl is {self.kl!r}: it must be one of sum, mean")
+        if self.kl not in ("sum", "mean", "mean_all"):
+            raise ValueError(f"VAAL.kl is {self.kl!r}: it must be one of sum, mean, mean_all")
         if type(self.eval_sampling) is not bool:
             raise ValueError(f"VAAL.eval_sampling is {self.eval_sampling!r}: it must be True or False")
 
@@ -188,22 +194,10 @@ class VAAL:
             train.NonFiniteLoss: it names the update.
             store.Corrupted: the checkpoint in `query.folder` is damaged, or belongs to another training.
         """
-        images, labelled = pixels(query.pool.images), query.pool.labelled
-        if not len(labelled) or not len(query.candidates):
-            raise ValueError(
-                f"VAAL tells labelled images from unlabelled ones, but there are {len(labelled)} labelled and {len(query.candidates)} "
-                "candidates: choose the first images with another strategy, such as random"
-            )
-        seed = int(torch.randint(2**rng.BITS - 1, (), generator=query.rng))
-        game = _Game(self, images, labelled, query.candidates, seed, None if query.folder is None else query.folder / "vaal.pt")
-        game.play(self.count(len(images)))
-        chosen = query.candidates[scores.top(-game.logits(), query.n)]
-        if game.checkpoint is not None:
-            game.checkpoint.unlink(missing_ok=True)
-        return chosen
+        return least_labelled(self, query, self.count(len(query.pool)))
 
     def count(self, n: int) -> int:
-        """Number of updates on a pool of `n` images."""
+        """Number of updates where an epoch counts `n` images."""
         return self.updates if self.updates is not None else max(1, math.floor(self.epochs * n / self.batch))
 
 
@@ -215,17 +209,66 @@ SANE = VAAL(kl="mean", eval_sampling=True, beta=1e-3)
 """The paper's objective, with about the weight of the evidence bound, and scores that do not depend on one another."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """K numbers of each image that the decoder and the discriminator are told, beside the code."""
+
+    labelled: Tensor  # float [L,K], in the order of `pool.labelled`
+    candidates: Tensor  # float [M,K], in the order of the query's
+    origin: str  # fingerprint of what they were computed with: a checkpoint of another one is refused
+
+
+def least_labelled(vaal: VAAL, query: Query, updates: int, given: Given | None = None) -> Tensor:
+    """The `query.n` candidates whose logits of being labelled are the smallest after so many `updates`, smallest first.
+
+    Raises:
+        ValueError, train.NonFiniteLoss, store.Corrupted: as `VAAL`.
+    """
+    images, labelled = pixels(query.pool.images), query.pool.labelled
+    if not len(labelled) or not len(query.candidates):
+        raise ValueError(
+            f"VAAL tells labelled images from unlabelled ones, but there are {len(labelled)} labelled and {len(query.candidates)} "
+            "candidates: choose the first images with another strategy, such as random"
+        )
+    seed = int(torch.randint(2**rng.BITS - 1, (), generator=query.rng))
+    checkpoint = None if query.folder is None else query.folder / "vaal.pt"
+    game = _Game(vaal, images, labelled, query.candidates, seed, checkpoint, given)
+    game.play(updates)
+    chosen = query.candidates[scores.top(-game.logits(), query.n)]
+    if game.checkpoint is not None:
+        game.checkpoint.unlink(missing_ok=True)
+    return chosen
+
+
+class _Batch(NamedTuple):
+    x: Tensor  # [B,3,H,W], prepared
+    raw: Tensor  # [B,K], what is given of each, as the discriminator is told it
+    squashed: Tensor  # the same as the decoder is told it: its sigmoid
+
+
 class _Game:
     """One training: the two nets, their optimisers, and where they are. Every update is a function of its number and the seed."""
 
-    def __init__(self, vaal: VAAL, images: Images, labelled: Tensor, unlabelled: Tensor, seed: int, checkpoint: Path | None) -> None:
+    def __init__(
+        self,
+        vaal: VAAL,
+        images: Images,
+        labelled: Tensor,
+        unlabelled: Tensor,
+        seed: int,
+        checkpoint: Path | None,
+        given: Given | None = None,
+    ) -> None:
         """At the beginning, or where `checkpoint` is; the nets' first weights are the same on every device."""
         self.vaal, self.images, self.seed, self.checkpoint = vaal, images, seed, checkpoint
         self.device, (_, height, width) = images.device, images.shape
         self.rows = labelled.to(self.device), unlabelled.to(self.device)
+        told = [torch.empty(len(rows), 0) for rows in self.rows] if given is None else [given.labelled, given.candidates]
+        self.given = [values.to(self.device) for values in told]
+        dimensions = self.given[0].shape[1]
         with rng.scope(seed, "vaal", "init"):
-            vae = VAE(height, width, channels=vaal.width, latent=vaal.latent)
-            judge = discriminator(vaal.latent, vaal.hidden)
+            vae = VAE(height, width, channels=vaal.width, latent=vaal.latent, given=dimensions)
+            judge = discriminator(vaal.latent + dimensions, vaal.hidden)
         self.vae: VAE = vae.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this form
         self.judge = judge.to(self.device)
         self.weights = list(self.vae.parameters())
@@ -235,7 +278,8 @@ class _Game:
         self.orders = [train.Order(len(r), size, seed, ("vaal", name), self.device) for r, name in zip(self.rows, names, strict=True)]
         self.step, self.saved_step, self.saved_time, self.pause = 0, 0, time.monotonic(), vaal.checkpoint_seconds
         if checkpoint is not None:
-            self.identity = store.fingerprint(vaal, images.fingerprint, labelled, unlabelled, seed)
+            origin = () if given is None else (given.origin,)
+            self.identity = store.fingerprint(vaal, images.fingerprint, labelled, unlabelled, seed, *origin)
             self.resume(checkpoint)
 
     def play(self, updates: int) -> None:
@@ -268,29 +312,36 @@ class _Game:
                 found["judge"] = self.adv_step(labelled, unlabelled)
         return torch.stack((found["vae"], found["judge"]))
 
-    def batches(self, draw: int) -> list[Tensor]:
-        """Labelled and unlabelled images, prepared."""
-        chosen = [rows[order(draw)] for rows, order in zip(self.rows, self.orders, strict=True)]
-        return [self.vae.prepare(self.images.batch(indices).float() / 255) for indices in chosen]
+    def batches(self, draw: int) -> list[_Batch]:
+        """Labelled and unlabelled images. In the first update what is given is noise in [0, 1), as TA-VAAL's code has it."""
+        noise = None if self.step else rng.generator(self.seed, "vaal", "given", draw, device=self.device)
+        found = []
+        for rows, given, order in zip(self.rows, self.given, self.orders, strict=True):
+            chosen = order(draw)
+            x, told = self.vae.prepare(self.images.batch(rows[chosen]).float() / 255), given[chosen]
+            first = None if noise is None else torch.rand(told.shape, generator=noise, device=self.device)
+            found.append(_Batch(x, told, told.sigmoid()) if first is None else _Batch(x, first, first))
+        return found
 
-    def vae_step(self, labelled: Tensor, unlabelled: Tensor, noise: torch.Generator) -> Tensor:
+    def vae_step(self, labelled: _Batch, unlabelled: _Batch, noise: torch.Generator) -> Tensor:
         """One step of the VAE. Labelled and unlabelled images pass separately: batch normalisation never mixes them."""
         parts, logits = [], []
-        for x in (labelled, unlabelled):
+        for x, raw, squashed in (labelled, unlabelled):
             mu, log_variance = self.vae.encode(x)
             z = mu + (0.5 * log_variance).exp() * torch.randn(mu.shape, generator=noise, device=self.device)
-            parts.append(reconstruction_loss(x, self.vae.decode(z), mu, log_variance, beta=self.vaal.beta, kl=self.vaal.kl))
-            logits.append(self.judge(mu))
+            decoded = self.vae.decode(torch.cat([z, squashed], dim=1))
+            parts.append(reconstruction_loss(x, decoded, mu, log_variance, beta=self.vaal.beta, kl=self.vaal.kl))
+            logits.append(self.judge(torch.cat([mu, raw], dim=1)))
         loss = parts[0] + parts[1] + self.vaal.adversary * fooling_loss(*logits)
         self.optimisers[0].zero_grad(set_to_none=True)
         loss.backward(inputs=self.weights)
         self.optimisers[0].step()
         return loss.detach()
 
-    def adv_step(self, labelled: Tensor, unlabelled: Tensor) -> Tensor:
+    def adv_step(self, labelled: _Batch, unlabelled: _Batch) -> Tensor:
         """One step of the discriminator, on means, not on samples."""
         with torch.no_grad():
-            codes = [self.vae.encode(x)[0] for x in (labelled, unlabelled)]
+            codes = [torch.cat([self.vae.encode(batch.x)[0], batch.raw], dim=1) for batch in (labelled, unlabelled)]
         loss = telling_loss(self.judge(codes[0]), self.judge(codes[1]))
         self.optimisers[1].zero_grad(set_to_none=True)
         loss.backward()
@@ -299,15 +350,13 @@ class _Game:
 
     def logits(self) -> Tensor:
         """Logits [M] of being labelled of the unlabelled images, on the CPU, in their order."""
-        rows = self.rows[1]
+        rows, given = self.rows[1], self.given[1]
         self.vae.train(not self.vaal.eval_sampling)
         shuffled = torch.randperm(len(rows), generator=rng.generator(self.seed, "vaal", "scoring"))
-
-        def logit(x: Tensor) -> Tensor:
-            out: Tensor = self.judge(self.vae.encode(self.vae.prepare(x))[0]).flatten()
-            return out
-
-        found = train.predict(logit, self.images, rows[shuffled.to(self.device)], chunk=self.vaal.batch).cpu()
+        order, chunk = shuffled.to(self.device), self.vaal.batch
+        means = train.predict(lambda x: self.vae.encode(self.vae.prepare(x))[0], self.images, rows[order], chunk=chunk)
+        with torch.no_grad():  # in the same chunks, so that the last bits are those of one pass through both nets
+            found = torch.cat([self.judge(codes) for codes in torch.cat([means, given[order]], dim=1).split(chunk)]).flatten().cpu()
         return torch.empty_like(found).index_copy_(0, shuffled, found)
 
     # -- safety --
