@@ -21,6 +21,7 @@ VIEWS = 4  # of each image in an update, as many as rotation has: the classes of
 GROUPS = len(ORDERS) // VIEWS
 SMALLEST = 8  # pixels a side: with a gap, tiles of 4x4 have 2x2 left
 GAP = 16  # a tile of so many pixels loses 1 on each side, a larger one as many times 1, and none loses nothing
+MIXING = ((16, 0x85EBCA6B), (13, 0xC2B2AE35))  # shifts and factors of a 32-bit hash. Source: the last step of MurmurHash3
 FLAT = 1 / 255  # added to a tile's standard deviation: what is flat stays flat
 
 
@@ -111,8 +112,10 @@ def _told(net: Net, view: Callable[[Tensor], Tensor], group: Tensor) -> Tensor:
 def _offsets(x: Tensor, views: int, margin: int) -> Tensor:
     """Whole numbers from 0 to 2 `margin`, [views,4,2], which look random: whole arithmetic, the same on every device."""
     pixels = (x * 255).round().long().sum(dim=(1, 2, 3))
-    key = torch.arange(views * 8, device=x.device).view(views, 4, 2) + pixels.repeat(views // len(x))[:, None, None]
-    return (key * 2654435761 % 2**32 >> 16) % (2 * margin + 1)  # Knuth's multiplicative hash; its low bits are poor
+    key = (torch.arange(views * 8, device=x.device).view(views, 4, 2) + pixels.repeat(views // len(x))[:, None, None]) % 2**32
+    for shift, factor in MIXING:  # one multiplication alone would move neighbouring cells together
+        key = (key ^ key >> shift) * factor % 2**32
+    return (key ^ key >> 16) % (2 * margin + 1)
 
 
 def _check(x: Tensor) -> None:
