@@ -1,0 +1,331 @@
+"""CoreGCN and UncertainGCN: a graph net learns which images are labelled; what it learnt of each image decides what is asked for.
+
+The graph joins every image with every other, by the cosine of their features, but no N x N matrix is ever formed: the cosines are the
+product of the features [N,D] with themselves, so that a product with the graph is two thin ones.
+
+Source: Caramalau et al. 2021 (Sequential graph convolutional network for active learning), with the settings of the authors' code
+(razvancaramalau/Sequential-GCN-for-Active-Learning).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alnb import rng, train
+from alnb.acquire import cover, scores
+from alnb.pool import VOID, Query
+
+ROWS = 4096  # nodes whose outer products are summed together: fixed, so that the last bits do not depend on the machine
+ZERO = 1e-12  # a row of features that is no longer than this is one of zeros, as in `torch.nn.functional.normalize`
+# what a node has in common with all others together; below it a division by it would leave fewer than three digits of float32
+ALONE = 1e-3
+
+
+# ---- the graph -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Graph:
+    """N nodes and the weights A = (S - I) / d + I between them: S holds the cosines of their features, d the column sums of S - I.
+
+    Each column is divided by its own sum, hence A is not symmetric. Gradients through `product` are products with A transposed. A node
+    that has nothing in common with any other, such as one without any feature, stands alone: its column of A is that of I. (Its d is
+    0, and the formula says nothing; of a row of zeros it would say 2 where A is 1 now.)
+
+    Memory: O(N D), and O(D^2) in `smoothed`. Source: Caramalau et al. 2021; the authors' code forms A.
+    """
+
+    x: Tensor  # float [N,D], rows of length 1, or 0
+    scale: Tensor  # float [N], 1 / d; 0 where a node stands alone
+    own: Tensor  # float [N], what the thin products lack on A's diagonal
+
+    @classmethod
+    def of(cls, features: Tensor) -> Graph:
+        """The graph of features float [N,D], which are left as they are; half precision is widened to float32.
+
+        Raises:
+            ValueError: not float [N,D]; a row that is not finite, or too long to be measured; a node whose similarities to the others
+                add up to nothing or less, which only negative features can do.
+        """
+        if features.ndim != 2 or not features.is_floating_point():
+            raise ValueError(f"features must be float [N, D], but are {features.dtype} {list(features.shape)}: pool or flatten them first")
+        wide = features.to(torch.promote_types(features.dtype, torch.float32))
+        length = torch.linalg.vector_norm(wide, dim=1)
+        if not bool(length.isfinite().all()):
+            raise ValueError(
+                f"features[{int((~length.isfinite()).long().argmax())}] holds NaN, infinity or values too large to be squared in "
+                f"{wide.dtype}: look at the net that made them, or scale them down"
+            )
+        x = wide * torch.where(length > ZERO, 1 / length, 0)[:, None]
+        itself = torch.linalg.vector_norm(x, dim=1).square_()
+        total = x @ x.sum(dim=0) - itself
+        joined = total >= ALONE
+        _check_alone(features, joined | (length <= ZERO), total)
+        scale = torch.where(joined, 1 / total, 0)
+        return cls(x, scale, 1 - itself * scale)
+
+    def product(self, v: Tensor) -> Tensor:
+        """A v [N,K] of v float [N,K]."""
+        return torch.addcmul(self.x @ (self.x.T @ (v * self.scale[:, None])), self.own[:, None], v)
+
+    def smoothed(self) -> Tensor:
+        """A x [N,D]: `product` of the graph's own features, without a third matrix of their size."""
+        inner = self.x.new_zeros(self.x.shape[1], self.x.shape[1])
+        for rows, scale in zip(self.x.split(ROWS), self.scale[:, None].split(ROWS), strict=True):
+            inner.addmm_(rows.T, rows * scale)
+        return (self.x @ inner).addcmul_(self.own[:, None], self.x)
+
+
+def _check_alone(features: Tensor, fine: Tensor, total: Tensor) -> None:
+    if bool(fine.all()) or not bool((features < 0).any()):
+        return
+    node = int((~fine).long().argmax())
+    raise ValueError(
+        f"features[{node}] has cosines that add up to {float(total[node]):.3g} over all other nodes, and the graph divides by that sum: "
+        "take features that are not negative, as behind a ReLU, or another strategy, such as kcenter"
+    )
+
+
+# ---- the net and its training --------------------------------------------------------------------------------------------------
+
+
+class GCN(nn.Module):
+    """Two graph layers, `width` to `hidden` to 1: 65,664 + 129 parameters for 512 features.
+
+    All weights and biases are first uniform within +-1 / sqrt(outputs of the layer). Differs from the authors' code: it has two more
+    layers, which nothing is put through.
+    """
+
+    def __init__(self, width: int, hidden: int = 128) -> None:
+        """For features [N,`width`]."""
+        super().__init__()
+        self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, 1)
+        for layer in (self.first, self.second):
+            bound = 1 / math.sqrt(layer.out_features)
+            for values in layer.parameters():
+                nn.init.uniform_(values, -bound, bound)
+
+    def hidden(self, smoothed: Tensor) -> Tensor:
+        """What is learnt of each node [N,hidden], of the smoothed features [N,D]: relu(A x w + b), without a product with A a step."""
+        out: Tensor = self.first(smoothed)
+        return out.relu_()
+
+    def logits(self, graph: Graph, hidden: Tensor) -> Tensor:
+        """Logits [N] of being labelled: A h w + b."""
+        return (graph.product(hidden @ self.second.weight.T) + self.second.bias)[:, 0]
+
+
+def labelled_loss(logits: Tensor, labelled: int, weight: float) -> Tensor:
+    """-mean log s over the first `labelled` nodes, minus `weight` times the mean of log(1 - s) over the others; s = sigmoid(logits [N]).
+
+    From logits, so that no logarithm of 0 is ever taken. Source: Caramalau et al. 2021, as in the authors' code.
+    """
+    return functional.softplus(-logits[:labelled]).mean() + weight * functional.softplus(logits[labelled:]).mean()
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the graph net is built and trained; the defaults are those of the authors' code."""
+
+    hidden: int = 128  # width of the first layer
+    dropout: float = 0.3  # between the layers, while training
+    unlabelled: float = 1.2  # weight of the unlabelled nodes' part of the loss
+    lr: float = 1e-3  # of Adam
+    weight_decay: float = 5e-4  # of Adam, in the gradient
+    steps: int = 200  # each over all nodes
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError, which names the field, its value and what it may be."""
+        for name in ("hidden", "steps"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"Training.{name} is {getattr(self, name)!r}: it must be a whole number, at least 1")
+        for name in ("unlabelled", "lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"Training.{name} is {getattr(self, name)}: it must be above 0, and finite")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"Training.weight_decay is {self.weight_decay}: it must not be negative, and finite")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"Training.dropout is {self.dropout}: it must be at least 0 and below 1")
+
+
+def learn(graph: Graph, labelled: int, training: Training, seed: int) -> tuple[Tensor, Tensor]:
+    """What a fresh net learns of each node [N,hidden], and the logits [N] of being labelled, in evaluation mode.
+
+    The first `labelled` nodes are the labelled ones. Nothing is kept of a training that was stopped: it is a matter of seconds.
+
+    Raises:
+        train.NonFiniteLoss: it names the step.
+    """
+    smoothed = graph.smoothed()
+    with rng.scope(seed, "gcn", "init"):
+        net = GCN(smoothed.shape[1], training.hidden)
+    net = net.to(smoothed)  # device and dtype
+    optimiser = torch.optim.Adam(net.parameters(), lr=training.lr, weight_decay=training.weight_decay)
+    losses = []
+    for step in range(training.steps):
+        hidden = net.hidden(smoothed)
+        dropped = hidden * kept(hidden, training.dropout, seed, step)
+        loss = labelled_loss(net.logits(graph, dropped), labelled, training.unlabelled)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.detach())
+    with torch.no_grad():
+        hidden = net.hidden(smoothed)
+        logits = net.logits(graph, hidden)
+    _check_finite(torch.stack(losses), torch.stack([hidden.sum(), logits.sum()]))
+    return hidden, logits
+
+
+def kept(hidden: Tensor, dropout: float, seed: int, step: int) -> Tensor:
+    """What `hidden` [N,H] is multiplied with in a step: 0 for a share `dropout` of it, and 1 / (1 - `dropout`) for the rest."""
+    draw = rng.generator(seed, "gcn", "dropout", step, device=hidden.device)
+    # twice as fast as `bernoulli_`: 13 ms against 29 ms for 15,000 x 128 on one core
+    uniform = torch.rand(hidden.shape, generator=draw, dtype=hidden.dtype, device=hidden.device)
+    return uniform.ge_(dropout).div_(1 - dropout)
+
+
+def _check_finite(losses: Tensor, after: Tensor) -> None:
+    remedy = "lower Training.lr, and look at the features"
+    for step, value in enumerate(losses.tolist()):
+        if not math.isfinite(value):
+            raise train.NonFiniteLoss(f"GCN: the loss is {value} at step {step} of {len(losses)}; {remedy}")
+    if not bool(after.isfinite().all()):
+        raise train.NonFiniteLoss(f"GCN: what it says of the nodes is not finite after step {len(losses) - 1} of {len(losses)}; {remedy}")
+
+
+# ---- the strategies ------------------------------------------------------------------------------------------------------------
+
+
+class Learned(NamedTuple):
+    """What the graph net says of the images that were asked for, which come first, and of the candidates."""
+
+    rows: Tensor  # i64 [N], global indices, on the CPU
+    asked: int  # how many of them were asked for
+    hidden: Tensor  # float [N,H], on the device
+    logits: Tensor  # float [N], of being labelled, on the device
+
+
+@dataclass(frozen=True)
+class CoreGCN:
+    """Greedy k-center over what the graph net learnt of each image; covered is what was asked for.
+
+    The nodes are all images that were asked for, answered or not, and all candidates: the authors have 10,000 of them drawn at random
+    (`Protocol.subset`, or `scopes.RandomSubset`). Memory: O(N D), N of them with D features.
+
+    Distances are Euclidean, between activations of the first layer. The authors' code (2900cdb) measures them between the features that
+    went into the graph, with no use of what was learnt; copies of an earlier state of it have the logit as one more dimension.
+
+    Source: Caramalau et al. 2021 (CoreGCN).
+    """
+
+    training: Training = Training()
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError where the training is none."""
+        _check_training("CoreGCN", self.training)
+
+    def __call__(self, query: Query) -> Tensor:
+        """Global indices i64 [n], in order of choice.
+
+        Raises:
+            ValueError: nothing is labelled, or there are no candidates; features that make no graph, as `Graph.of`.
+            MemoryError: the graph does not fit.
+            train.NonFiniteLoss: it names the step.
+        """
+        found = _learned("CoreGCN", query, self.training)
+        covered = torch.arange(len(found.rows), device=found.hidden.device) < found.asked
+        return found.rows[cover.kcenter(found.hidden, covered, query.n).cpu()]
+
+
+@dataclass(frozen=True)
+class UncertainGCN:
+    """Those whose probability of being labelled, as the graph net says, is the nearest to `margin`, nearest first.
+
+    Nodes and memory as those of `CoreGCN`. Source: Caramalau et al. 2021 (UncertainGCN), with the margin of the authors' code.
+    """
+
+    training: Training = Training()
+    margin: float = 0.1  # a probability
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError where the training is none, or the margin no probability."""
+        _check_training("UncertainGCN", self.training)
+        if not 0 <= self.margin <= 1:
+            raise ValueError(f"UncertainGCN.margin is {self.margin}: it must be a probability, in [0, 1]")
+
+    def __call__(self, query: Query) -> Tensor:
+        """Global indices i64 [n]. Raises: as `CoreGCN`."""
+        found = _learned("UncertainGCN", query, self.training)
+        s = found.logits[found.asked :].cpu().double().sigmoid()  # in float32 those close to 0 would tie
+        return query.candidates[scores.top(-(s - self.margin).abs(), query.n)]
+
+
+def _check_training(name: str, training: object) -> None:
+    if not isinstance(training, Training):
+        raise ValueError(f"{name}.training is {training!r}: it must be a Training, such as Training(steps=200)")
+
+
+def _learned(name: str, query: Query, training: Training) -> Learned:
+    asked = (query.pool.acquired != VOID).nonzero().flatten()
+    if not len(asked) or not len(query.candidates):
+        raise ValueError(
+            f"{name} tells labelled images from unlabelled ones, but there are {len(asked)} labelled and {len(query.candidates)} "
+            "candidates: choose the first images with another strategy, such as random"
+        )
+    rows, features = torch.cat([asked, query.candidates]), query.features
+    check_memory(name, len(rows), features, training.hidden)
+    seed = int(torch.randint(2**rng.BITS - 1, (), generator=query.rng))
+    hidden, logits = learn(Graph.of(features[rows.to(features.device)]), len(asked), training, seed)
+    return Learned(rows, len(asked), hidden, logits)
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------------------
+
+
+def needed(nodes: int, width: int, hidden: int, size: int = 4) -> int:
+    """Bytes that `learn` takes for so many nodes of `width` features, in numbers of `size` bytes, besides the features it is given.
+
+    Two matrices [N,D], the graph's features and the smoothed ones; eight [N,H], of activations, the dropout's mask and gradients.
+    benchmarks/gcn.py measures that.
+    """
+    return nodes * (2 * width + 8 * hidden) * size
+
+
+def free(device: torch.device) -> float:
+    """Bytes that can still be had on `device`: on a GPU what the driver and torch's cache have, else what the system says is unused.
+
+    Linux counts what it keeps of files as used, though it would give that up: the answer may be too small there, never too large. Systems
+    that do not tell what is unused are asked for all that there is; infinity where not even that is known. Limits of a container are
+    not seen.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    known = getattr(os, "sysconf_names", {})  # Windows has neither this nor `os.sysconf`
+    for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"):
+        if name in known and (pages := os.sysconf(name)) > 0:  # -1: it has the name, but no answer
+            return pages * os.sysconf("SC_PAGE_SIZE")
+    return math.inf
+
+
+def check_memory(name: str, nodes: int, features: Tensor, hidden: int) -> None:
+    """Make sure, before anything is computed, that a graph of so many `nodes`, with features [...,D] as these, fits.
+
+    Raises:
+        MemoryError: it says how much is needed and how much there is.
+    """
+    size = torch.promote_types(features.dtype, torch.float32).itemsize
+    need, there = needed(nodes, features.shape[-1], hidden, size), free(features.device)
+    if need > there:
+        raise MemoryError(
+            f"{name}: a graph of N = {nodes:,} images with D = {features.shape[-1]:,} features each takes {need / 1e9:.3g} GB, but "
+            f"{features.device} has {there / 1e9:.3g} GB left: score a random subset of the pool (Protocol.subset, or "
+            "scopes.RandomSubset)"
+        )
