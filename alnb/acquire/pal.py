@@ -1,6 +1,6 @@
-"""PAL: a second net learns rotations and classes from the labelled images alone; what it cannot turn back or is too sure of is asked for.
+"""PAL: a second net learns turns and classes from the labelled images alone; images whose turns and class it tells least are asked for.
 
-Source: Bhatnagar et al. 2020 (PAL: Pretext-based active learning), section 3, with the settings of the authors' code (shubhangb97/PAL).
+Source: Bhatnagar et al. 2020 (PAL: Pretext-based active learning), with the settings of the authors' code (shubhangb97/PAL).
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alnb import rng, train
+from alnb import rng, store, train
 from alnb.acquire import scores
 from alnb.augment import AUGMENTATIONS
-from alnb.data import Images, pixels
+from alnb.data import pixels
 from alnb.nets import Net, resnet18
 from alnb.pool import Query
 from alnb.shapes import Float
 from alnb.train import Recipe
 
 TURNS = 4
+TRAINED, TUNED, CHOSEN = "pal.pt", "pal-tuned.pt", "pal-chosen.pt"  # in the query's folder until it is answered
 RECIPE = Recipe(
     epochs=100, batch=64, lr=0.01, nesterov=True, schedule="step", milestones=(0.25, 0.5, 0.75), augment=AUGMENTATIONS["crop_flip"]
 )
@@ -44,10 +45,47 @@ def rotation_term(log_probs: Float[Tensor, "N 4 4"]) -> Float[Tensor, " N"]:
 def divergence_term(log_probs: Float[Tensor, "N C"]) -> Float[Tensor, " N"]:
     """Minus the Kullback-Leibler divergence, in bits, of the prediction from the uniform distribution, at most 0; LARGE means unsure.
 
-    KL(U || p) = -log C - mean(log p). Where a probability is 0 it is taken as the smallest normal number, so that the score stays finite.
+    KL(U || p) = -log C - mean(log p). It has no lower bound: a probability of exactly 0 makes it -inf, which no finite logits do.
     """
-    least = math.log(torch.finfo(log_probs.dtype).tiny)
-    return (math.log(log_probs.shape[1]) + log_probs.clamp(min=least).mean(1)) / math.log(2)
+    return (math.log(log_probs.shape[1]) + log_probs.mean(1)) / math.log(2)
+
+
+# ---- the scoring net -----------------------------------------------------------------------------------------------------------
+
+
+def turn_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy [B] of the four turns of images [B,3,H,W]; all 4B views are one batch, so that it has all turns mixed."""
+    return _turn_loss(net(torch.cat(_views(x))))
+
+
+def both_losses(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    """`turn_loss` plus the cross-entropy [B] of the class, of the view that was not turned."""
+    logits = net(torch.cat(_views(x)))
+    return _turn_loss(logits) + functional.cross_entropy(logits[: len(x), TURNS:], y, reduction="none")
+
+
+def _turn_loss(logits: Tensor) -> Tensor:
+    """[B] of logits [4B,4 + C] of all views, those of one turn after those of another."""
+    turns = torch.arange(TURNS, device=logits.device).repeat_interleave(len(logits) // TURNS)
+    return functional.cross_entropy(logits[:, :TURNS], turns, reduction="none").view(TURNS, -1).mean(dim=0)
+
+
+def _views(x: Tensor) -> list[Tensor]:
+    return [torch.rot90(x, turns, dims=(2, 3)) for turns in range(TURNS)]
+
+
+def predictions(net: Net) -> Callable[[Tensor], Tensor]:
+    """The function of images [B,3,H,W] to log-probabilities [B,16 + C] that `train.predict` takes, of a net in evaluation mode.
+
+    First those of the four turns for each of the four views, then those of the class for the view that was not turned. The views pass
+    one after the other, which changes nothing in evaluation mode, and needs a quarter of the memory.
+    """
+
+    def function(x: Tensor) -> Tensor:
+        logits = [net(view).float() for view in _views(x)]
+        return torch.cat([*(one[:, :TURNS].log_softmax(dim=1) for one in logits), logits[0][:, TURNS:].log_softmax(dim=1)], dim=1)
+
+    return function
 
 
 # ---- the strategy --------------------------------------------------------------------------------------------------------------
@@ -55,25 +93,30 @@ def divergence_term(log_probs: Float[Tensor, "N C"]) -> Float[Tensor, " N"]:
 
 @dataclass(frozen=True)
 class PAL:
-    """Those whose turns and class a net of its own, trained on the labelled images alone, recognises least; diverse by sub-batches.
+    """Those whose turns and class a net of its own, trained on the labelled images alone, tells least; diverse, since chosen in parts.
 
-    The budget is filled in parts of `part` images. After each, a copy of the scoring net learns the turns of all that were chosen so
-    far, and what it still cannot turn back counts on top of the first score.
+    The budget is filled in parts of `part` images. After each, a copy of the scoring net as it was learns the turns of all that were
+    chosen so far, and what it still cannot turn back counts on top of the first score, of which turns are a part already. The task's
+    net is not looked at, but for how it normalises images.
 
-    Differs from the authors' code: the scoring net is the project's ResNet-18 and not torchvision's, whose stem leaves one pixel of
-    32x32; its last epoch is taken, not the best on a validation set; candidates are scored without augmentation. The class term is
-    over the classes that have a label.
+    The class term is over the classes that have a label: nothing teaches the net the others.
 
-    Memory: three times the scoring net's weights, and one forward pass of 4 `train.CHUNK` views.
+    Differs from the authors' code: the scoring net is the project's ResNet-18 and not torchvision's, whose stem, made for ImageNet,
+    leaves one pixel of 32x32; its last epoch is taken, and not the best one on a validation set, which costs labels.
+
+    Memory: four times the scoring net's weights (the net, its copy, gradients and momentum), 4 (16 + C) bytes a candidate, and one
+    forward pass of `train.CHUNK` images.
     """
 
-    net: Callable[[int], Net] = resnet18  # the scoring net
+    net: Callable[[int], Net] = resnet18  # the scoring net, from the number of its outputs
     recipe: Recipe = RECIPE  # of its training
     rotation: float = 1.0  # weight of `rotation_term`
     divergence: float = 1.0  # weight of `divergence_term`
-    diversity: float = 1.0  # weight of the rotation term after fine-tuning
-    part: int = 512  # images chosen before the net is tuned on them
+    diversity: float = 1.0  # weight of `rotation_term` after tuning
+    part: int = 512  # images chosen before the net is tuned on them; the authors take 256 on SVHN and 128 on Caltech-101
     tuning: Recipe = field(default=replace(RECIPE, epochs=5, lr=0.001, schedule="constant"))
+    # a defect of the authors' code: candidates are scored on views by the recipe's augmentation, which depend on the chunk they are in
+    augmented_scores: bool = field(default=False, metadata={"added": True})
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
@@ -82,25 +125,35 @@ class PAL:
         for name in ("rotation", "divergence", "diversity"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"PAL.{name} is {getattr(self, name)}: it must not be negative, and finite")
+        if self.rotation == self.divergence == 0:
+            raise ValueError("PAL.rotation and PAL.divergence are 0: one must be above 0, or the first images would all score the same")
+        for name in ("recipe", "tuning"):
+            if getattr(self, name).views != 1:
+                raise ValueError(f"PAL.{name} has views {getattr(self, name).views}: it must be 1, since PAL turns each image itself")
+        if type(self.augmented_scores) is not bool:
+            raise ValueError(f"PAL.augmented_scores is {self.augmented_scores!r}: it must be True or False")
 
     def __call__(self, query: Query) -> Tensor:
-        """Global indices i64 [n], in order of choice.
+        """The `query.n` candidates of the largest scores, part by part, the largest of each part first.
+
+        Killed and called again, it continues from what it left in `query.folder`.
 
         Raises:
-            ValueError: nothing is labelled, or one class only; images that are not square.
-            train.NonFiniteLoss, pause.TimeIsUp, store.Corrupted: as `train.fit`.
+            ValueError: fewer than two classes have a label, images are not square, or there are fewer candidates than asked for.
+            train.NonFiniteLoss, pause.TimeIsUp: as `train.fit`.
+            store.Corrupted: a file in `query.folder` is damaged, or belongs to another training.
         """
+        _check(query)
         images, labelled = pixels(query.pool.images), query.pool.labelled
-        _check(images, query)
         seen, labels = query.pool.labels[labelled].unique(return_inverse=True)
         seed = int(torch.randint(2**rng.BITS - 1, (), generator=query.rng))
         net = self.build(len(seen), seed, query.net, images.device)
-        options = {"loss": both_losses, "seed": seed, "where": ("pal",)}
-        train.fit(net, images, labelled, labels, self.recipe, **options, checkpoint=_file(query, "pal.pt"))  # type: ignore[arg-type]
-        chosen = self.choose(net, images, query.candidates, query.n, seed, query)
-        for left in ("pal.pt", "pal-tuned.pt"):
-            if (path := _file(query, left)) is not None:
-                path.unlink(missing_ok=True)
+        trained = _file(query, TRAINED)
+        train.fit(net, images, labelled, labels, self.recipe, loss=both_losses, seed=seed, where=("pal",), checkpoint=trained)
+        chosen = self.choose(net, query, seed)
+        if query.folder is not None:
+            for name in (TUNED, CHOSEN, TRAINED):
+                (query.folder / name).unlink(missing_ok=True)
         return chosen
 
     def build(self, classes: int, seed: int, like: Net | None, device: torch.device) -> Net:
@@ -112,73 +165,84 @@ class PAL:
             net.std.copy_(like.std)
         return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this form
 
-    def choose(self, net: Net, images: Images, candidates: Tensor, n: int, seed: int, query: Query) -> Tensor:
-        """The `n` candidates, part by part."""
-        first = self.first(net, images, candidates)
-        total, chosen = first, candidates[:0]
-        while len(chosen) < n:
-            free = ~torch.isin(candidates, chosen)
-            best = scores.top(total[free], min(self.part, n - len(chosen)))
-            chosen = torch.cat([chosen, candidates[free][best]])
-            if len(chosen) < n:
-                tuned = self.tuned(net, images, chosen, seed, query)
-                total = self.diversity * rotation_term(train.predict(turns(tuned), images, candidates).cpu()) + first
+    def choose(self, net: Net, query: Query, seed: int) -> Tensor:
+        """Global indices i64 [n], in order of choice, by the trained scoring net, which stays as it is."""
+        turned, named = self.terms(net, query, query.candidates, seed, 0)
+        first = self.rotation * turned + self.divergence * named
+        identity = "" if query.folder is None else store.fingerprint(self, query.candidates, query.n, seed, net.state_dict())
+        chosen = _remembered(query, identity)
+        while len(chosen) < query.n:
+            free = ~torch.isin(query.candidates, chosen)
+            rows, total = query.candidates[free], first[free]
+            if len(chosen):
+                tuned = self.tuned(net, query, chosen, seed)
+                total = total + self.diversity * self.terms(tuned, query, rows, seed, len(chosen))[0]
+            chosen = torch.cat([chosen, rows[scores.top(total, min(self.part, query.n - len(chosen)))]])
+            _remember(query, identity, chosen)
         return chosen
 
-    def first(self, net: Net, images: Images, candidates: Tensor) -> Tensor:
-        """The score [M] before anything was chosen."""
-        net.eval()
-        turned = rotation_term(train.predict(turns(net), images, candidates).cpu())
-        named = train.predict(lambda x: net(x)[:, TURNS:].float().log_softmax(dim=1), images, candidates).cpu()
-        return self.rotation * turned + self.divergence * divergence_term(named)
+    def terms(self, net: Net, query: Query, rows: Tensor, seed: int, chosen: int) -> tuple[Tensor, Tensor]:
+        """`rotation_term` and `divergence_term` [M] of the images at `rows` i64 [M], on the CPU, when so many were `chosen`.
 
-    def tuned(self, net: Net, images: Images, chosen: Tensor, seed: int, query: Query) -> Net:
-        """A copy of the scoring net that learned the turns of `chosen`."""
-        copied, checkpoint = copy.deepcopy(net), _file(query, "pal-tuned.pt")
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)  # of another part, or of a process that was killed: a matter of seconds
-        options = {"loss": turn_loss, "seed": seed, "where": ("pal", "part", len(chosen)), "checkpoint": checkpoint}
-        train.fit(copied, images, chosen, torch.zeros(len(chosen), dtype=torch.int64), self.tuning, **options)  # type: ignore[arg-type]
+        In double precision: a net that is nearly certain of all turns has sums that float32 rounds to 4.
+        """
+        images, look = pixels(query.pool.images), predictions(net)
+        generator = rng.generator(seed, "pal", "scoring", chosen, device=images.device)
+
+        def look_at_views(x: Tensor) -> Tensor:
+            return look(self.recipe.augment((x * 255).round().to(torch.uint8), generator)[0])  # it takes bytes, which these were
+
+        found = train.predict(look_at_views if self.augmented_scores else look, images, rows).cpu().double()
+        turns, classes = found[:, : TURNS**2], found[:, TURNS**2 :]
+        return rotation_term(turns.unflatten(1, (TURNS, TURNS))), divergence_term(classes)
+
+    def tuned(self, net: Net, query: Query, chosen: Tensor, seed: int) -> Net:
+        """A copy of the scoring net that learned the turns of the images at `chosen` i64, all of its weights with them."""
+        copied, images, where = copy.deepcopy(net), pixels(query.pool.images), ("pal", "part", len(chosen))
+        unused = torch.zeros_like(chosen)  # turns are labels enough
+        checkpoint = _file(query, TUNED)
+        train.fit(copied, images, chosen, unused, self.tuning, loss=turn_loss, seed=seed, where=where, checkpoint=checkpoint)
         return copied
 
 
-def turn_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy [B] of the four turns of images [B,3,H,W]; all 4B views are one batch, so that it has all turns mixed."""
-    logits = net(_views(x))[:, :TURNS]
-    return functional.cross_entropy(logits, _labels(x), reduction="none").view(TURNS, -1).mean(dim=0)
+# ---- what is checked and kept --------------------------------------------------------------------------------------------------
 
 
-def both_losses(net: Net, x: Tensor, y: Tensor) -> Tensor:
-    """`turn_loss` plus the cross-entropy [B] of the class, of the view that was not turned."""
-    logits = net(_views(x))
-    turned = functional.cross_entropy(logits[:, :TURNS], _labels(x), reduction="none").view(TURNS, -1).mean(dim=0)
-    return turned + functional.cross_entropy(logits[: len(x), TURNS:], y, reduction="none")
-
-
-def turns(net: Net) -> Callable[[Tensor], Tensor]:
-    """From images to log-probabilities [B,4,4] of the turns of their four views, as `train.predict` takes it."""
-    return lambda x: net(_views(x))[:, :TURNS].float().log_softmax(dim=1).view(TURNS, len(x), TURNS).transpose(0, 1)
-
-
-def _views(x: Tensor) -> Tensor:
-    return torch.cat([torch.rot90(x, k, dims=(2, 3)) for k in range(TURNS)])
-
-
-def _labels(x: Tensor) -> Tensor:
-    return torch.arange(TURNS, device=x.device).repeat_interleave(len(x))
+def _check(query: Query) -> None:
+    """Raises: ValueError where PAL cannot choose, before anything is trained."""
+    height, width = pixels(query.pool.images).shape[-2:]
+    if height != width:
+        raise ValueError(f"PAL: images of {height}x{width} pixels cannot be turned by 90 degrees: resize them to a square")
+    labels = query.pool.labels[query.pool.labelled]
+    if len(labels.unique()) < 2:
+        raise ValueError(
+            f"PAL learns to tell the classes of the labelled images apart, but has {len(labels)} labels, of {len(labels.unique())} of the "
+            "two classes that it needs at least: choose the first images with another strategy, such as random"
+        )
+    if query.n > len(query.candidates):
+        raise ValueError(f"PAL was asked for {query.n} of {len(query.candidates)} candidates: ask for fewer, or widen the candidates")
 
 
 def _file(query: Query, name: str) -> Path | None:
     return None if query.folder is None else query.folder / name
 
 
-def _check(images: Images, query: Query) -> None:
-    height, width = images.shape[-2:]
-    if height != width:
-        raise ValueError(f"PAL turns images by 90 degrees, which {height}x{width} pixels do not allow: resize them to a square")
-    known = query.pool.labels[query.pool.labelled].unique()
-    if len(known) < 2:
-        raise ValueError(
-            f"PAL's scoring net learns from the labelled images, of {len(known)} classes: at least two are needed; choose the first images "
-            "with another strategy, such as random"
-        )
+def _remembered(query: Query, identity: str) -> Tensor:
+    """What an interrupted call had chosen, or nothing.
+
+    Raises: store.Corrupted.
+    """
+    path = _file(query, CHOSEN)
+    if path is None or not path.exists():
+        return query.candidates[:0]
+    saved = store.read_tensors(path)
+    if saved["identity"] != identity:
+        raise store.Corrupted(f"{path} belongs to another query (other settings, candidates or scoring net); delete it to begin anew")
+    chosen: Tensor = saved["chosen"]
+    return chosen
+
+
+def _remember(query: Query, identity: str, chosen: Tensor) -> None:
+    if query.folder is not None:
+        (query.folder / TUNED).unlink(missing_ok=True)  # first, since it was tuned on fewer, and would be refused
+        store.write_tensors(query.folder / CHOSEN, {"identity": identity, "chosen": chosen})
