@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,13 @@ BAND = 0.95  # confidence of every band and interval
 # Okabe and Ito's colours, which colour-blind people can tell apart; each strategy has its marker as well
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# beside those of STRATEGIES; modulo the number of colours, methods of one figure of Yi et al. 2022 differ
+PLACES = {
+    "learning_loss_detached": 7, "random_with_replacement": 8, "pt4al": 9, "learning_loss": 10, "core_gcn": 11, "uncertain_gcn": 12,
+    "pal": 13, "ta_vaal": 14, "sampling_only": 18, "pretext_high": 19, "pretext_low": 21, "pt4al_low_first": 26, "pt4al_top_k": 27,
+    "pt4al_random_first": 29, "pt4al, colorization": 34, "pt4al, jigsaw": 35, "pt4al, colorization_ab": 36, "pt4al, simsiam": 37,
+    "pt4al, jigsaw_gap": 38,
+}  # fmt: skip
 
 
 def interval(values: Series) -> tuple[float, float]:
@@ -36,10 +44,12 @@ def interval(values: Series) -> tuple[float, float]:
 def looks(strategies: Iterable[str]) -> dict[str, dict[str, Any]]:
     """A colour and a marker for each strategy, as keyword arguments for matplotlib: those of this package have the same in every figure.
 
-    No two are the same for up to 64 of them.
+    No two are the same for up to 64 of them; those that stand in one figure of a paper have different colours.
     """
     names = list(dict.fromkeys(strategies))
-    places = {name: k for k, name in enumerate([*STRATEGIES, *sorted(set(names) - set(STRATEGIES))])}
+    known = {name: k for k, name in enumerate(STRATEGIES)} | PLACES
+    free = (k for k in count() if k not in known.values())
+    places = known | dict(zip(sorted(set(names) - set(known)), free, strict=False))
     colours, shapes = len(COLOURS), len(MARKERS)
     return {name: {"color": COLOURS[(k := places[name]) % colours], "marker": MARKERS[(k + k // colours) % shapes]} for name in names}
 
@@ -57,13 +67,13 @@ def curves(frame: DataFrame, title: str, *, target: float | None = None, publish
 
     arms, look = list(frame["arm"].unique()), looks(frame["strategy"])
     palette, markers = ({name: one[key] for name, one in look.items()} for key in ("color", "marker"))
-    figure = Figure(figsize=(1.5 + 4.6 * len(arms), 4.4), layout="constrained")
+    figure = Figure(figsize=(2.9 + 4.6 * len(arms), 4.4), layout="constrained")
     axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
     for axis, arm in zip(axes, arms, strict=True):
         seaborn.lineplot(
             frame[frame["arm"] == arm].astype({"strategy": object}), x="n_labelled", y="accuracy", hue="strategy", style="strategy",
             palette=palette, markers=markers, dashes=False, errorbar=interval, markersize=5, ax=axis, hue_order=list(look),
-            style_order=list(look), legend=axis is axes[0], err_kws={"alpha": 0.12},
+            style_order=list(look), legend=False, err_kws={"alpha": 0.12},
         )  # fmt: skip
         if published is not None:
             hollow(axis, published[(published["arm"] == arm) & (published["n_labelled"] <= frame["n_labelled"].max())], look)
@@ -73,8 +83,15 @@ def curves(frame: DataFrame, title: str, *, target: float | None = None, publish
         axis.grid(alpha=0.3)
     low, high = axes[0].get_ylim()
     axes[0].set_ylim(max(0.0, low), min(1.0, high))  # a band by Student's t may leave 0 to 1, accuracy may not
+    figure.legend(handles=_handles(look), loc="outside right center", frameon=False, fontsize=9)
     figure.suptitle(f"{title}; mean of {seeds(frame)} seeds, 95 % bands", fontsize=11)
     return figure
+
+
+def _handles(look: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], label=name.replace("_", " "), markersize=5, **one) for name, one in look.items()]
 
 
 def hollow(axis: Any, published: DataFrame, looks: Mapping[str, Mapping[str, Any]], filled: str = "none") -> None:

@@ -11,7 +11,7 @@ import torch
 
 from alnb import store
 
-NAMES = ("training", "augmentation", "kcenter", "importing", "frozen", "simsiam", "digits", "loading", "tsne")
+NAMES = ("training", "augmentation", "kcenter", "importing", "frozen", "simsiam", "digits", "loading", "tsne", "gcn")
 LONG = ("bengar2021", "scratch_floor", "pretraining_seeds", "sweeping", "sweep_kills")  # ten minutes to an hour: only where they are named
 RESULTS = Path(__file__).with_name("results.json")
 Row = dict[str, Any]

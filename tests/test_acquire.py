@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -10,12 +11,20 @@ from conftest import images_of
 
 from alnb import rng
 from alnb.acquire import STRATEGIES, Strategy
+from alnb.acquire.gcn import CoreGCN, Training, UncertainGCN
+from alnb.acquire.pal import PAL
 from alnb.acquire.vaal import VAAL
 from alnb.loop import check_query
 from alnb.nets import small
 from alnb.pool import Pool, Query
 
-SMALL = {"vaal": replace(VAAL(), width=2, hidden=8, updates=2, batch=8)}  # its defaults are of the size of CIFAR-10
+TRAINING = replace(PAL().recipe, epochs=2, batch=8)
+SMALL = {  # their defaults are of the size of CIFAR-10
+    "vaal": replace(VAAL(), width=2, hidden=8, updates=2, batch=8),
+    "core_gcn": CoreGCN(Training(hidden=8, steps=15)),
+    "uncertain_gcn": UncertainGCN(Training(hidden=8, steps=15)),
+    "pal": PAL(net=partial(small, width=4), recipe=TRAINING, tuning=TRAINING, part=4),
+}
 every = pytest.mark.parametrize("strategy", {**STRATEGIES, **SMALL}.values(), ids=list(STRATEGIES))
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -417,17 +418,21 @@ def test_need_is_linear_in_nodes_and_numbers() -> None:
     gcn.check_memory("X", 10, torch.empty(0, 512, dtype=torch.float16), 128)
 
 
-def test_free_memory_is_what_the_system_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_what_the_system_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cpu = torch.device("cpu")
     assert 2**20 < gcn.free(cpu) < 2**50
-    told = {"SC_AVPHYS_PAGES": 3, "SC_PHYS_PAGES": 7, "SC_PAGE_SIZE": 100}
+    monkeypatch.setattr(gcn, "MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:   5 kB\n")
+    assert gcn.free(cpu) == 5120
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\n")  # an old kernel
+    told = {"SC_PHYS_PAGES": 7, "SC_PAGE_SIZE": 100}
     monkeypatch.setattr("os.sysconf", told.__getitem__, raising=False)
     monkeypatch.setattr("os.sysconf_names", told, raising=False)
-    assert gcn.free(cpu) == 300
-    told["SC_AVPHYS_PAGES"] = -1
     assert gcn.free(cpu) == 700
-    del told["SC_AVPHYS_PAGES"]  # macOS
+    (tmp_path / "meminfo").unlink()  # macOS
     assert gcn.free(cpu) == 700
+    told["SC_PHYS_PAGES"] = -1  # it has the name, but no answer
+    assert gcn.free(cpu) == math.inf
     monkeypatch.delattr("os.sysconf")
     monkeypatch.delattr("os.sysconf_names")  # Windows
     assert gcn.free(cpu) == math.inf

@@ -84,7 +84,7 @@ def test_curves_draw_every_strategy_with_its_band(tmp_path: Path) -> None:
     for axis in figure.axes:
         assert len(axis.collections) == 3  # bands
         assert {tuple(line.get_ydata()) for line in axis.lines} > {(0.8, 0.8)}
-    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["random", "margin", "bad"] and "3 seeds, 95 % bands" in figure.get_suptitle()
     path = report.save(figure, tmp_path / "deep/figure.png", "what it shows")
     content = path.read_bytes()

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from alnb.acquire import cover, scores
+from alnb.acquire.gcn import CoreGCN, UncertainGCN
+from alnb.acquire.pal import PAL
 from alnb.acquire.svm import SvmMargin
 from alnb.acquire.vaal import SANE
 from alnb.pool import Query
@@ -65,6 +67,9 @@ STRATEGIES: dict[str, Strategy] = {
     "kcenter": kcenter,
     "svm_margin": SvmMargin(),
     "vaal": SANE,
+    "core_gcn": CoreGCN(),
+    "uncertain_gcn": UncertainGCN(),
+    "pal": PAL(),
 }
 LEGACY: dict[str, Strategy] = {"random_with_replacement": random_with_replacement}
 """Strategies with a defect of public code, kept to compare published numbers with; not to be used otherwise."""

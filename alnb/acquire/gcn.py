@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,6 +24,7 @@ from alnb import rng, train
 from alnb.acquire import cover, scores
 from alnb.pool import VOID, Query
 
+MEMINFO = Path("/proc/meminfo")  # of Linux; what is unused, by `os.sysconf`, leaves out what files in its cache would give up
 ROWS = 4096  # nodes whose outer products are summed together: fixed, so that the last bits do not depend on the machine
 ZERO = 1e-12  # a row of features that is no longer than this is one of zeros, as in `torch.nn.functional.normalize`
 # what a node has in common with all others together; below it a division by it would leave fewer than three digits of float32
@@ -300,18 +303,17 @@ def needed(nodes: int, width: int, hidden: int, size: int = 4) -> int:
 
 
 def free(device: torch.device) -> float:
-    """Bytes that can still be had on `device`: on a GPU what the driver and torch's cache have, else what the system says is unused.
+    """Bytes that can still be had on `device`: on a GPU what the driver and torch's cache have, on Linux what it holds for available.
 
-    Linux counts what it keeps of files as used, though it would give that up: the answer may be too small there, never too large. Systems
-    that do not tell what is unused are asked for all that there is; infinity where not even that is known. Limits of a container are
-    not seen.
+    Other systems are asked for all the memory that there is; infinity where not even that is known. Limits of a container are not seen.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    known = getattr(os, "sysconf_names", {})  # Windows has neither this nor `os.sysconf`
-    for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"):
-        if name in known and (pages := os.sysconf(name)) > 0:  # -1: it has the name, but no answer
-            return pages * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, StopIteration):
+        line = next(line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}) and (pages := os.sysconf("SC_PHYS_PAGES")) > 0:  # Windows has neither
+        return pages * os.sysconf("SC_PAGE_SIZE")
     return math.inf
 
 

@@ -1,0 +1,147 @@
+"""The experiments of Yi et al. 2022 at smoke scale: protocols, methods under one harness, records found again."""
+
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+import torch
+
+from alnb import loop, records, store, yi2022
+from alnb.acquire import pt4al
+from alnb.acquire.scopes import RandomSubset, Scoped
+from alnb.yi2022 import CLEAN, METHODS, PRESETS, Prepared, Switches, cycles, find, grid, ladder, needed, setting
+
+
+@cache
+def prepared() -> tuple[Prepared, Path]:
+    runs, chosen = Path(mkdtemp()), setting("cifar10", "smoke")
+    train, test = yi2022.images(chosen)
+    return yi2022.prepare(chosen, train, test, ["rotation"], runs=runs), runs
+
+
+def test_presets_are_what_the_fact_sheet_says() -> None:
+    assert asdict(CLEAN) == {
+        "key": "float", "first_batch": 0, "confidence": "softmax", "init": "fresh", "checkpoint": "last", "colour": "rgb",
+        "augment": "crop_flip",
+    }  # fmt: skip
+    assert asdict(PRESETS["as_released"]) == {
+        "key": "text", "first_batch": 0, "confidence": "normalised", "init": "warm", "checkpoint": "best_test", "colour": "bgr",
+        "augment": "crop_flip",
+    }  # fmt: skip
+    paper = PRESETS["paper"]
+    assert (paper.key, paper.confidence, paper.colour, paper.augment) == ("float", "softmax", "rgb", "resized_crop")
+
+
+def test_paper_scale_is_the_papers() -> None:
+    full = setting("cifar10", "paper")
+    assert (full.initial, full.budget, full.points, full.batches, full.subset) == (1000, 1000, 10, 10, 10_000)
+    assert (full.main.epochs, full.main.batch, full.main.lr, full.main.milestones, full.pretext.epochs) == (200, 128, 0.1, (0.8,), 15)
+    assert sum(p.numel() for p in full.net(10).parameters()) == 11_173_962
+    assert sum(p.numel() for p in full.net(4).parameters()) == 11_170_884
+    assert setting("caltech101", "paper").image_size == 224
+    for scale in yi2022.SCALES:  # a batch is a tenth of the pool, of which the budget is at most all
+        yi2022.check(setting("cifar10", scale), METHODS)
+
+
+def test_names_of_protocols_and_the_ladder() -> None:
+    assert yi2022.name_of(replace(CLEAN, init="warm")) == "clean, init=warm"
+    assert [yi2022.name_of(one) for one in PRESETS.values()] == list(PRESETS)
+    steps = ladder("cifar10", "smoke")
+    assert next(iter(steps)) == "clean" and {"paper", "as_released"} < set(steps) and len(steps) == 9
+    assert len({one.fingerprint for one in steps.values()}) == 9
+    single = [one.switches for name, one in steps.items() if "=" in name]
+    assert all(sum(a != b for a, b in zip(asdict(one).values(), asdict(CLEAN).values(), strict=True)) == 1 for one in single)
+
+
+def test_every_method_runs_and_is_found_again() -> None:
+    ready, runs = prepared()
+    jobs = grid(ready.setting, METHODS, [0])
+    assert needed(jobs) == ["rotation"] and len(jobs) == len(METHODS)
+    for job in jobs:
+        found = list(cycles(ready, **job, runs=runs))
+        assert len(found) == 3
+        expected = 10 if METHODS[job["method"]].exact else 5
+        assert all(len(cycle.queried) >= expected for cycle in found)
+    finished, left = find(ready.setting, jobs, runs)
+    assert not left and [columns["method"] for _, columns in finished] == list(METHODS)
+    frame = records.frame(finished)
+    first = {name: own["run"].iloc[0] for name, own in frame.groupby("strategy")}
+    start = {name: store.read_json(Path(path) / "cycle_000" / "record.json")["queried"] for name, path in first.items()}
+    plain = [name for name in METHODS if not METHODS[name].pretext and METHODS[name].exact]
+    assert all(start[name] == start["random"] for name in plain)  # one harness: the same first labels
+    nets = frame[frame["cycle"] == 0].set_index("strategy")["accuracy"]
+    assert nets["random"] == nets["learning_loss_detached"] == nets["kcenter"]  # and the same nets; detached, the module changes nothing
+    # no method's files stay behind
+    assert not list(runs.glob("*/cycle_*/vaal.pt")) and not list(runs.glob("*/cycle_*/pal*.pt"))
+
+
+def test_pt4al_chooses_from_the_batches_of_the_losses() -> None:
+    ready, runs = prepared()
+    ranked = pt4al.ranking(ready.losses["rotation"])
+    for cycle in cycles(ready, method="pt4al", pretext="rotation", seed=0, runs=runs):
+        inside = pt4al.batch(ranked, 10, cycle.cycle).tolist()
+        assert set(cycle.queried) <= set(inside)
+        if not cycle.cycle:
+            assert list(cycle.queried) == inside[::6]  # even intervals: 10 of 60
+    low = next(cycles(ready, method="pt4al_low_first", pretext="rotation", seed=0, runs=runs))
+    assert set(low.queried) <= set(pt4al.batch(ranked.flip(0), 10, 0).tolist())
+
+
+def test_switches_reach_the_run() -> None:
+    ready, runs = prepared()
+    chosen = setting("cifar10", "smoke", preset="as_released", points=2)
+    train, test = yi2022.images(chosen)
+    assert train.name.endswith("(BGR)") and torch.equal(train.images.tensor, ready.train.images.tensor.flip(1))
+    released = yi2022.prepare(chosen, train, test, ["rotation"], runs=runs)
+    found = list(cycles(released, method="pt4al", pretext="rotation", seed=0, runs=runs))
+    assert len(found) == 2 and any(loop.PEEKED in note for cycle in found for note in cycle.notes)
+    ((run, columns),) = find(chosen, grid(chosen, ["pt4al"], [0]), runs)[0]
+    rules = run.manifest["experiment"]["protocol"]
+    assert (rules["init"], rules["checkpoint"], columns["preset"], columns["key"]) == ("warm", "best_test", "as_released", "text")
+    assert run.manifest["experiment"]["strategy"]["strategy"] == "alnb.acquire.pt4al.normalised_confidence"
+
+
+def test_scopes_of_methods() -> None:
+    chosen = setting("cifar10", "smoke")
+    for name in ("vaal", "learning_loss", "learning_loss_detached", "core_gcn", "uncertain_gcn", "pal", "ta_vaal"):
+        scoped = METHODS[name].strategy(chosen)
+        assert isinstance(scoped, Scoped) and scoped.scope == RandomSubset(chosen.subset)
+    assert METHODS["learning_loss"].learner(prepared()[0].learner).later.share == 121 / 200
+
+
+def test_the_net_that_knows_all_labels_is_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready, runs = prepared()
+    known = yi2022.supervised(ready.setting, ready.train, ready.test, epochs=1, runs=runs)
+    n, c = len(ready.train), len(ready.train.classes)
+    assert known.features.shape[0] == n and known.log_probs.shape == (n, c) and known.test_losses.shape == (len(ready.test),)
+    monkeypatch.setattr("alnb.train.fit", lambda *args, **kwargs: pytest.fail("trained again"))
+    again = yi2022.supervised(ready.setting, ready.train, ready.test, epochs=1, runs=runs)
+    assert torch.equal(again.log_probs, known.log_probs) and again.accuracy == known.accuracy
+
+
+def test_bad_input() -> None:
+    for call, message in (
+        (lambda: setting("cifar-10", "smoke"), "dataset is 'cifar-10': it must be one of cifar10"),
+        (lambda: setting("cifar10", "smoke", preset="dirty"), "preset is 'dirty': it must be one of clean, paper, as_released"),
+        (lambda: setting("cifar10", "smoke", warmth=1), "there is no switch 'warmth': there are key, first_batch"),
+        (lambda: Switches(key="number"), "key is 'number': it must be one of float, text"),
+        (lambda: grid(setting("cifar10", "smoke"), ["coreset"], [0]), "there is no method 'coreset': there are random"),
+        (lambda: grid(setting("cifar10", "smoke"), ["pt4al"], [0], ["rotate"]), "there is no pretext 'rotate': there are"),
+        (lambda: grid(setting("cifar10", "smoke", points=11), ["pt4al"], [0]), "11 iterations, but PT4AL cuts the pool into 10 batches"),
+        (lambda: grid(replace(setting("cifar10", "smoke"), subset=5), ["vaal"], [0]), "subset is 5, fewer than the 10 images asked for"),
+        (lambda: grid(replace(setting("cifar10", "smoke"), initial=11), ["learning_loss"], [0]), "with 11 labelled images a batch of 11"),
+        (lambda: grid(setting("cifar10", "smoke"), [], [0]), "nothing to run with methods"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_two_runs_of_one_job_are_an_error(tmp_path: Path) -> None:
+    ready, _ = prepared()
+    other = replace(ready, test=replace(ready.test, name="another"))
+    for one in (ready, replace(other, train=ready.test, learner=ready.learner)):
+        list(cycles(one, method="random", pretext="", seed=0, runs=tmp_path))
+    with pytest.raises(ValueError, match="are one experiment on other images or losses: move one of the two away"):
+        find(ready.setting, grid(ready.setting, ["random"], [0]), tmp_path)
