@@ -196,8 +196,8 @@ def _laptop(full: Setting) -> Setting:
     caltech = full.dataset == "caltech101"
     simsiam = replace(full.pretexts["simsiam"], outputs=256)
     return _small(
-        full, partial(small, width=24, stride=2), main=replace(full.main, epochs=60, batch=32, lr=0.05),
-        pretext=replace(full.pretext, epochs=8, batch=64, lr=0.05), simsiam=replace(full.simsiam, epochs=8, batch=128, lr=0.03),
+        full, partial(small, width=24, stride=2), main=replace(full.main, epochs=50, batch=64, lr=0.05),
+        pretext=replace(full.pretext, epochs=6, batch=64, lr=0.05), simsiam=replace(full.simsiam, epochs=6, batch=128, lr=0.03),
         pretexts={**full.pretexts, "simsiam": simsiam}, initial=50, budget=50, subset=500,
         per_class=None if full.dataset != "cifar10" else 250, pool=2500 if full.dataset == "cifar10_imbalanced" else None,
         test_per_class=None if caltech else 200, image_size=32 if caltech else None,
@@ -324,14 +324,19 @@ def base(setting: Setting, train: ImageSet, recipe: Recipe) -> Learner:
 
 
 def learned(setting: Setting, train: ImageSet, pretext: str, *, runs: Path | str, report: Report | None = None) -> Pretrained:
-    """What `pretext` learns from the pool, once: kept below `runs`, in pretrained/; its cost is written beside it, see `cost`.
+    """What `pretext` learns from the pool, once: kept below `runs`, in pretrained/; see `summary` for what is written beside.
 
     Raises:
         ValueError, pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`.
     """
     task, learner = setting.pretexts[pretext], pretext_learner(setting, train, pretext)
     found = pretrain(task, train.images, learner, cache=Path(runs) / "pretrained", report=report)
-    store.write_json(_summary(setting, pretext, runs), {"seconds": found.seconds, "loss": float(found.losses.mean())})
+    orders = [pt4al.batch(pt4al.ranking(found.losses, key=key), setting.batches, 0).tolist() for key in ("float", "text")]
+    told = {
+        "seconds": found.seconds, "loss": float(found.losses.mean()), "images": len(found.losses), "first_batch": len(orders[0]),
+        "below_1e-4": int((found.losses < 1e-4).sum()), "overlap": len(set(orders[0]) & set(orders[1])),
+    }  # fmt: skip
+    store.write_json(_summary(setting, pretext, runs), told)
     return found
 
 
@@ -353,13 +358,17 @@ def prepare(
     return Prepared(setting, train, test, losses, base(setting, train, setting.main))
 
 
-def cost(setting: Setting, pretext: str, runs: Path | str) -> float:
-    """Seconds that the pretext took to learn below `runs`, in the process that finished it.
+def summary(setting: Setting, pretext: str, runs: Path | str) -> dict[str, Any]:
+    """What `learned` wrote of a pretext below `runs`; records brought from elsewhere have it too.
 
+    Returns:
+        seconds (that it took, in the process that finished it), loss (mean over images), images, first_batch (its size), below_1e-4
+        (losses that are written with an exponent), overlap (images of the first batch that the text order has in it too).
     Raises:
         store.Corrupted: it was not learned there, or the file is damaged.
     """
-    return float(store.read_json(_summary(setting, pretext, runs), "copy it from where the runs were made")["seconds"])
+    found: dict[str, Any] = store.read_json(_summary(setting, pretext, runs), "copy it from where the runs were made")
+    return found
 
 
 def _summary(setting: Setting, pretext: str, runs: Path | str) -> Path:
