@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,12 +24,10 @@ BLOCK = 50  # bootstrap samples at once
 def ranks(values: Float[Tensor, "... N"]) -> Float[Tensor, "... N"]:
     """Average ranks f64, from 1, along the last axis: equal values share the mean of their places."""
     order = values.double().sort(dim=-1)
-    n = values.shape[-1]
     first = torch.searchsorted(order.values, order.values, right=False).double()
     after = torch.searchsorted(order.values, order.values, right=True).double()
     mean = (first + 1 + after) / 2
     out: Tensor = torch.empty_like(mean).scatter_(-1, order.indices, mean)
-    assert out.shape[-1] == n
     return out
 
 
@@ -47,16 +46,25 @@ def bootstrap(
 ) -> tuple[float, float]:
     """Percentile interval of `spearman` over `resamples` samples of the N pairs with replacement.
 
-    Samples in which one of the two is constant have no correlation and are left out. Memory: O(`BLOCK` N).
-    Raises: as `spearman`.
+    Samples in which one of the two is constant have no correlation and are left out. Time: O(`resamples` N), since values are sorted but
+    once. Memory: O(`BLOCK` N).
+
+    Raises:
+        ValueError: fewer than one sample, a level that is not in (0, 1), no sample with a correlation, or as `spearman`.
+    Source: Efron 1979.
     """
     _check(one, other, ("first", "second"))
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"resamples is {resamples}, level {level}: choose at least 1, and a level in (0, 1) such as 0.95")
     generator, n, found = rng.generator(seed, "bootstrap"), len(one), []
+    places = [values.unique(return_inverse=True)[1] for values in (one.cpu(), other.cpu())]  # drawn on the CPU: the same on every device
     for start in range(0, resamples, BLOCK):
         drawn = torch.randint(n, (min(BLOCK, resamples - start), n), generator=generator)
-        found.append(_pearson(ranks(one[drawn]), ranks(other[drawn])))
+        found.append(_pearson(*(_ranks_of_places(place[drawn], n) for place in places)))
     values = torch.cat(found)
     values = values[values.isfinite()]
+    if not len(values):
+        raise ValueError(f"none of {resamples} samples of {n} pairs has two different values on both sides: take more pairs or samples")
     tail = (1 - level) / 2
     low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
     return low, high
@@ -68,7 +76,12 @@ def within_classes(
     """Rho within each class, NaN where it is not defined, and their mean weighted by the number of images.
 
     What is left of a correlation when the class means no longer count.
+
+    Raises:
+        ValueError: targets that are not one of `classes` for each image, or as `spearman`.
     """
+    _check(one, other, ("first", "second"))
+    _check_targets(targets, len(one), classes)
     values, weights = [], []
     for label in range(classes):
         member = targets == label
@@ -83,15 +96,17 @@ def within_classes(
 def reliability(draws: Float[Tensor, "M N"]) -> float:
     """How far the order by the mean over M draws would come out again with M other draws, in [-1, 1].
 
-    Rho between the means over the even and over the odd draws, stepped up to M draws by Spearman and Brown: 2 rho / (1 + rho).
+    Rho between the means over the even and over the odd draws, stepped up to M draws: 2 rho / (1 + rho). A negative rho, where halves
+    contradict each other, has no such step and is returned as it is. Of an odd M, the halves are of (M + 1) / 2 and (M - 1) / 2 draws.
 
     Raises:
         ValueError: fewer than two draws, or as `spearman`.
+    Source: Spearman 1910; Brown 1910.
     """
     if draws.ndim != 2 or len(draws) < 2:
         raise ValueError(f"draws are [M, N] with M of at least 2, these are {list(draws.shape)}: draw more views of each image")
     half = spearman(draws[0::2].double().mean(dim=0), draws[1::2].double().mean(dim=0), ("even draws", "odd draws"))
-    return 2 * half / (1 + half) if half > -1 else -1.0
+    return 2 * half / (1 + half) if half > 0 else half
 
 
 @dataclass(frozen=True)
@@ -114,14 +129,26 @@ def correlate(pretext: Tensor, main: Tensor, targets: Tensor, classes: int, *, r
 
 
 def draw(pretexts: Mapping[str, Tensor], main: Tensor, found: Mapping[str, Correlation], title: str, seed: int = 0) -> Figure:
-    """Figure 2: normalised ranks of both losses of `SHOWN` random images; a panel for each pretext, rho over all images in its title."""
+    """Figure 2: normalised ranks of both losses of `SHOWN` random images; a panel for each pretext, rho over all images in its title.
+
+    Args:
+        pretexts: losses [N] by name. main: losses [N]. found: what `correlate` gave, by the same names.
+
+    Raises:
+        ValueError: no pretext, one without its correlation, or losses as `spearman` refuses them.
+    """
     from matplotlib.figure import Figure
 
+    missing = [name for name in pretexts if name not in found]
+    if not pretexts or missing:
+        raise ValueError(f"pretexts are {list(pretexts)}, without a correlation {missing}: give one at least, and what `correlate` gave")
+    for name, losses in pretexts.items():
+        _check(losses, main, (f"{name} loss", "main-task loss"))
     shown = torch.randperm(len(main), generator=rng.generator(seed, "shown"))[:SHOWN]
-    horizontal = ((ranks(main) - 0.5) / len(main))[shown].numpy()
-    figure = Figure(figsize=(3.5 * len(pretexts), 4.1), layout="constrained")
+    horizontal = ((ranks(main.cpu()) - 0.5) / len(main))[shown].numpy()
+    figure = Figure(figsize=(3.5 * len(pretexts), 4.4), layout="constrained")
     for k, (axis, (name, losses)) in enumerate(zip(figure.subplots(1, len(pretexts), squeeze=False)[0], pretexts.items(), strict=True)):
-        vertical = ((ranks(losses) - 0.5) / len(losses))[shown].numpy()
+        vertical = ((ranks(losses.cpu()) - 0.5) / len(losses))[shown].numpy()
         axis.scatter(horizontal, vertical, s=6, alpha=0.5, color=report.COLOURS[k % len(report.COLOURS)], linewidths=0)
         one = found[name]
         axis.set_title(f"{name}\nρ = {one.rho:.3f} ({one.low:.3f} to {one.high:.3f})\nwithin classes {one.within:.3f}", fontsize=10)
@@ -132,14 +159,30 @@ def draw(pretexts: Mapping[str, Tensor], main: Tensor, found: Mapping[str, Corre
             ylim=(0, 1),
             aspect="equal",
         )
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())) + "\n", fontsize=11)
     return figure
+
+
+def _ranks_of_places(places: Tensor, n: int) -> Tensor:
+    """As `ranks`, of whole numbers [R,N] in [0, n), by counting instead of sorting."""
+    count = torch.zeros(len(places), n, dtype=torch.float64).scatter_add_(
+        1, places, torch.ones((), dtype=torch.float64).expand(places.shape)
+    )
+    return (count.cumsum(1) - (count - 1) / 2).gather(1, places)
 
 
 def _pearson(a: Tensor, b: Tensor) -> Tensor:
     a, b = a - a.mean(dim=-1, keepdim=True), b - b.mean(dim=-1, keepdim=True)
     scale = a.square().sum(dim=-1).sqrt() * b.square().sum(dim=-1).sqrt()
     return ((a * b).sum(dim=-1) / scale).clamp(-1, 1)
+
+
+def _check_targets(targets: Tensor, n: int, classes: int) -> None:
+    if targets.shape != (n,):
+        raise ValueError(f"targets are {list(targets.shape)}, of {n} images: one for each")
+    bad = ((targets < 0) | (targets >= classes)).nonzero().flatten()
+    if len(bad):
+        raise ValueError(f"targets[{int(bad[0])}] is {int(targets[bad[0]])}: classes are in [0, {classes}); leave images without one out")
 
 
 def _check(one: Tensor, other: Tensor, names: tuple[str, str]) -> None:

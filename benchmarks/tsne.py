@@ -22,14 +22,13 @@ def features() -> torch.Tensor:
 
 
 def measure() -> Iterator[dict[str, Any]]:
-    x = features()
+    x, seconds = features(), []
+    load = f"{torch.get_num_threads()} threads, load of the machine before {os.getloadavg()[0]:.1f}"
     with tempfile.TemporaryDirectory() as cache:
-        seconds = []
         for _ in range(2):
             start = time.perf_counter()
             tsne.layout(x, cache=cache)
             seconds.append(time.perf_counter() - start)
-    load = f"{torch.get_num_threads()} threads, load of the machine {os.getloadavg()[0]:.1f}"
     what = f"t-SNE of {N:,} x {D} features"
     yield {"name": f"{what}, seconds", "ratio": seconds[0], "bar": FIRST, "sense": "<=", "detail": load}
     yield {

@@ -19,10 +19,13 @@ def test_spearman_and_ranks_are_scipys(pairs: list[tuple[int, int]]) -> None:
         assert spearman(one, other) == pytest.approx(stats.spearmanr(one.numpy(), other.numpy()).statistic, abs=1e-12)
 
 
-def test_bootstrap_against_a_loop() -> None:
+@pytest.mark.parametrize("tied", [False, True])
+def test_bootstrap_against_a_loop(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(1)
     one = torch.randn(60, generator=generator)
     other = one + torch.randn(60, generator=generator)
+    if tied:
+        one, other = one.round(), other.round()
     low, high = bootstrap(one, other, resamples=120)
     g, naive = rng.generator(0, "bootstrap"), []
     for count in (50, 50, 20):
@@ -30,6 +33,9 @@ def test_bootstrap_against_a_loop() -> None:
             naive.append(stats.spearmanr(one[drawn].numpy(), other[drawn].numpy()).statistic)
     assert (low, high) == pytest.approx(tuple(numpy.quantile(naive, [0.025, 0.975])), abs=1e-9)
     assert low < spearman(one, other) < high
+    assert bootstrap(one, other, resamples=120) == (low, high) != bootstrap(one, other, resamples=120, seed=1)
+    monkeypatch.setattr("alnb.rank_correlation.BLOCK", 7)
+    assert bootstrap(one, other, resamples=120) == pytest.approx((low, high), abs=1e-12)
 
 
 def test_within_classes_takes_class_means_away() -> None:
@@ -50,8 +56,17 @@ def test_reliability_of_noise_and_of_a_signal() -> None:
     half = spearman((signal + 0.3 * noise)[0::2].mean(0), (signal + 0.3 * noise)[1::2].mean(0))
     assert reliability(signal + 0.3 * noise) == pytest.approx(2 * half / (1 + half), abs=1e-6)
     assert reliability(signal + 0.3 * noise) > 0.9 and abs(reliability(noise)) < 0.2
+    halves = spearman(torch.arange(5.0), torch.tensor([4.0, 2, 3, 1, 0]))
+    assert reliability(torch.tensor([[0.0, 1, 2, 3, 4], [4, 2, 3, 1, 0]])) == halves == pytest.approx(-0.9)
+    with pytest.raises(ValueError, match=r"odd draws is 1\.0 everywhere"):
+        reliability(torch.stack([signal, torch.ones(500)]))
     with pytest.raises(ValueError, match=r"draws are \[M, N\] with M of at least 2, these are \[1, 500\]"):
         reliability(noise[:1])
+
+
+def drawn_both(seed: int) -> bool:
+    drawn = torch.randint(1000, (1, 1000), generator=rng.generator(seed, "bootstrap"))
+    return bool((drawn == 0).any() and (drawn == 999).any())
 
 
 def test_bad_input() -> None:
@@ -59,13 +74,41 @@ def test_bad_input() -> None:
         spearman(torch.rand(4), torch.full((4,), 2.0), ("pretext", "main"))
     with pytest.raises(ValueError, match="pretext is not a number at 2: it has no rank"):
         spearman(torch.tensor([0.0, 1.0, torch.nan]), torch.rand(3), ("pretext", "main"))
+    for options in ({"resamples": 0}, {"level": 95.0}):
+        with pytest.raises(ValueError, match=r"resamples is \d+, level [\d.]+: choose at least 1, and a level in \(0, 1\)"):
+            bootstrap(torch.rand(9), torch.rand(9), **options)
+    rare = torch.eye(1000)[0]
+    with pytest.raises(ValueError, match="none of 1 samples of 1000 pairs has two different values on both sides"):
+        bootstrap(rare, rare.flip(0), resamples=1, seed=next(s for s in range(99) if not drawn_both(s)))
+    with pytest.raises(ValueError, match=r"targets\[1\] is -1: classes are in \[0, 3\)"):
+        within_classes(torch.rand(3), torch.rand(3), torch.tensor([0, -1, 2]), 3)
+    with pytest.raises(ValueError, match=r"targets are \[2\], of 3 images"):
+        within_classes(torch.rand(3), torch.rand(3), torch.tensor([0, 2]), 3)
     with pytest.raises(ValueError, match=r"first is \[3\], second \[4\]: both are \[N\]"):
         spearman(torch.rand(3), torch.rand(4))
 
 
 def test_drawing() -> None:
-    main, losses = torch.rand(1500), {"rotation": torch.rand(1500), "jigsaw": torch.rand(1500)}
+    generator = torch.Generator().manual_seed(0)
+    main, losses = torch.rand(1500, generator=generator), {n: torch.rand(1500, generator=generator) for n in ("rotation", "jigsaw")}
     found = {name: correlate(values, main, torch.zeros(1500, dtype=torch.int64), 1, resamples=10) for name, values in losses.items()}
     figure = draw(losses, main, found, "correlation")
-    assert [len(axis.collections[0].get_offsets()) for axis in figure.axes] == [1000, 1000]
-    assert f"ρ = {found['rotation'].rho:.3f}" in figure.axes[0].get_title()
+    pairs = torch.stack([(ranks(main) - 0.5) / 1500, (ranks(losses["jigsaw"]) - 0.5) / 1500], dim=1)
+    shown = figure.axes[1].collections[0].get_offsets().tolist()
+    assert len(shown) == len(figure.axes[0].collections[0].get_offsets()) == 1000
+    assert {tuple(point) for point in shown} <= {tuple(point) for point in pairs.tolist()}
+    one = found["rotation"]
+    assert f"ρ = {one.rho:.3f} ({one.low:.3f} to {one.high:.3f})" in figure.axes[0].get_title()
+    with pytest.raises(ValueError, match=r"without a correlation \['jigsaw'\]"):
+        draw(losses, main, {"rotation": one}, "correlation")
+    with pytest.raises(ValueError, match=r"rotation loss is \[1500\], main-task loss \[1499\]"):
+        draw(losses, main[1:], found, "correlation")
+
+
+def test_drawing_of_one_is_not_cut_off() -> None:
+    values = torch.arange(30.0)
+    found = {"colorization": correlate(values, values, torch.zeros(30, dtype=torch.int64), 1, resamples=10)}
+    figure = draw({"colorization": values}, values, found, "CIFAR-10, test images: the pretext loss against that of the main task")
+    figure.draw_without_rendering()
+    title, above = figure.axes[0].title.get_window_extent(), figure._suptitle.get_window_extent()
+    assert above.x0 >= 0 and above.x1 <= figure.bbox.x1 and above.y1 <= figure.bbox.y1 and title.y1 <= above.y0
