@@ -12,7 +12,7 @@ import torch
 from alnb import store
 
 NAMES = ("training", "augmentation", "kcenter", "importing", "frozen", "simsiam", "digits", "loading", "tsne", "gcn")
-LONG = ("bengar2021", "scratch_floor", "pretraining_seeds", "sweeping", "sweep_kills")  # ten minutes to an hour: only where they are named
+LONG = ("bengar2021", "yi2022", "scratch_floor", "pretraining_seeds", "sweeping", "sweep_kills")  # minutes to hours: only where named
 RESULTS = Path(__file__).with_name("results.json")
 Row = dict[str, Any]
 

@@ -277,3 +277,39 @@ def train_updates() -> int:
 def train_module_update(net: Net, recipe: Recipe) -> object:
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=True)
     return train._update(train.Training(net, optimiser, "x", None, 60.0), recipe, train.cross_entropy)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_another_loss_takes_over_and_a_resume_knows_it(share: float, train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def named(name: str) -> alnb.train.Loss:
+        def loss(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            calls.append(name)
+            return alnb.train.cross_entropy(net, x, y)
+
+        return loss
+
+    indices, updates = torch.arange(20), learner.recipe.updates(20)
+    later = alnb.train.Later(share, named("second"))
+    net = learner.build(3, 0)
+    fit(net, train.images, indices, train.targets[indices], learner.recipe, loss=named("first"), later=later)
+    first = math.ceil(share * updates)
+    assert calls == ["first"] * first + ["second"] * (updates - first)
+    plain = learner.build(3, 0)
+    fit(plain, train.images, indices, train.targets[indices], learner.recipe)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), plain.state_dict().values(), strict=True))
+    for bad in (0, 1, -0.5):
+        with pytest.raises(ValueError, match=f"Later.share is {bad}: it must be in"):
+            alnb.train.Later(bad, named("x"))
+
+
+def test_a_net_stuck_in_evaluation_mode_never_learns_its_statistics(train: ImageSet, learner: alnb.Learner) -> None:
+    indices = torch.arange(20)
+    for stuck in (True, False):
+        net, recipe = learner.build(3, 0), replace(learner.recipe, stuck_in_eval=stuck)
+        before = {name: value.clone() for name, value in net.state_dict().items()}
+        watch = alnb.train.Watch(3, lambda net, step: None)
+        fit(net, train.images, indices, train.targets[indices], recipe, watch=watch)
+        moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+        assert any("running_mean" in name for name in moved) is not stuck and "head.weight" in moved
