@@ -115,7 +115,7 @@ class Setting:
     budget: int  # of each later one
     points: int  # iterations, the first included
     batches: int  # that PT4AL cuts the pool into
-    subset: int  # candidates that are scored by those methods whose papers draw some at random
+    subset: int  # candidates drawn at random that are scored by the methods of `SUBSET`
     vaal: VAAL
     ta_vaal: TAVAAL
     pal: PAL
@@ -163,14 +163,16 @@ def setting(dataset: str, scale: str, *, preset: str = "clean", points: int | No
         image_size=224 if caltech else None,
     )  # fmt: skip
     scaled = SCALES[scale](full)
+    if chosen.first_batch >= scaled.batches:
+        raise ValueError(f"first_batch is {chosen.first_batch}, but on {dataset} the pool is cut into {scaled.batches} batches, from 0 on")
     return scaled if points is None else replace(scaled, points=points)
 
 
 def ladder(dataset: str, scale: str, points: int | None = None) -> dict[str, Setting]:
     """Every protocol by name: the clean one, it with one switch changed at a time, and the presets; what each difference is worth."""
-    changed = {
+    changed: set[tuple[str, Any]] = {
         (name, getattr(preset, name)) for preset in PRESETS.values() for name in VALUES if getattr(preset, name) != getattr(CLEAN, name)
-    }
+    } | {("first_batch", 5)}  # of the authors' script for the cold start, and so in no preset
     single = [replace(CLEAN, **{name: value}) for name, value in sorted(changed, key=lambda one: list(VALUES).index(one[0]))]
     return {
         name_of(switches): setting(dataset, scale, points=points, **asdict(switches)) for switches in (CLEAN, *single, *PRESETS.values())
@@ -238,13 +240,18 @@ class Method:
     exact: bool = True
 
 
+SUBSET = ("vaal", "learning_loss", "learning_loss_detached", "core_gcn", "uncertain_gcn", "pal", "ta_vaal")
+"""Methods that score a random part of the pool. Learning Loss does so in its paper, CoreGCN and TA-VAAL in their code, which runs VAAL so
+too; PAL alone does not: with all of a large pool its score is of outliers, and PT4AL's paper does not say what it did."""
+
+
 def _subset(strategy: Callable[[Setting], Strategy]) -> Callable[[Setting], Strategy]:
     return lambda setting: Scoped(RandomSubset(setting.subset), strategy(setting))
 
 
 def _batch(setting: Setting, order: str = "high_first") -> LossBatch:
     switches = setting.switches
-    return LossBatch(setting.batches, key=switches.key, order=order, first=min(switches.first_batch, setting.batches - 1))
+    return LossBatch(setting.batches, key=switches.key, order=order, first=switches.first_batch)
 
 
 CONFIDENCES = {"softmax": STRATEGIES["least_confidence"], "normalised": pt4al.normalised_confidence}
@@ -318,8 +325,10 @@ def _part(image_set: ImageSet, per_class: int | None) -> ImageSet:
 
 
 def base(setting: Setting, train: ImageSet, recipe: Recipe) -> Learner:
-    """A plain learner of the setting's net, which normalises images by those of the pool."""
+    """A plain learner of the setting's net, which normalises images by those of the pool, in the order red, green, blue."""
     mean, std = train.images.statistics  # type: ignore[attr-defined]  # of a Resident or a Selection
+    if setting.switches.colour == "bgr":  # blue comes first, and is normalised as red, as in the authors' code
+        mean, std = mean[::-1], std[::-1]
     return Learner(setting.net, recipe, mean=mean, std=std)
 
 
@@ -327,7 +336,8 @@ def learned(setting: Setting, train: ImageSet, pretext: str, *, runs: Path | str
     """What `pretext` learns from the pool, once: kept below `runs`, in pretrained/; see `summary` for what is written beside.
 
     Raises:
-        ValueError, pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`.
+        ValueError, pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`; or there was another
+            pre-training, on another machine, whose runs are here.
     """
     task, learner = setting.pretexts[pretext], pretext_learner(setting, train, pretext)
     found = pretrain(task, train.images, learner, cache=Path(runs) / "pretrained", report=report)
@@ -335,7 +345,14 @@ def learned(setting: Setting, train: ImageSet, pretext: str, *, runs: Path | str
     told = {
         "seconds": found.seconds, "loss": float(found.losses.mean()), "images": len(found.losses), "first_batch": len(orders[0]),
         "below_1e-4": int((found.losses < 1e-4).sum()), "overlap": len(set(orders[0]) & set(orders[1])),
+        "losses": store.fingerprint(found.losses.cpu()),
     }  # fmt: skip
+    before = _summary(setting, pretext, runs)
+    if before.exists() and summary(setting, pretext, runs).get("losses") != told["losses"]:
+        raise ValueError(
+            f"{before} tells of another pre-training on {pretext}, whose runs sort by other losses than this one's: bring its folder in "
+            f"{Path(runs) / 'pretrained'} from where it was made, or move that file and its runs away"
+        )
     store.write_json(_summary(setting, pretext, runs), told)
     return found
 
@@ -367,7 +384,10 @@ def summary(setting: Setting, pretext: str, runs: Path | str) -> dict[str, Any]:
     Raises:
         store.Corrupted: it was not learned there, or the file is damaged.
     """
-    found: dict[str, Any] = store.read_json(_summary(setting, pretext, runs), "copy it from where the runs were made")
+    path, remedy = _summary(setting, pretext, runs), "copy it from where the runs beside it were made"
+    if not path.exists():
+        raise store.Corrupted(f"{path} is missing: {remedy}")
+    found: dict[str, Any] = store.read_json(path, remedy)
     return found
 
 
@@ -468,15 +488,18 @@ def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) 
         ValueError: two runs are of one job, or not all of the same images.
     """
     below: dict[tuple[Any, ...], Found] = {}
-    sources: dict[str, Path] = {}
+    first: dict[str, tuple[Any, Path]] = {}  # images, and the losses of each pretext, and a run that has them
     for run, columns in find_runs(runs, paper=PAPER, setting=setting.fingerprint):
         if len(run.records()) < setting.points:
             continue
         experiment = (run.manifest or {})["experiment"]
-        sources.setdefault(store.fingerprint(experiment["pool"]["images"], experiment["test"]), run.path)
+        if experiment["strategy"] != store.describe(METHODS[columns["method"]].strategy(setting)):
+            continue  # by an earlier version of the method
         twin = below.setdefault(_key(columns), (run, columns))[0]
-        other = next(iter(sources.values())) if len(sources) > 1 else twin.path
-        if other != run.path and (twin.path != run.path or len(sources) > 1):
+        parts = {"images": (experiment["pool"]["images"], experiment["test"]), columns["pretext"]: experiment["side"]}
+        firsts = [first.setdefault(name, (part, run.path)) for name, part in parts.items()]
+        others = [where for (part, where), own in zip(firsts, parts.values(), strict=True) if part != own]
+        for other in [*others, *([twin.path] if twin.path != run.path else [])]:
             raise ValueError(f"{other} and {run.path} are one experiment on other images or losses: move one of the two away")
     jobs = list(jobs)
     for run, _ in (below[_key(job)] for job in jobs if _key(job) in below):
@@ -533,5 +556,7 @@ def supervised(
             "seconds": time.monotonic() - start,
         }
 
-    found = store.kept(Path(runs) / "supervised", setting.dataset, experiment, torch.device("cpu"), compute, ("checkpoint.pt",))
-    return Supervised(**{name: found[name] for name in Supervised.__dataclass_fields__})
+    found = store.kept(Path(runs) / "supervised", setting.dataset, experiment, train_set.images.device, compute, ("checkpoint.pt",))
+    values: dict[str, Any] = {name: found[name] for name in Supervised.__dataclass_fields__}
+    moved: dict[str, Any] = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()}
+    return Supervised(**moved)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alnb import report, rng
-from alnb.claims import FAILS, HOLDS, OPEN
+from alnb.claims import FAILS, HOLDS, OPEN, Verdict
 from alnb.loop import Cycle
 from alnb.rank_correlation import Correlation
 from alnb.records import Found
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SHOWN = 10_000  # images of a t-SNE plot, at most
+CLOSE = 0.1  # of rho: within it a correlation is held to be the value that it is compared with
 
 
 def whole(frame: DataFrame, least: Mapping[str, int], preset: str = "clean", *, by_preset: bool = True) -> bool:
@@ -97,12 +98,12 @@ def draw_cold_start(frame: DataFrame, published: DataFrame, title: str) -> Figur
     return figure
 
 
-def costs(finished: Iterable[Found], pretext: float, published: DataFrame) -> DataFrame:
+def costs(finished: Iterable[Found], pretexts: Mapping[str, float], published: DataFrame) -> DataFrame:
     """Table 2: seconds of each stage of each method, and the total over that of random choice.
 
     Args:
         finished: the runs, from `yi2022.find`.
-        pretext: seconds that PT4AL's pretext took to learn.
+        pretexts: seconds that each pretext took to learn, which a method that sorts by its losses pays once.
         published: the minutes of the paper's table.
     Returns:
         Columns strategy, pretext, query, fit, evaluate, total (means over runs), ratio, published (the paper's ratio, NaN where none).
@@ -113,9 +114,8 @@ def costs(finished: Iterable[Found], pretext: float, published: DataFrame) -> Da
     for run, columns in finished:
         cycles = [Cycle.read(record) for record in run.records()]
         stages = {stage: sum(cycle.seconds[stage] for cycle in cycles) for stage in ("query", "fit", "evaluate")}
-        rows.append({"strategy": columns["strategy"], **stages})
+        rows.append({"strategy": columns["strategy"], "pretext": pretexts.get(columns["pretext"], 0.0), **stages})
     mean = pandas.DataFrame(rows).groupby("strategy", sort=False).mean()
-    mean.insert(0, "pretext", [pretext if name.startswith("pt4al") else 0.0 for name in mean.index])
     mean["total"] = mean.sum(axis=1)
     table = mean.reset_index()
     printed = published.set_index("strategy")["value"]
@@ -126,21 +126,24 @@ def costs(finished: Iterable[Found], pretext: float, published: DataFrame) -> Da
 
 
 def draw_costs(table: DataFrame, title: str) -> Figure:
-    """`costs` as bars, stage by stage, in units of random choice; hollow markers are the paper's."""
+    """`costs` as bars, stage by stage, in units of random choice, or in seconds where that was not run; hollow markers are the paper's."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.4, 1.3 + 0.42 * len(table)), layout="constrained")
     axis = figure.subplots()
-    left, unit = [0.0] * len(table), table["total"] / table["ratio"]
+    known = bool(table["ratio"].notna().all())
+    left, unit = [0.0] * len(table), table["total"] / table["ratio"] if known else 1.0
     for colour, stage in zip(report.COLOURS, ("pretext", "query", "fit", "evaluate"), strict=False):
         width = table[stage] / unit
         axis.barh(range(len(table)), width, left=left, color=colour, label=stage)
         left = [a + b for a, b in zip(left, width, strict=True)]
-    for y, row in enumerate(table.itertuples()):
-        axis.annotate(f"{row.ratio:.2f}", (left[y], y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
-    axis.plot(table["published"], range(len(table)), "o", markersize=9, fillstyle="none", color="0.2", label="published")
-    axis.set(yticks=range(len(table)), yticklabels=table["strategy"].str.replace("_", " "), xlabel="time, as a multiple of random choice")
-    axis.set_xlim(0, 1.12 * max(table["ratio"].max(), table["published"].max(skipna=True)))
+    for y in range(len(table)):
+        axis.annotate(f"{left[y]:.2f}", (left[y], y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    if known:
+        axis.plot(table["published"], range(len(table)), "o", markersize=9, fillstyle="none", color="0.2", label="published")
+    label = "time, as a multiple of random choice" if known else "seconds"
+    axis.set(yticks=range(len(table)), yticklabels=table["strategy"].str.replace("_", " "), xlabel=label)
+    axis.set_xlim(0, 1.12 * max([*left, *(table["published"].dropna() if known else [])]))
     axis.invert_yaxis()
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3, axis="x")
@@ -150,6 +153,8 @@ def draw_costs(table: DataFrame, title: str) -> Figure:
 
 def correlations(found: Mapping[str, Correlation], published: DataFrame, scale: str) -> DataFrame:
     """Hypothesis H1 and what is said of SimSiam, put to the correlations of Figure 2.
+
+    A value is met where the whole interval lies within `CLOSE` of it, and not where none of it does; so with SimSiam's 0.
 
     Returns:
         Columns: claim, statement, verdict, evidence.
@@ -162,25 +167,41 @@ def correlations(found: Mapping[str, Correlation], published: DataFrame, scale: 
         told = f"rho {one.rho:.3f} (95 % interval {one.low:.3f} to {one.high:.3f}), within classes {one.within:.3f}"
         if name in printed:
             value = printed[name]
-            inside = HOLDS if one.low <= value <= one.high else FAILS
-            rows.append(("H1 value", f"The correlation with {name} is {value:g}.", inside if scale == "paper" else OPEN, told))
+            rows.append(("H1 value", f"The correlation with {name} is {value:g}.", _met(one, value) if scale == "paper" else OPEN, told))
         if name == "simsiam":
-            verdict = HOLDS if one.low <= 0 <= one.high else FAILS
-            rows.append(("H1 SimSiam", "SimSiam's loss is not correlated with the main task's.", verdict, told))
+            rows.append(("H1 SimSiam", "SimSiam's loss is not correlated with the main task's.", _met(one, 0.0), told))
         else:
             verdict = HOLDS if one.low > 0 else FAILS if one.high < 0 else OPEN
             rows.append(("H1", f"The loss of {name} is positively correlated with the main task's.", verdict, told))
     return pandas.DataFrame(rows, columns=["claim", "statement", "verdict", "evidence"])
 
 
+def _met(one: Correlation, value: float) -> Verdict:
+    if value - CLOSE <= one.low and one.high <= value + CLOSE:
+        return HOLDS
+    return FAILS if one.high < value - CLOSE or one.low > value + CLOSE else OPEN
+
+
 def queries(finished: Iterable[Found], iterations: Sequence[int]) -> dict[str, dict[int, Tensor]]:
-    """What each method of some runs asked for in the `iterations`, from 1: global indices i64 [n]; the first run of a method counts."""
+    """What each method of some runs asked for in the `iterations`, from 1: global indices i64 [n]; the first run of a method counts.
+
+    Raises:
+        ValueError: a run has no such iteration.
+    """
     found: dict[str, dict[int, Tensor]] = {}
     for run, columns in finished:
         cycles = [Cycle.read(record) for record in run.records()]
-        own = {k: torch.tensor(cycles[k - 1].queried) for k in iterations if k <= len(cycles)}
+        check_iterations(iterations, len(cycles))
+        own = {k: torch.tensor(cycles[k - 1].queried) for k in iterations}
         found.setdefault(columns["strategy"], own)
     return found
+
+
+def check_iterations(iterations: Iterable[int], points: int) -> None:
+    """Raises: ValueError where one of them is none of the `points` iterations of a run."""
+    wrong = [k for k in iterations if not 1 <= k <= points]
+    if wrong:
+        raise ValueError(f"there is no iteration {wrong[0]}: a run has {points}, the first of which is 1")
 
 
 def shown(n: int, queries: Mapping[str, Mapping[int, Tensor]], most: int = SHOWN) -> Tensor:

@@ -49,8 +49,8 @@ def test_names_of_protocols_and_the_ladder() -> None:
     assert yi2022.name_of(replace(CLEAN, init="warm")) == "clean, init=warm"
     assert [yi2022.name_of(one) for one in PRESETS.values()] == list(PRESETS)
     steps = ladder("cifar10", "smoke")
-    assert next(iter(steps)) == "clean" and {"paper", "as_released"} < set(steps) and len(steps) == 9
-    assert len({one.fingerprint for one in steps.values()}) == 9
+    assert next(iter(steps)) == "clean" and {"paper", "as_released"} < set(steps) and len(steps) == 10
+    assert len({one.fingerprint for one in steps.values()}) == 10
     single = [one.switches for name, one in steps.items() if "=" in name]
     assert all(sum(a != b for a, b in zip(asdict(one).values(), asdict(CLEAN).values(), strict=True)) == 1 for one in single)
 
@@ -95,6 +95,7 @@ def test_switches_reach_the_run() -> None:
     train, test = yi2022.images(chosen)
     assert train.name.endswith("(BGR)") and torch.equal(train.images.tensor, ready.train.images.tensor.flip(1))
     released = yi2022.prepare(chosen, train, test, ["rotation"], runs=runs)
+    assert released.learner.mean == ready.learner.mean  # of red, in the order red, green, blue, though blue comes first
     found = list(cycles(released, method="pt4al", pretext="rotation", seed=0, runs=runs))
     assert len(found) == 2 and any(loop.PEEKED in note for cycle in found for note in cycle.notes)
     ((run, columns),) = find(chosen, grid(chosen, ["pt4al"], [0]), runs)[0]
@@ -105,9 +106,9 @@ def test_switches_reach_the_run() -> None:
 
 def test_scopes_of_methods() -> None:
     chosen = setting("cifar10", "smoke")
-    for name in ("vaal", "learning_loss", "learning_loss_detached", "core_gcn", "uncertain_gcn", "pal", "ta_vaal"):
-        scoped = METHODS[name].strategy(chosen)
-        assert isinstance(scoped, Scoped) and scoped.scope == RandomSubset(chosen.subset)
+    scoped = {name: one.strategy(chosen) for name, one in METHODS.items() if one.exact}
+    some = {name for name, one in scoped.items() if isinstance(one, Scoped) and one.scope == RandomSubset(chosen.subset)}
+    assert some == set(yi2022.SUBSET)
     assert METHODS["learning_loss"].learner(prepared()[0].learner).later.share == 121 / 200
 
 
@@ -126,6 +127,7 @@ def test_bad_input() -> None:
         (lambda: setting("cifar-10", "smoke"), "dataset is 'cifar-10': it must be one of cifar10"),
         (lambda: setting("cifar10", "smoke", preset="dirty"), "preset is 'dirty': it must be one of clean, paper, as_released"),
         (lambda: setting("cifar10", "smoke", warmth=1), "there is no switch 'warmth': there are key, first_batch"),
+        (lambda: setting("caltech101", "laptop", first_batch=8), "first_batch is 8, but on caltech101 the pool is cut into 8 batches"),
         (lambda: Switches(key="number"), "key is 'number': it must be one of float, text"),
         (lambda: grid(setting("cifar10", "smoke"), ["coreset"], [0]), "there is no method 'coreset': there are random"),
         (lambda: grid(setting("cifar10", "smoke"), ["pt4al"], [0], ["rotate"]), "there is no pretext 'rotate': there are"),
@@ -145,3 +147,35 @@ def test_two_runs_of_one_job_are_an_error(tmp_path: Path) -> None:
         list(cycles(one, method="random", pretext="", seed=0, runs=tmp_path))
     with pytest.raises(ValueError, match="are one experiment on other images or losses: move one of the two away"):
         find(ready.setting, grid(ready.setting, ["random"], [0]), tmp_path)
+
+
+def test_runs_sorted_by_two_pre_trainings_are_an_error(tmp_path: Path) -> None:
+    ready, _ = prepared()
+    other = replace(ready, losses={"rotation": ready.losses["rotation"].flip(0)})
+    jobs = grid(ready.setting, ["pt4al"], [0, 1])
+    for one, job in zip((ready, other), jobs, strict=True):
+        list(cycles(one, **job, runs=tmp_path))
+    with pytest.raises(ValueError, match="are one experiment on other images or losses"):
+        find(ready.setting, jobs, tmp_path)
+
+
+def test_another_pre_training_is_not_mixed_into_the_runs_of_the_first(tmp_path: Path) -> None:
+    ready, _ = prepared()
+    yi2022.learned(ready.setting, ready.train, "rotation", runs=tmp_path)
+    path = next(tmp_path.glob("pretrained-*.json"))
+    assert yi2022.summary(ready.setting, "rotation", tmp_path)["images"] == len(ready.train)
+    store.write_json(path, {**yi2022.summary(ready.setting, "rotation", tmp_path), "losses": "of another machine"})
+    with pytest.raises(ValueError, match="tells of another pre-training on rotation"):
+        yi2022.learned(ready.setting, ready.train, "rotation", runs=tmp_path)
+    path.unlink()
+    with pytest.raises(store.Corrupted, match="is missing: copy it from where the runs beside it were made"):
+        yi2022.summary(ready.setting, "rotation", tmp_path)
+
+
+def test_runs_of_an_earlier_version_of_a_method_are_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready, _ = prepared()
+    list(cycles(ready, method="vaal", pretext="", seed=0, runs=tmp_path))
+    jobs = grid(ready.setting, ["vaal"], [0])
+    assert len(find(ready.setting, jobs, tmp_path)[0]) == 1
+    monkeypatch.setitem(METHODS, "vaal", replace(METHODS["vaal"], strategy=lambda setting: setting.vaal))
+    assert find(ready.setting, jobs, tmp_path)[1] == jobs

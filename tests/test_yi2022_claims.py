@@ -37,6 +37,11 @@ def test_verdicts() -> None:
     assert "pt4al over random +10.0 points" in found.loc["P1", "evidence"]
     worse = claims(made({**better, "pt4al": [0.3, 0.1]}), "figure3").set_index("claim")["verdict"]
     assert worse["P2"] == HOLDS and worse["P3"] == FAILS and worse["P1"] == FAILS
+    evenly = {name: [0.2] for name in (*better, "pt4al")}
+    uneven = claims(made({**{k: v for k, v in evenly.items() if k != "learning_loss_detached"}, "pt4al": [0.3]}), "figure5b").set_index(
+        "claim"
+    )
+    assert uneven.loc["P5", "verdict"] == HOLDS  # the methods that its notebook runs decide it
     partly = claims(made({"random": [0.2], "pt4al": [0.3]}), "figure3").set_index("claim")
     assert partly.loc["P1", "verdict"] == OPEN and "kcenter was not run" in partly.loc["P1", "evidence"]
     assert claims(made({"random": [0.2], "pt4al": [0.3]}, seeds=1), "figure3").set_index("claim").loc["P2", "verdict"] == OPEN
@@ -73,12 +78,15 @@ def test_costs_are_sums_over_cycles_and_ratios_to_random(monkeypatch: pytest.Mon
             empty = {"metrics": {}, "queried": [], "labels": [], "class_counts": [], "notes": [], "peak_memory_mb": 0.0}
             return [{"cycle": k, "n_labelled": 1, "seconds": seconds, **empty} for k in range(2)]
 
-    finished = [(Made(0.5), {"strategy": "random"}), (Made(0.5), {"strategy": "random"}), (Made(1.0), {"strategy": "pt4al"})]
-    table = yi2022_report.costs(finished, 5.0, published("yi2022", item="Table 2")).set_index("strategy")
+    alone = {"strategy": "random", "pretext": ""}
+    finished = [(Made(0.5), alone), (Made(0.5), alone), (Made(1.0), {"strategy": "pt4al", "pretext": "rotation"})]
+    table = yi2022_report.costs(finished, {"rotation": 5.0}, published("yi2022", item="Table 2")).set_index("strategy")
     assert table.loc["random", "total"] == 6 and table.loc["pt4al", "total"] == 12 and table.loc["pt4al", "pretext"] == 5
     assert table.loc["pt4al", "ratio"] == 2 and table.loc["pt4al", "published"] == pytest.approx(216 / 136)
     figure = yi2022_report.draw_costs(table.reset_index(), "costs")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["random", "pt4al"]
+    without = yi2022_report.costs(finished[2:], {"rotation": 5.0}, published("yi2022", item="Table 2"))
+    assert yi2022_report.draw_costs(without, "in seconds").axes[0].get_xlabel() == "seconds"
 
 
 def test_cold_start_shows_every_seed() -> None:
@@ -90,12 +98,17 @@ def test_cold_start_shows_every_seed() -> None:
 
 
 def test_correlations_and_balance() -> None:
-    one = rank_correlation.Correlation(0.2, 0.1, 0.3, 0.15, ())
-    table = yi2022_report.correlations(
-        {"rotation": one, "simsiam": one}, published("yi2022", metric="correlation", dataset="cifar10"), "paper"
-    )
-    verdicts = [(row.claim, row.verdict) for row in table.itertuples()]
-    assert verdicts == [("H1 value", FAILS), ("H1", HOLDS), ("H1 value", FAILS), ("H1 SimSiam", FAILS)]
+    printed = published("yi2022", metric="correlation", dataset="cifar10")
+
+    def verdicts(low: float, high: float, scale: str = "paper") -> list[tuple[str, str]]:
+        one = rank_correlation.Correlation((low + high) / 2, low, high, 0.15, ())
+        table = yi2022_report.correlations({"rotation": one, "simsiam": one}, printed, scale)
+        return [(row.claim, row.verdict) for row in table.itertuples()]
+
+    assert verdicts(0.15, 0.3) == [("H1 value", FAILS), ("H1", HOLDS), ("H1 value", FAILS), ("H1 SimSiam", FAILS)]
+    assert verdicts(-0.05, 0.05) == [("H1 value", FAILS), ("H1", OPEN), ("H1 value", HOLDS), ("H1 SimSiam", HOLDS)]
+    assert verdicts(-0.3, 0.3)[-1] == ("H1 SimSiam", OPEN)  # no evidence is none
+    assert verdicts(0.75, 0.85)[0] == ("H1 value", HOLDS) and verdicts(0.75, 0.85, "laptop")[0] == ("H1 value", OPEN)
     counts = pandas.DataFrame(
         [
             {"strategy": "a", "run": "r", "cycle": k, "class": c, "count": n}
@@ -127,3 +140,10 @@ def test_panels_share_pt4al_and_random() -> None:
         "(a) parts": {"random", "pt4al", "sampling_only"}, "(b) pretexts": {"random", "pt4al", "pt4al, jigsaw"},
         "6.3: first labels, order": {"random", "pt4al", "pt4al_top_k"},
     }  # fmt: skip
+
+
+def test_an_iteration_that_a_run_does_not_have() -> None:
+    for wrong in (0, 11):
+        with pytest.raises(ValueError, match=f"there is no iteration {wrong}: a run has 3, the first of which is 1"):
+            yi2022_report.check_iterations([1, wrong], 3)
+    yi2022_report.check_iterations([1, 2, 3], 3)
