@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame, Series
 
+LARGE = 300_000  # bytes of a PNG from which on it is kept in fewer colours
 BAND = 0.95  # confidence of every band and interval
 # Okabe and Ito's colours, which colour-blind people can tell apart; each strategy has its marker as well
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -232,8 +233,20 @@ def save(figure: Figure, path: Path, caption: str, runs: DataFrame | None = None
         figure.supxlabel(textwrap.fill(provenance(runs), wide), x=0.01, ha="left", fontsize=7, color="0.35")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Description": caption})
-    store.write_atomic(path, buffer.getvalue())
+    store.write_atomic(path, buffer.getvalue() if buffer.tell() < LARGE else _fewer_colours(buffer.getvalue(), caption))
     return path
+
+
+def _fewer_colours(png: bytes, caption: str) -> bytes:
+    """The picture in 256 colours, which takes a third of the bytes; thousands of half-transparent points make that many more."""
+    import io
+
+    from PIL import Image, PngImagePlugin
+
+    told, out = PngImagePlugin.PngInfo(), io.BytesIO()
+    told.add_text("Description", caption)
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(out, "png", optimize=True, pnginfo=told)
+    return out.getvalue()
 
 
 def labels_to_reach(labels: Iterable[float], accuracy: Iterable[float], level: float) -> float:

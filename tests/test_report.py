@@ -149,3 +149,10 @@ def test_class_histograms_are_means_over_runs() -> None:
     counts = pandas.DataFrame(rows, columns=["strategy", "run", "cycle", "class", "count"])
     axis = report.class_histograms(counts, "all").axes[0]
     assert [bar.get_height() for bar in axis.patches] == [3, 6, 9] and axis.lines[0].get_ydata()[0] == 6  # mean of 1 + 1 and 2 + 2, …
+
+
+def test_a_large_picture_is_kept_in_fewer_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = report.save(report.curves(FRAME, "bars"), tmp_path / "whole.png", "what it shows").read_bytes()
+    monkeypatch.setattr(report, "LARGE", 1000)
+    fewer = report.save(report.curves(FRAME, "bars"), tmp_path / "fewer.png", "what it shows").read_bytes()
+    assert len(fewer) < 0.7 * len(whole) and fewer.startswith(b"\x89PNG") and b"what it shows" in fewer
