@@ -20,7 +20,7 @@ from alnb.acquire import STRATEGIES, Strategy
 from alnb.acquire.svm import SvmMargin, svm_accuracy
 from alnb.acquire.vaal import FAITHFUL, SANE, VAAL
 from alnb.augment import AUGMENTATIONS
-from alnb.data import Embedded, Images, ImageSet, balanced, load, subset
+from alnb.data import Embedded, Images, ImageSet, at_most, load, subset
 from alnb.data.official import Root
 from alnb.loop import Cycle, Protocol
 from alnb.nets import Net, linear, resnet10, resnet18, small
@@ -229,13 +229,7 @@ def images(setting: Setting, *, root: Root = None, device: str = "cpu", download
     train, test = load(setting.source, root=root, device=device, download=download)
     if setting.source == "tiny_imagenet":
         train, test = split_tiny(train, test, setting.split)
-    return _part(train, setting.per_class), _part(test, setting.test_per_class)
-
-
-def _part(image_set: ImageSet, per_class: int | None) -> ImageSet:
-    """A class-balanced part, or all where no class has more."""
-    fewest = int(torch.bincount(image_set.targets, minlength=len(image_set.classes)).min())
-    return image_set if per_class is None else balanced(image_set, min(per_class, fewest), seed=0)
+    return at_most(train, setting.per_class), at_most(test, setting.test_per_class)
 
 
 def prepare(
@@ -250,7 +244,7 @@ def prepare(
     """
     mean, std = train.images.statistics  # type: ignore[attr-defined]  # of a Resident or a Selection
     base, cache = Learner(setting.net, setting.pretraining, mean=mean, std=std), Path(runs) / "pretrained"
-    memory, held_out = (_part(s, setting.watched or None) for s in (train, test))
+    memory, held_out = (at_most(s, setting.watched or None) for s in (train, test))
     found = pretrain(setting.pretext, train.images, base, seed=seed, cache=cache, report=report, monitor=Monitor(memory, held_out))
     summary = {"seconds": found.seconds, "loss": float(found.losses.mean()), "history": list(found.history)}
     store.write_json(_summary(setting, runs), summary)
@@ -348,8 +342,7 @@ def _strategy(chosen: Setting, name: str) -> Strategy:
 
 def folder(scale: str, runs: Path | str = "") -> Path:
     """Where the runs of a scale are: below `runs`, else in runs/ of the project, those of scale paper in its part that git keeps."""
-    kept = store.workspace() / "runs" / ("paper" if scale == "paper" else "")
-    return Path(runs or kept) / PAPER
+    return store.runs_folder(PAPER, scale, runs)
 
 
 def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) -> tuple[list[Found], list[Mapping[str, Any]]]:

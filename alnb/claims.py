@@ -185,14 +185,15 @@ def claims(frame: DataFrame, dataset: str) -> DataFrame:
     rows = []
     for statement in sorted((*EVERY, *STATEMENTS.get(dataset, ())), key=lambda statement: statement.claim):
         parts = statement.parts(runs)
-        decided = OPEN if scale == "smoke" else _all(part.verdict for part in parts)
+        decided = OPEN if scale == "smoke" else every(part.verdict for part in parts)
         tail = "; smoke runs decide nothing" if scale == "smoke" else ""
         figures = "; ".join(part.text for part in parts) + f" [scale {scale}, pool of {pools} images{tail}]"
         rows.append({"claim": statement.claim, "says": statement.says, "verdict": decided, "figures": figures})
     return pandas.DataFrame(rows, columns=["claim", "says", "verdict", "figures"])
 
 
-def _all(verdicts: Iterable[Verdict]) -> Verdict:
+def every(verdicts: Iterable[Verdict]) -> Verdict:
+    """Holds where all do, does not where one does not, is open otherwise."""
     found = list(verdicts)
     if FAILS in found:
         return FAILS

@@ -78,6 +78,12 @@ def workspace() -> Path:
     return next(candidates, here)
 
 
+def runs_folder(paper: str, scale: str, runs: Path | str = "") -> Path:
+    """Where a paper's runs are: below `runs`, else in runs/ of the project, those of scale paper in its part that git keeps."""
+    kept = workspace() / "runs" / ("paper" if scale == "paper" else "")
+    return Path(runs or kept) / paper
+
+
 # ---- atomic files that prove themselves ---------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.acquire.ta_vaal import TAVAAL
 from alnb.acquire.vaal import SANE, VAAL
 from alnb.augment import AUGMENTATIONS
-from alnb.data import IMBALANCED_CIFAR10, ImageSet, balanced, bgr, imbalanced, load, proportional
+from alnb.data import IMBALANCED_CIFAR10, ImageSet, at_most, bgr, imbalanced, load, proportional
 from alnb.data.official import Root
 from alnb.loop import Cycle, Protocol
 from alnb.nets import Net, resnet18, small
@@ -315,13 +315,8 @@ def images(setting: Setting, *, root: Root = None, device: str = "cpu", download
     train, test = load(setting.source, root=root, device=device, download=download, image_size=setting.image_size)
     if setting.pool is not None:
         train = imbalanced(train, proportional(IMBALANCED_CIFAR10, setting.pool))
-    train, test = _part(train, setting.per_class), _part(test, setting.test_per_class)
+    train, test = at_most(train, setting.per_class), at_most(test, setting.test_per_class)
     return (bgr(train), bgr(test)) if setting.switches.colour == "bgr" else (train, test)
-
-
-def _part(image_set: ImageSet, per_class: int | None) -> ImageSet:
-    fewest = int(torch.bincount(image_set.targets, minlength=len(image_set.classes)).min())
-    return image_set if per_class is None else balanced(image_set, min(per_class, fewest), seed=0)
 
 
 def base(setting: Setting, train: ImageSet, recipe: Recipe) -> Learner:
@@ -474,8 +469,7 @@ def label(method: str, pretext: str) -> str:
 
 def folder(scale: str, runs: Path | str = "") -> Path:
     """Where the runs of a scale are: below `runs`, else in runs/ of the project, those of scale paper in its part that git keeps."""
-    kept = store.workspace() / "runs" / ("paper" if scale == "paper" else "")
-    return Path(runs or kept) / PAPER
+    return store.runs_folder(PAPER, scale, runs)
 
 
 def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) -> tuple[list[Found], list[Mapping[str, Any]]]:

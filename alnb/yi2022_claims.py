@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alnb.claims import FAILS, HOLDS, OPEN, Difference, Verdict, paired, verdict
+from alnb.claims import FAILS, HOLDS, OPEN, Difference, Verdict, every, paired, verdict
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -108,14 +108,6 @@ def _iterations(frame: DataFrame, which: str) -> DataFrame:
     if which == "all":
         return frame
     return frame[frame["cycle"] == (frame["cycle"].min() if which == "first" else frame["cycle"].max())]
-
-
-def every(verdicts: Iterable[Verdict]) -> Verdict:
-    """Holds where all do, does not where one does not, is open otherwise."""
-    found = list(verdicts)
-    if FAILS in found:
-        return FAILS
-    return HOLDS if found and all(one == HOLDS for one in found) else OPEN
 
 
 def spread(frame: DataFrame, first: str = "pt4al", second: str = "random") -> tuple[Verdict, str]:

@@ -674,11 +674,13 @@ def test_decoded_images_are_kept_and_made_anew_when_a_file_changes(tiny_root: Pa
     folder = tiny_root / "tiny-imagenet-200"
     decoded: list[int] = []
 
+    decode = files.decode_all
+
     def counting(paths: list[Path], image_size: int, exactly: int) -> tuple[torch.Tensor, dict[int, str]]:
         decoded.append(len(paths))
-        return files.decode_all(paths, image_size, exactly)
+        return decode(paths, image_size, exactly)
 
-    monkeypatch.setattr(tiny, "decode_all", counting)
+    monkeypatch.setattr(files, "decode_all", counting)
 
     def read() -> str:
         return data.tiny_imagenet("train", root=tiny_root).images.fingerprint

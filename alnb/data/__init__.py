@@ -19,7 +19,7 @@ from alnb.data.datasets import (
     tiny_imagenet,
 )
 from alnb.data.files import SUFFIXES, Split, folder
-from alnb.data.sets import IMBALANCED_CIFAR10, ImageSet, balanced, bgr, imbalanced, proportional, subset
+from alnb.data.sets import IMBALANCED_CIFAR10, ImageSet, at_most, balanced, bgr, imbalanced, proportional, subset
 from alnb.data.sources import DataError, Embedded, Images, Resident, Selection, pixels
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Resident",
     "Selection",
     "Split",
+    "at_most",
     "balanced",
     "bgr",
     "caltech101",

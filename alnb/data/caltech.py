@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alnb.data.files import Split, check_split, class_files, decode_all, kept, shuffled, unreadable
+from alnb.data.files import Split, check_split, class_files, decode_whole, kept, shuffled
 from alnb.data.official import Root, remedy, root_folder, unpacked
 from alnb.data.sets import ImageSet, held_out, proportional
 from alnb.data.sources import DataError, Resident
@@ -95,11 +95,7 @@ def _split(files: Mapping[str, list[Path]]) -> dict[Split, list[list[Path]]]:
 
 
 def _decode(paths: list[Path], image_size: int, root: Path) -> Tensor:
-    images, reasons = decode_all(paths, image_size)
-    if reasons:
-        sentence = unreadable({paths[i]: reason for i, reason in reasons.items()}, len(paths))
-        raise DataError(f"caltech101: {sentence}\nTo have them anew, {_remedy(root)}")
-    return images
+    return decode_whole("caltech101", paths, image_size, _remedy(root))
 
 
 def fetch_caltech101(root: Path) -> Path:

@@ -110,6 +110,19 @@ def decode_all(paths: Sequence[Path], image_size: int, exactly: int | None = Non
     return images, {i: reason for i, reason in enumerate(reasons) if reason is not None}
 
 
+def decode_whole(name: str, paths: Sequence[Path], image_size: int, remedy: str, exactly: int | None = None) -> Tensor:
+    """As `decode_all`, of the data set `name`, in which every file must be readable.
+
+    Raises:
+        DataError: it names the files that are not, and the `remedy`.
+    """
+    images, reasons = decode_all(paths, image_size, exactly)
+    if reasons:
+        sentence = unreadable({paths[i]: reason for i, reason in reasons.items()}, len(paths))
+        raise DataError(f"{name}: {sentence}\nTo have them anew, {remedy}")
+    return images
+
+
 def unreadable(bad: Mapping[Path, str], n: int) -> str:
     """The sentence that names files that cannot be read, one a line."""
     lines = [f"  {path}: {reason}" for path, reason in list(bad.items())[:NAMED]]

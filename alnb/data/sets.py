@@ -151,6 +151,12 @@ def bgr(image_set: ImageSet) -> ImageSet:
     return ImageSet(Resident(turned), image_set.targets, image_set.classes, f"{image_set.name} (BGR)")
 
 
+def at_most(image_set: ImageSet, per_class: int | None) -> ImageSet:
+    """A balanced part with `per_class` images of each class, or with as many as the rarest has; all images where it is None."""
+    fewest = int(torch.bincount(image_set.targets, minlength=len(image_set.classes)).min())
+    return image_set if per_class is None else balanced(image_set, min(per_class, fewest), seed=0)
+
+
 def _order(n: int, seed: int | None, label: int) -> Tensor:
     return torch.arange(n) if seed is None else torch.randperm(n, generator=rng.generator(seed, "imbalanced", label))
 
@@ -162,4 +168,4 @@ def held_out(n: int, count: int, *where: str | int) -> Tensor:
     return mask
 
 
-__all__ = ["IMBALANCED_CIFAR10", "DataError", "ImageSet", "balanced", "bgr", "held_out", "imbalanced", "proportional", "subset"]
+__all__ = ["IMBALANCED_CIFAR10", "DataError", "ImageSet", "at_most", "balanced", "bgr", "held_out", "imbalanced", "proportional", "subset"]

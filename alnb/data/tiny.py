@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alnb.data.files import Split, check_split, decode_all, image_files, kept, shuffled, unreadable
+from alnb.data.files import Split, check_split, decode_whole, image_files, kept, shuffled
 from alnb.data.official import Root, remedy, root_folder, unpacked
 from alnb.data.sets import ImageSet
 from alnb.data.sources import DataError, Resident
@@ -97,11 +97,7 @@ def _val(root: Path, wnids: list[str]) -> tuple[list[Path], list[int]]:
 
 
 def _decode(paths: list[Path], image_size: int, root: Path) -> Tensor:
-    images, reasons = decode_all(paths, image_size, exactly=64)
-    if reasons:
-        sentence = unreadable({paths[i]: reason for i, reason in reasons.items()}, len(paths))
-        raise DataError(f"tiny_imagenet: {sentence}\nTo have them anew, {_remedy(root)}")
-    return images
+    return decode_whole("tiny_imagenet", paths, image_size, _remedy(root), exactly=64)
 
 
 def fetch_tiny_imagenet(root: Path) -> Path:
