@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+JOBS ?= 2
 SCALE ?= laptop
 SEEDS ?= [0, 1, 2]
 
@@ -12,8 +13,8 @@ help:           ## this list
 demo: $(BIN)/.ok  ## execute notebooks/quickstart.ipynb on real handwritten digits (a few minutes on two cores)
 	$(BIN)/alnb run notebooks/quickstart.ipynb -p scale $(SCALE) -p seeds '$(SEEDS)'
 
-test: $(BIN)/.ok  ## the whole test suite
-	$(BIN)/python -m pytest -q
+test: $(BIN)/.ok  ## the whole test suite, in JOBS=2 processes
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 lab: $(BIN)/.ok  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)

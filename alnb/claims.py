@@ -185,11 +185,16 @@ def claims(frame: DataFrame, dataset: str) -> DataFrame:
     rows = []
     for statement in sorted((*EVERY, *STATEMENTS.get(dataset, ())), key=lambda statement: statement.claim):
         parts = statement.parts(runs)
-        decided = OPEN if scale == "smoke" else every(part.verdict for part in parts)
+        decided = at(scale, every(part.verdict for part in parts))
         tail = "; smoke runs decide nothing" if scale == "smoke" else ""
         figures = "; ".join(part.text for part in parts) + f" [scale {scale}, pool of {pools} images{tail}]"
         rows.append({"claim": statement.claim, "says": statement.says, "verdict": decided, "figures": figures})
     return pandas.DataFrame(rows, columns=["claim", "says", "verdict", "figures"])
+
+
+def at(scale: str, found: Verdict) -> Verdict:
+    """The verdict of runs at this scale: smoke runs, on other images than the paper's, decide nothing."""
+    return OPEN if scale == "smoke" else found
 
 
 def every(verdicts: Iterable[Verdict]) -> Verdict:

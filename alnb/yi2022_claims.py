@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alnb.claims import FAILS, HOLDS, OPEN, Difference, Verdict, every, paired, verdict
+from alnb.claims import FAILS, HOLDS, OPEN, Difference, Verdict, at, every, paired, verdict
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -64,28 +64,34 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
 
 
 def claims(frame: DataFrame, figure: str) -> DataFrame:
-    """The statements of a figure put to the records of its runs, one row each.
+    """The statements of a figure put to the records of its runs, one row each. Scale smoke decides nothing.
 
     Args:
         frame: from `records.frame`, with columns strategy, seed, cycle, n_labelled, accuracy, dataset, scale.
     Returns:
         Columns: claim, statement, verdict, evidence (the differences, or what was not run), source.
+    Raises:
+        ValueError: the runs are of several scales.
     """
     import pandas
 
-    rows = []
+    rows, scale = [], _scale(frame)
     for one in STATEMENTS[figure]:
         verdicts, told = _parts(frame, one)
         rows.append(
             {
                 "claim": one.claim,
                 "statement": one.text,
-                "verdict": every(verdicts),
-                "evidence": "; ".join(told),
+                "verdict": at(scale, every(verdicts)),
+                "evidence": "; ".join([*told, *(["smoke runs decide nothing"] if scale == "smoke" else [])]),
                 "source": f"section {one.source}",
             }
         )
     return pandas.DataFrame(rows)
+
+
+def _scale(frame: DataFrame) -> str:
+    return ", ".join(frame["scale"].unique())  # one: `paired` refuses several
 
 
 def _parts(frame: DataFrame, one: Statement) -> tuple[list[Verdict], list[str]]:
@@ -126,7 +132,7 @@ def spread(frame: DataFrame, first: str = "pt4al", second: str = "random") -> tu
     low, high = (ratio / float(stats.f.ppf(q, len(one) - 1, len(other) - 1)) for q in (0.975, 0.025))
     limits = f"ratio {math.sqrt(ratio):.2f} ({math.sqrt(low):.2f} to {math.sqrt(high):.2f})"
     told = f"standard deviation {first} {one.std():.2%}, {second} {other.std():.2%}; {limits}"
-    return (HOLDS if high < 1 else FAILS if low > 1 else OPEN), told
+    return at(_scale(frame), HOLDS if high < 1 else FAILS if low > 1 else OPEN), told
 
 
 def _accuracies(rows: DataFrame, strategy: str) -> Series:

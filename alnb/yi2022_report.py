@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alnb import report, rng
-from alnb.claims import FAILS, HOLDS, OPEN, Verdict
+from alnb.claims import FAILS, HOLDS, OPEN, Verdict, at
 from alnb.loop import Cycle
 from alnb.rank_correlation import Correlation
 from alnb.records import Found
@@ -154,7 +154,8 @@ def draw_costs(table: DataFrame, title: str) -> Figure:
 def correlations(found: Mapping[str, Correlation], published: DataFrame, scale: str) -> DataFrame:
     """Hypothesis H1 and what is said of SimSiam, put to the correlations of Figure 2.
 
-    A value is met where the whole interval lies within `CLOSE` of it, and not where none of it does; so with SimSiam's 0.
+    A value is met where the whole interval lies within `CLOSE` of it, and not where none of it does; so with SimSiam's 0. Scale smoke
+    decides nothing.
 
     Returns:
         Columns: claim, statement, verdict, evidence.
@@ -169,9 +170,9 @@ def correlations(found: Mapping[str, Correlation], published: DataFrame, scale: 
             value = printed[name]
             rows.append(("H1 value", f"The correlation with {name} is {value:g}.", _met(one, value) if scale == "paper" else OPEN, told))
         if name == "simsiam":
-            rows.append(("H1 SimSiam", "SimSiam's loss is not correlated with the main task's.", _met(one, 0.0), told))
+            rows.append(("H1 SimSiam", "SimSiam's loss is not correlated with the main task's.", at(scale, _met(one, 0.0)), told))
         else:
-            verdict = HOLDS if one.low > 0 else FAILS if one.high < 0 else OPEN
+            verdict = at(scale, HOLDS if one.low > 0 else FAILS if one.high < 0 else OPEN)
             rows.append(("H1", f"The loss of {name} is positively correlated with the main task's.", verdict, told))
     return pandas.DataFrame(rows, columns=["claim", "statement", "verdict", "evidence"])
 

@@ -1,6 +1,7 @@
 """Small images that a small net can tell apart, and what every test needs."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from alnb.data import ImageSet, Resident
 from alnb.nets import small
 
 torch.set_num_threads(1)  # the nets are so small that a second thread only costs time
+os.environ["OMP_NUM_THREADS"] = "1"  # of kernels and other processes that tests start
 
 
 def images_of(n: int, classes: int = 3, size: int = 8, seed: int = 0) -> ImageSet:

@@ -48,6 +48,16 @@ def test_verdicts() -> None:
     assert every([]) == OPEN and every([HOLDS, OPEN]) == OPEN and every([HOLDS, FAILS, OPEN]) == FAILS
 
 
+def test_smoke_decides_nothing() -> None:
+    smoke = made({"random": [0.2, 0.3], "pt4al": [0.3, 0.4]}, scale="smoke")
+    assert set(claims(smoke, "table1")["verdict"]) == {OPEN} and "smoke runs decide nothing" in claims(smoke, "table1").loc[0, "evidence"]
+    assert claims(smoke.assign(scale="laptop"), "table1").loc[0, "verdict"] == HOLDS
+    with pytest.raises(ValueError, match=r"mix several values of scale .laptop, smoke."):
+        claims(pandas.concat([smoke, smoke.assign(scale="laptop")]), "table1")
+    wide = smoke.assign(accuracy=[(0.001 if row.strategy == "pt4al" else 0.05) * math.sin(row.seed) for row in smoke.itertuples()])
+    assert spread(wide)[0] == OPEN
+
+
 def test_spread_of_first_accuracies() -> None:
     frame = made({"pt4al": [0.5], "random": [0.5]}, seeds=20)
     wide = frame.assign(accuracy=[0.5 + (0.001 if row.strategy == "pt4al" else 0.05) * math.sin(row.seed) for row in frame.itertuples()])
