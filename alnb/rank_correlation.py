@@ -111,46 +111,52 @@ def reliability(draws: Float[Tensor, "M N"]) -> float:
 
 @dataclass(frozen=True)
 class Correlation:
-    """What `correlate` finds between a pretext's losses and those of the main task."""
+    """What `correlate` finds between a pretext's losses and those of the main task, with what a plot of it shows."""
 
     rho: float
     low: float  # of the 95 % bootstrap interval
     high: float
     within: float  # weighted mean of the values within classes
     classes: tuple[float, ...]  # within each
+    by_draws: dict[int, float]  # rho by the mean of the first 1, 2, 4, 8, … draws
+    reliability: float  # of the order by all draws, NaN of one draw
+    shown: tuple[tuple[float, float], ...]  # of `SHOWN` random images: the ranks in (0, 1) of main-task and pretext loss
 
 
-def correlate(pretext: Tensor, main: Tensor, targets: Tensor, classes: int, *, resamples: int = 1000, seed: int = 0) -> Correlation:
-    """All of it, for losses [N] and targets i64 [N]. Raises: as `spearman`."""
-    rho = spearman(pretext, main, ("pretext loss", "main-task loss"))
-    low, high = bootstrap(pretext, main, resamples=resamples, seed=seed)
-    each, mean = within_classes(pretext, main, targets, classes)
-    return Correlation(rho, low, high, mean, tuple(each))
-
-
-def draw(pretexts: Mapping[str, Tensor], main: Tensor, found: Mapping[str, Correlation], title: str, seed: int = 0) -> Figure:
-    """Figure 2: normalised ranks of both losses of `SHOWN` random images; a panel for each pretext, rho over all images in its title.
-
-    Args:
-        pretexts: losses [N] by name. main: losses [N]. found: what `correlate` gave, by the same names.
+def correlate(draws: Tensor, main: Tensor, targets: Tensor, classes: int, *, resamples: int = 1000, seed: int = 0) -> Correlation:
+    """All of it, for a pretext's losses [M,N] by draw, whose mean counts, those of the main task [N], and targets i64 [N].
 
     Raises:
-        ValueError: no pretext, one without its correlation, or losses as `spearman` refuses them.
+        ValueError: losses that are not [M,N], or as `spearman`.
+    """
+    if draws.ndim != 2 or not len(draws):
+        raise ValueError(f"the pretext's losses are {list(draws.shape)}: give [M, N], with M = 1 where nothing is drawn")
+    pretext, main = draws.double().mean(dim=0).cpu(), main.cpu()
+    rho = spearman(pretext, main, ("pretext loss", "main-task loss"))
+    low, high = bootstrap(pretext, main, resamples=resamples, seed=seed)
+    each, mean = within_classes(pretext, main, targets.cpu(), classes)
+    sizes = [2**k for k in range(len(draws).bit_length())]
+    by_draws = {m: spearman(draws[:m].double().mean(dim=0).cpu(), main) for m in sizes}
+    some = torch.randperm(len(main), generator=rng.generator(seed, "shown"))[:SHOWN]
+    shown = torch.stack([(ranks(values) - 0.5) / len(values) for values in (main, pretext)], dim=1)[some]
+    stable = reliability(draws.cpu()) if len(draws) > 1 else math.nan
+    points = tuple((round(x, 6), round(y, 6)) for x, y in shown.tolist())
+    return Correlation(rho, low, high, mean, tuple(each), by_draws, stable, points)
+
+
+def draw(found: Mapping[str, Correlation], title: str) -> Figure:
+    """Figure 2: normalised ranks of both losses of `SHOWN` random images; a panel for each pretext, rho over all images in its title.
+
+    Raises:
+        ValueError: there is no pretext.
     """
     from matplotlib.figure import Figure
 
-    missing = [name for name in pretexts if name not in found]
-    if not pretexts or missing:
-        raise ValueError(f"pretexts are {list(pretexts)}, without a correlation {missing}: give one at least, and what `correlate` gave")
-    for name, losses in pretexts.items():
-        _check(losses, main, (f"{name} loss", "main-task loss"))
-    shown = torch.randperm(len(main), generator=rng.generator(seed, "shown"))[:SHOWN]
-    horizontal = ((ranks(main.cpu()) - 0.5) / len(main))[shown].numpy()
-    figure = Figure(figsize=(3.5 * len(pretexts), 4.4), layout="constrained")
-    for k, (axis, (name, losses)) in enumerate(zip(figure.subplots(1, len(pretexts), squeeze=False)[0], pretexts.items(), strict=True)):
-        vertical = ((ranks(losses.cpu()) - 0.5) / len(losses))[shown].numpy()
-        axis.scatter(horizontal, vertical, s=6, alpha=0.5, color=report.COLOURS[k % len(report.COLOURS)], linewidths=0)
-        one = found[name]
+    if not found:
+        raise ValueError("there is no pretext to draw: give one at least")
+    figure = Figure(figsize=(3.5 * len(found), 4.4), layout="constrained")
+    for k, (axis, (name, one)) in enumerate(zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True)):
+        axis.scatter(*zip(*one.shown, strict=True), s=6, alpha=0.5, color=report.COLOURS[k % len(report.COLOURS)], linewidths=0)
         axis.set_title(f"{name}\nρ = {one.rho:.3f} ({one.low:.3f} to {one.high:.3f})\nwithin classes {one.within:.3f}", fontsize=10)
         axis.set(
             xlabel="rank of the main-task loss",

@@ -14,10 +14,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from alnb import loop, oracle, store, train
+from alnb import loop, oracle, store
 from alnb.acquire import STRATEGIES, Strategy, learning_loss, pt4al, random, random_with_replacement
 from alnb.acquire.gcn import CoreGCN, Training, UncertainGCN
 from alnb.acquire.pal import PAL
@@ -32,7 +31,7 @@ from alnb.loop import Cycle, Protocol
 from alnb.nets import Net, resnet18, small
 from alnb.oracle import Pending
 from alnb.pool import Pool
-from alnb.pretrain import PRETEXTS, Pretext, Pretrained, losses_of, pretrain
+from alnb.pretrain import PRETEXTS, Pretext, Pretrained, pretrain
 from alnb.records import Found
 from alnb.records import find as find_runs
 from alnb.train import Learner, Recipe, Report
@@ -357,11 +356,6 @@ def pretext_learner(setting: Setting, train: ImageSet, pretext: str) -> Learner:
     return base(setting, train, setting.simsiam if pretext == "simsiam" else setting.pretext)
 
 
-def held_out_losses(setting: Setting, train: ImageSet, test: ImageSet, pretext: str, found: Pretrained) -> Tensor:
-    """The pretext's losses [M,N] of the test images, by draw."""
-    return losses_of(setting.pretexts[pretext], found, pretext_learner(setting, train, pretext), test.images)
-
-
 def prepare(
     setting: Setting, train: ImageSet, test: ImageSet, pretexts: Iterable[str], *, runs: Path | str, report: Report | None = None
 ) -> Prepared:
@@ -503,54 +497,3 @@ def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) 
 
 def _key(columns: Mapping[str, Any]) -> tuple[Any, ...]:
     return columns["method"], columns["pretext"], columns["seed"]
-
-
-# ---- the net that knows all labels ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Supervised:
-    """A net trained on all labels of the pool, to look back with: Figures 2 and 4."""
-
-    features: Tensor  # [N,D] of the pool
-    log_probs: Tensor  # [N,C] of the pool
-    test_losses: Tensor  # [T], cross-entropy of the test images in nats
-    accuracy: float  # on the test images
-    seconds: float
-
-
-def supervised(
-    setting: Setting, train_set: ImageSet, test: ImageSet, *, epochs: float | None = None, runs: Path | str, report: Report | None = None
-) -> Supervised:
-    """Train the main task on all labels, once: kept below `runs`, in supervised/. Killed and called again, it goes on.
-
-    Args:
-        epochs: instead of those of the main recipe, which are many for so many images.
-    """
-    import time
-
-    recipe = setting.main if epochs is None else replace(setting.main, epochs=epochs)
-    learner = base(setting, train_set, recipe)
-    experiment = store.describe({"train": train_set, "test": test, "learner": learner})
-
-    def compute(folder: Path) -> dict[str, Any]:
-        start, device = time.monotonic(), train_set.images.device
-        net = learner.build(len(train_set.classes), 0, "supervised", device=device)
-        everything = torch.arange(len(train_set))
-        train.fit(
-            net, train_set.images, everything, train_set.targets, recipe, where=("supervised",), checkpoint=folder / "checkpoint.pt",
-            report=report,
-        )  # fmt: skip
-        logs = train.predict(train.log_probs(net), test.images).cpu()
-        return {
-            "features": train.predict(net.features, train_set.images).cpu(),
-            "log_probs": train.predict(train.log_probs(net), train_set.images).cpu(),
-            "test_losses": -logs.gather(1, test.targets[:, None])[:, 0],
-            "accuracy": float((logs.argmax(dim=1) == test.targets).double().mean()),
-            "seconds": time.monotonic() - start,
-        }
-
-    found = store.kept(Path(runs) / "supervised", setting.dataset, experiment, train_set.images.device, compute, ("checkpoint.pt",))
-    values: dict[str, Any] = {name: found[name] for name in Supervised.__dataclass_fields__}
-    moved: dict[str, Any] = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()}
-    return Supervised(**moved)

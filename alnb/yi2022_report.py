@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from alnb import report, rng
 from alnb.claims import FAILS, HOLDS, OPEN, Verdict, at
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-SHOWN = 10_000  # images of a t-SNE plot, at most
 CLOSE = 0.1  # of rho: within it a correlation is held to be the value that it is compared with
 
 
@@ -181,38 +179,6 @@ def _met(one: Correlation, value: float) -> Verdict:
     if value - CLOSE <= one.low and one.high <= value + CLOSE:
         return HOLDS
     return FAILS if one.high < value - CLOSE or one.low > value + CLOSE else OPEN
-
-
-def queries(finished: Iterable[Found], iterations: Sequence[int]) -> dict[str, dict[int, Tensor]]:
-    """What each method of some runs asked for in the `iterations`, from 1: global indices i64 [n]; the first run of a method counts.
-
-    Raises:
-        ValueError: a run has no such iteration.
-    """
-    found: dict[str, dict[int, Tensor]] = {}
-    for run, columns in finished:
-        cycles = [Cycle.read(record) for record in run.records()]
-        check_iterations(iterations, len(cycles))
-        own = {k: torch.tensor(cycles[k - 1].queried) for k in iterations}
-        found.setdefault(columns["strategy"], own)
-    return found
-
-
-def check_iterations(iterations: Iterable[int], points: int) -> None:
-    """Raises: ValueError where one of them is none of the `points` iterations of a run."""
-    wrong = [k for k in iterations if not 1 <= k <= points]
-    if wrong:
-        raise ValueError(f"there is no iteration {wrong[0]}: a run has {points}, the first of which is 1")
-
-
-def shown(n: int, queries: Mapping[str, Mapping[int, Tensor]], most: int = SHOWN) -> Tensor:
-    """All `n` images, or `most` of them at random with every queried one: global indices i64, ascending."""
-    if n <= most:
-        return torch.arange(n)
-    asked = torch.cat([indices for own in queries.values() for indices in own.values()]).unique()
-    others = torch.randperm(n, generator=rng.generator(0, "shown"))
-    others = others[~torch.isin(others, asked)][: max(0, most - len(asked))]
-    return torch.cat([asked, others]).sort().values
 
 
 def draw_worth(table: DataFrame, title: str) -> Figure:

@@ -46,7 +46,7 @@ def test_within_classes_takes_class_means_away() -> None:
     each, mean = within_classes(one, other, targets, 3)
     assert spearman(one, other) > 0.7 and abs(mean) < 0.15 and math.isnan(each[2])
     assert mean == pytest.approx((each[0] + each[1]) / 2)
-    found = correlate(one, other, targets, 3, resamples=20)
+    found = correlate(one[None], other, targets, 3, resamples=20)
     assert found.rho == spearman(one, other) and found.within == mean and found.low <= found.high
 
 
@@ -90,25 +90,33 @@ def test_bad_input() -> None:
 
 def test_drawing() -> None:
     generator = torch.Generator().manual_seed(0)
-    main, losses = torch.rand(1500, generator=generator), {n: torch.rand(1500, generator=generator) for n in ("rotation", "jigsaw")}
+    main, losses = torch.rand(1500, generator=generator), {n: torch.rand(1, 1500, generator=generator) for n in ("rotation", "jigsaw")}
     found = {name: correlate(values, main, torch.zeros(1500, dtype=torch.int64), 1, resamples=10) for name, values in losses.items()}
-    figure = draw(losses, main, found, "correlation")
-    pairs = torch.stack([(ranks(main) - 0.5) / 1500, (ranks(losses["jigsaw"]) - 0.5) / 1500], dim=1)
+    figure = draw(found, "correlation")
+    pairs = torch.stack([(ranks(main) - 0.5) / 1500, (ranks(losses["jigsaw"][0]) - 0.5) / 1500], dim=1)
     shown = figure.axes[1].collections[0].get_offsets().tolist()
     assert len(shown) == len(figure.axes[0].collections[0].get_offsets()) == 1000
-    assert {tuple(point) for point in shown} <= {tuple(point) for point in pairs.tolist()}
+    assert {tuple(point) for point in shown} <= {(round(x, 6), round(y, 6)) for x, y in pairs.tolist()}
     one = found["rotation"]
     assert f"ρ = {one.rho:.3f} ({one.low:.3f} to {one.high:.3f})" in figure.axes[0].get_title()
-    with pytest.raises(ValueError, match=r"without a correlation \['jigsaw'\]"):
-        draw(losses, main, {"rotation": one}, "correlation")
-    with pytest.raises(ValueError, match=r"rotation loss is \[1500\], main-task loss \[1499\]"):
-        draw(losses, main[1:], found, "correlation")
+    with pytest.raises(ValueError, match="there is no pretext to draw"):
+        draw({}, "correlation")
+
+
+def test_draws_are_averaged() -> None:
+    draws, main = torch.rand(5, 40, generator=torch.Generator().manual_seed(1)), torch.arange(40.0)
+    one = correlate(draws, main, torch.zeros(40, dtype=torch.int64), 1, resamples=10)
+    assert one.rho == pytest.approx(stats.spearmanr(draws.double().mean(dim=0), main).statistic)
+    assert list(one.by_draws) == [1, 2, 4] and one.by_draws[1] == pytest.approx(stats.spearmanr(draws[0], main).statistic)
+    assert one.reliability == reliability(draws)
+    with pytest.raises(ValueError, match=r"losses are \[40\]: give \[M, N\]"):
+        correlate(draws[0], main, torch.zeros(40, dtype=torch.int64), 1)
 
 
 def test_drawing_of_one_is_not_cut_off() -> None:
     values = torch.arange(30.0)
-    found = {"colorization": correlate(values, values, torch.zeros(30, dtype=torch.int64), 1, resamples=10)}
-    figure = draw({"colorization": values}, values, found, "CIFAR-10, test images: the pretext loss against that of the main task")
+    found = {"colorization": correlate(values[None], values, torch.zeros(30, dtype=torch.int64), 1, resamples=10)}
+    figure = draw(found, "CIFAR-10, test images: the pretext loss against that of the main task")
     figure.draw_without_rendering()
     title, above = figure.axes[0].title.get_window_extent(), figure._suptitle.get_window_extent()
     assert above.x0 >= 0 and above.x1 <= figure.bbox.x1 and above.y1 <= figure.bbox.y1 and title.y1 <= above.y0

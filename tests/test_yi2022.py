@@ -112,16 +112,6 @@ def test_scopes_of_methods() -> None:
     assert METHODS["learning_loss"].learner(prepared()[0].learner).later.share == 121 / 200
 
 
-def test_the_net_that_knows_all_labels_is_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    ready, runs = prepared()
-    known = yi2022.supervised(ready.setting, ready.train, ready.test, epochs=1, runs=runs)
-    n, c = len(ready.train), len(ready.train.classes)
-    assert known.features.shape[0] == n and known.log_probs.shape == (n, c) and known.test_losses.shape == (len(ready.test),)
-    monkeypatch.setattr("alnb.train.fit", lambda *args, **kwargs: pytest.fail("trained again"))
-    again = yi2022.supervised(ready.setting, ready.train, ready.test, epochs=1, runs=runs)
-    assert torch.equal(again.log_probs, known.log_probs) and again.accuracy == known.accuracy
-
-
 def test_bad_input() -> None:
     for call, message in (
         (lambda: setting("cifar-10", "smoke"), "dataset is 'cifar-10': it must be one of cifar10"),

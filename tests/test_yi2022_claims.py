@@ -4,7 +4,6 @@ import math
 
 import pandas
 import pytest
-import torch
 
 from alnb import rank_correlation, yi2022_report
 from alnb.claims import FAILS, HOLDS, OPEN
@@ -111,7 +110,7 @@ def test_correlations_and_balance() -> None:
     printed = published("yi2022", metric="correlation", dataset="cifar10")
 
     def verdicts(low: float, high: float, scale: str = "paper") -> list[tuple[str, str]]:
-        one = rank_correlation.Correlation((low + high) / 2, low, high, 0.15, ())
+        one = rank_correlation.Correlation((low + high) / 2, low, high, 0.15, (), {1: low}, math.nan, ())
         table = yi2022_report.correlations({"rotation": one, "simsiam": one}, printed, scale)
         return [(row.claim, row.verdict) for row in table.itertuples()]
 
@@ -129,13 +128,6 @@ def test_correlations_and_balance() -> None:
     assert yi2022_report.balance(counts).loc["a"].tolist() == [0, 1]
 
 
-def test_queries_shown() -> None:
-    asked = {"random": {1: torch.tensor([5, 7]), 2: torch.tensor([900])}}
-    some = yi2022_report.shown(1000, asked, most=50)
-    assert len(some) == 50 and {5, 7, 900} <= set(some.tolist()) and some.tolist() == sorted(some.tolist())
-    assert yi2022_report.shown(40, asked).tolist() == list(range(40))
-
-
 def test_whole_figures_only_replace_figures() -> None:
     frame = made({"random": [0.1], "pt4al": [0.1]})
     assert yi2022_report.whole(frame, {"strategy": 2, "seed": 4})
@@ -150,10 +142,3 @@ def test_panels_share_pt4al_and_random() -> None:
         "(a) parts": {"random", "pt4al", "sampling_only"}, "(b) pretexts": {"random", "pt4al", "pt4al, jigsaw"},
         "6.3: first labels, order": {"random", "pt4al", "pt4al_top_k"},
     }  # fmt: skip
-
-
-def test_an_iteration_that_a_run_does_not_have() -> None:
-    for wrong in (0, 11):
-        with pytest.raises(ValueError, match=f"there is no iteration {wrong}: a run has 3, the first of which is 1"):
-            yi2022_report.check_iterations([1, wrong], 3)
-    yi2022_report.check_iterations([1, 2, 3], 3)
