@@ -197,7 +197,7 @@ def _laptop(full: Setting) -> Setting:
     caltech = full.dataset == "caltech101"
     simsiam = replace(full.pretexts["simsiam"], outputs=256)
     return _small(
-        full, partial(small, width=24, stride=2), main=replace(full.main, epochs=50, batch=64, lr=0.05),
+        full, partial(small, width=16, stride=2), main=replace(full.main, epochs=50, batch=64, lr=0.05),
         pretext=replace(full.pretext, epochs=6, batch=64, lr=0.05), simsiam=replace(full.simsiam, epochs=6, batch=128, lr=0.03),
         pretexts={**full.pretexts, "simsiam": simsiam}, initial=50, budget=50, subset=500,
         per_class=None if full.dataset != "cifar10" else 250, pool=2500 if full.dataset == "cifar10_imbalanced" else None,
@@ -403,7 +403,7 @@ def grid(setting: Setting, methods: Iterable[str], seeds: Iterable[int], pretext
     check(setting, methods)
     jobs = [
         {"method": method, "pretext": pretext, "seed": seed}
-        for method, seed in product(methods, seeds)
+        for seed, method in product(seeds, methods)  # so that what a machine does beside falls on all methods alike
         for pretext in (pretexts if METHODS[method].pretext else [""])
     ]
     if not jobs:
