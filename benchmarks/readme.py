@@ -1,13 +1,18 @@
 """The README's tables, from `results.json`.  ``python -m benchmarks.readme`` writes them, with ``--check`` it only compares."""
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from alnb import bengar2021, claims, store
+import pandas
+
+from alnb import bengar2021, claims, records, store, yi2022, yi2022_claims
 from alnb.published import published
+from alnb.yi2022_claims import STATEMENTS
 from benchmarks.__main__ import LONG, NAMES, RESULTS, met
+from benchmarks.yi2022 import beside, compared
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -153,6 +158,70 @@ def said(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def yi(results: dict[str, Any]) -> str:
+    """Each number that Yi et al. 2022 print of CIFAR-10, beside ours: at scale paper, from the records that git keeps, and at laptop."""
+    paper = beside(_paper(), compared(yi2022.folder("paper"), "paper"))
+    laptop = {(row["item"], row["strategy"], row["metric"]): row for row in _pt4al(results).get("beside", ())}
+    lines = ["| | paper | ours, scale `paper` | ours, scale `laptop` | seeds (`paper`, `laptop`) |", "|---|--:|--:|--:|---|"]
+    for row in paper:
+        found = (row, laptop.get((row["item"], row["strategy"], row["metric"])))
+        ours = [one if one and one["measured"] is not None else None for one in found]
+        form = "{:.3f}" if row["metric"] == "correlation" else "{:.2%}"
+        name = f"{row['metric'].replace('_', ' ')}: {row['item']}, {row['strategy']}"
+        lines.append(_beside(name, form.format(row["published"]), [one and one["measured"] for one in ours], ours, form))
+    return "\n".join(lines)
+
+
+def _pt4al(results: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = results.get("yi2022", {"rows": [{}]})["rows"][-1].get("table", {})
+    return found
+
+
+def _paper() -> pandas.DataFrame:
+    finished = records.find(yi2022.folder("paper"), paper=yi2022.PAPER)
+    return records.frame(finished) if finished else pandas.DataFrame()
+
+
+def yi_costs(results: dict[str, Any]) -> str:
+    """Table 2 at scale laptop."""
+    lines = ["| method | seconds | of these, pretext | queries | ratio to random | the paper's ratio |", "|---|--:|--:|--:|--:|--:|"]
+    for row in _pt4al(results).get("costs", ()):
+        printed = "–" if row["published"] is None else f"{row['published']:.2f}"
+        seconds = " | ".join(f"{row[name]:.0f}" for name in ("total", "pretext", "query"))
+        lines.append(f"| {row['strategy']} | {seconds} | {row['ratio']:.2f} | {printed} |")
+    return "\n".join(lines)
+
+
+def yi_protocols(results: dict[str, Any]) -> str:
+    """What each switch is worth at scale laptop, in points of accuracy."""
+    lines = ["| protocol | random, over clean | PT4AL, over clean | PT4AL over random under it | seeds |", "|---|---|---|---|--:|"]
+    rows = _pt4al(results).get("protocols", ())
+    for preset in dict.fromkeys(row["preset"] for row in rows):
+        own = {row["strategy"]: row for row in rows if row["preset"] == preset}
+        cells = [_points(own[name], "difference", "low", "high") for name in ("random", "pt4al")]
+        cells.append(_points(own["pt4al"], "gain", "gain_low", "gain_high"))
+        lines.append(f"| {preset} | {' | '.join(cells)} | {own['pt4al']['seeds']} |")
+    return "\n".join(lines)
+
+
+def _points(row: dict[str, Any], *names: str) -> str:
+    mean, low, high = (math.nan if row[name] is None else 100 * row[name] for name in names)
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def yi_claims(results: dict[str, Any]) -> str:
+    """The claims of Yi et al. 2022 with their verdicts at both scales, and the figures behind those at scale laptop."""
+    frame = _paper()
+    clean = frame[frame["preset"] == "clean"] if len(frame) else frame
+    lines = ["| claim | | scale `paper` | scale `laptop` | figures at scale `laptop` |", "|---|---|---|---|---|"]
+    for figure in ("figure2", "figure3", "figure5b", "figure6", "table1"):
+        paper = dict(yi2022_claims.claims(clean, figure)[["claim", "verdict"]].to_numpy()) if len(clean) and figure in STATEMENTS else {}
+        for row in _pt4al(results).get(f"claims {figure}", ()):
+            verdict = paper.get(row["claim"], NOT_YET)
+            lines.append(f"| {row['claim']}, `{figure}` | {row['statement']} | {verdict} | **{row['verdict']}** | {row['evidence']} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "bars": bars,
     "digits": digits,
@@ -161,6 +230,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "floors": floors,
     "pretrainings": pretrainings,
     "claims": said,
+    "yi2022": yi,
+    "yi2022_costs": yi_costs,
+    "yi2022_protocols": yi_protocols,
+    "yi2022_claims": yi_claims,
 }
 
 

@@ -6,7 +6,7 @@ that have been executed there are not executed again. The figures go to `figures
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import nbformat
 import pandas
 import torch
 
-from alnb import notebook, records, yi2022, yi2022_claims, yi2022_report
+from alnb import notebook, records, yi2022, yi2022_analysis, yi2022_claims, yi2022_report
 from alnb.published import published
 from benchmarks.bengar2021 import plain, there
 
@@ -25,6 +25,9 @@ NOTEBOOKS: dict[str, tuple[str, dict[str, Any]]] = {  # what is measured: the da
     "figure3 caltech101": ("caltech101", {"dataset": "caltech101"}),
 }  # fmt: skip
 MINUTES, RATIO = 15, 1.6  # the bars; the paper's own ratio is 1.59
+FIRST = 1000  # labels of the paper's first iteration
+QUERIES, ITERATIONS = ("random", "learning_loss", "pt4al"), (1, 5, 10)  # of Figure 4
+EPOCHS = {"laptop": 20.0, "paper": 200.0}  # of the net that knows all labels, as the notebooks of Figures 2 and 4 have it
 CLAIMS = ("figure3", "figure5b", "figure6")  # notebooks whose runs have claims in `yi2022_claims.STATEMENTS`
 PROJECT = Path(__file__).parents[1]
 BUILD = PROJECT / "build" / "yi2022"
@@ -68,7 +71,7 @@ def measure() -> Iterator[Row]:
     yield {
         "name": "cost of PT4AL over random choice, CIFAR-10, the pretext included", "ratio": float(_ratio(costs, "pt4al")), "bar": RATIO,
         "sense": "<=", "detail": f"of wall time, in one run; VAAL {_ratio(costs, 'vaal'):.2f}; scale {SCALE}",
-        "table": {"costs": plain(costs), **{name: plain(told) for name, told in tables(done)}},
+        "table": {"costs": plain(costs), "beside": everything(done), **{name: plain(told) for name, told in tables(done)}},
     }  # fmt: skip
 
 
@@ -77,10 +80,62 @@ def _ratio(costs: pandas.DataFrame, strategy: str) -> float:
 
 
 def tables(done: list[str]) -> Iterator[tuple[str, pandas.DataFrame]]:
-    """The claims of each notebook in `CLAIMS`, Table 1, and what each protocol is worth."""
-    for name in set(CLAIMS) & set(done):
+    """The claims of each notebook, Table 1, what each protocol is worth, and the numbers beside the plot of the queries."""
+    for name in (name for name in CLAIMS if name in done):
         yield f"claims {name}", yi2022_claims.claims(records.frame(found(name)), name)
-    cold = records.frame(found("table1"))
-    cold["part"] = cold["strategy"].where(cold["strategy"] == "random", cold["key"] + " " + cold["first_batch"].astype(str))
-    yield "table1", cold.groupby("part", sort=False)["accuracy"].agg(["mean", "std", "min", "max", "count"]).reset_index()
-    yield "protocols", yi2022_claims.worth(records.frame(found("protocols")), "clean")
+    if "table1" in done:
+        cold = records.frame(found("table1"))
+        cold["part"] = cold["strategy"].where(cold["strategy"] == "random", cold["key"] + " " + cold["first_batch"].astype(str))
+        main = cold[cold["part"].isin(["random", "float 0"])]
+        decided, told = yi2022_claims.spread(main)
+        claimed = yi2022_claims.claims(main, "table1")
+        claimed.loc[len(claimed)] = ["P14", "PT4AL's first labels give less spread.", decided, told, "section 5.4, Table 1"]
+        yield "claims table1", claimed
+        yield "table1", cold.groupby("part", sort=False)["accuracy"].agg(["mean", "std", "min", "max", "count"]).reset_index()
+    if "protocols" in done:
+        yield "protocols", yi2022_claims.worth(records.frame(found("protocols")), "clean")
+    if "figure2" in done:
+        rho = {name: one.correlation for name, one in compared(BUILD / "figure2" / yi2022.PAPER, SCALE).items()}
+        printed = published("yi2022", metric="correlation", dataset="cifar10")
+        yield "claims figure2", yi2022_report.correlations(rho, printed, SCALE)
+    if "figure4" in done:
+        setting, runs = yi2022.setting("cifar10", SCALE), BUILD / "figure4" / yi2022.PAPER
+        finished, _ = yi2022.find(setting, yi2022.grid(setting, QUERIES, [0]), runs)
+        view = yi2022_analysis.read_viewed(setting, finished, ITERATIONS, EPOCHS[SCALE], runs)
+        assert view is not None, f"{runs} lacks what its notebook writes"
+        yield "figure4", view.table
+
+
+def compared(runs: Path, scale: str) -> dict[str, yi2022_analysis.Compared]:
+    """What Figure 2 kept below `runs` of CIFAR-10, by pretext."""
+    setting = yi2022.setting("cifar10", scale)
+    kept = {name: yi2022_analysis.read_compared(setting, name, EPOCHS[scale], runs) for name in yi2022.PAPER_PRETEXTS}
+    return {name: one for name, one in kept.items() if one is not None}
+
+
+def everything(done: list[str]) -> list[Row]:
+    """The paper's numbers beside those of all notebooks that were executed."""
+    frames = [records.frame(found(name)) for name in ("figure3", "figure6", "table1") if name in done]
+    return beside(pandas.concat(frames), compared(BUILD / "figure2" / yi2022.PAPER, SCALE)) if frames else []
+
+
+def beside(frame: pandas.DataFrame, rho: Mapping[str, yi2022_analysis.Compared]) -> list[Row]:
+    """Each accuracy, spread and correlation that the paper prints of CIFAR-10, with what was measured: None where nothing was.
+
+    Args:
+        frame: records of runs under the clean protocol (others are left out): of whole curves, and of one iteration for Table 1.
+    """
+    clean = frame[(frame["preset"] == "clean") & (frame["dataset"] == "cifar10")] if len(frame) else frame
+    length = clean.groupby("run")["cycle"].transform("max") if len(clean) else None
+    rows = []
+    for row in published("yi2022", dataset="cifar10").itertuples():
+        told = {"item": row.item, "strategy": row.strategy, "metric": row.metric, "published": row.value, "measured": None, "seeds": None}
+        if row.metric == "correlation" and row.strategy in rho:
+            told |= {"measured": rho[row.strategy].correlation.rho, "seeds": 1}
+        elif row.metric in ("accuracy", "standard_deviation") and length is not None:
+            of = clean[(length == (0 if row.item.startswith("Table 1") else max(1, length.max()))) & (clean["strategy"] == row.strategy)]
+            own = of[of["cycle"] == (0 if row.n_labelled == FIRST else of["cycle"].max())].groupby("seed")["accuracy"].mean()
+            value = own.mean() if row.metric == "accuracy" else own.std()
+            told |= {"measured": float(value), "seeds": len(own)} if len(own) else {}
+        rows += [told] if row.metric != "minutes" else []
+    return rows

@@ -6,10 +6,14 @@ from typing import Any
 import pandas
 import pytest
 from test_claims import as_claimed, runs
+from test_yi2022_claims import made
 
-from alnb import bengar2021, claims
+from alnb import bengar2021, claims, yi2022_claims
+from alnb.rank_correlation import Correlation
+from alnb.yi2022_analysis import Compared
 from benchmarks import readme
 from benchmarks.bengar2021 import ends, plain
+from benchmarks.yi2022 import beside
 
 
 def results(**table: Any) -> dict[str, Any]:
@@ -65,3 +69,32 @@ def test_runs_that_two_regimes_share_count_once() -> None:
 
 def test_every_place_of_the_readme_is_filled() -> None:
     assert set(re.findall(r"<!-- (\w+) -->", readme.README.read_text())) == set(readme.TABLES)
+
+
+def test_pt4als_numbers_stand_beside_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
+    curves = made({"random": [0.2, 0.3], "pt4al": [0.25, 0.4]}, seeds=3)
+    cold = made({"random": [0.1], "pt4al": [0.15]}, seeds=4).assign(run=lambda rows: "cold " + rows["run"])
+    warm = made({"random": [0.9, 0.9]}, preset="clean, init=warm").assign(run=lambda rows: "warm " + rows["run"])
+    short = made({"pt4al": [0.7]}).assign(run="short", cycle=1)  # a curve of fewer iterations, as `protocols` has them
+    laptop = beside(pandas.concat([curves, cold, warm]), {"rotation": Compared(correlation(0.5), "cifar10", 9, 9, 0.4)})
+    assert beside(pandas.concat([curves, cold, short.assign(cycle=0)]), {})[0] == laptop[0]
+    frame = curves.assign(accuracy=curves["accuracy"] + 0.1)
+    monkeypatch.setattr(readme, "_paper", lambda: frame)
+    monkeypatch.setattr(readme, "compared", lambda runs, scale: {})
+    worth = [{"preset": "clean, init=warm", "strategy": name, "difference": 0.01, "low": 0.0, "high": 0.02, "seeds": 3,
+              "gain": None, "gain_low": None, "gain_high": None} for name in ("random", "pt4al")]  # fmt: skip
+    table = {"beside": laptop, "protocols": worth, "claims figure3": plain(yi2022_claims.claims(curves, "figure3"))}
+    found = {"yi2022": {"rows": [{}, {"table": table}]}}
+    text = readme.yi(found)
+    mean = curves[(curves["strategy"] == "pt4al") & (curves["cycle"] == 1)]["accuracy"].mean()
+    assert row(text, "accuracy: CIFAR-10, last iteration, pt4al") == ["95.13%", f"{mean + 0.1:.2%}", f"{mean:.2%}", "3, 3"]
+    assert row(text, "accuracy: Table 1, pt4al")[1:] == ["not yet", f"{cold[cold['strategy'] == 'pt4al']['accuracy'].mean():.2%}", "–, 4"]
+    assert row(text, "standard deviation: Table 1, spread, random")[1] == "not yet"
+    assert row(text, "correlation: Figure 2, rotation") == ["0.790", "not yet", "0.500", "–, 1"]
+    assert row(readme.yi_protocols(found), "clean, init=warm")[0] == "+1.0 (+0.0 to +2.0)"
+    assert row(readme.yi_claims(found), "P2, `figure3`")[1:3] == ["holds", "**holds**"]
+    assert "not yet" in readme.yi({}) and len(readme.yi_costs({}).splitlines()) == len(readme.yi_claims({}).splitlines()) == 2
+
+
+def correlation(rho: float) -> Correlation:
+    return Correlation(rho, rho - 0.1, rho + 0.1, rho, (), {1: rho}, float("nan"), ())
