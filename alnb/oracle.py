@@ -5,9 +5,6 @@ Truth lives here, and in the evaluation, and nowhere else.
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +15,7 @@ from torch import Tensor
 from alnb import rng
 from alnb.acquire import Strategy
 from alnb.pool import VOID, Query
-from alnb.store import Corrupted, Run, exclusive, read_json, sync_folder
+from alnb.store import Run, append_line, exclusive, read_json, read_lines
 
 
 @dataclass(frozen=True)
@@ -75,14 +72,8 @@ def answer(run: Run, cycle: int, index: int, label: int | None) -> None:
     folder = run.folder(cycle)
     path = folder / "answers.jsonl"
     _check_answer(folder / "query.json", index, label)
-    with exclusive(folder, wait=True), open(path, "ab") as file:
-        whole = _whole_lines(path.read_bytes())
-        if whole < file.tell():
-            file.truncate(whole)
-        file.write(_line({"index": index, "label": label}))
-        file.flush()
-        os.fsync(file.fileno())
-        sync_folder(folder)
+    with exclusive(folder, wait=True):
+        append_line(path, {"index": index, "label": label})
 
 
 def _check_answer(query: Path, index: int, label: int | None) -> None:
@@ -94,36 +85,15 @@ def _check_answer(query: Path, index: int, label: int | None) -> None:
         )
 
 
-def _line(entry: dict[str, int | None]) -> bytes:
-    """An entry as a line with its own checksum."""
-    text = json.dumps(entry)
-    return f'{text[:-1]}, "crc": {zlib.crc32(text.encode())}}}\n'.encode()
-
-
 def answers(run: Run, cycle: int) -> dict[int, int]:
     """The labels given so far in `cycle`, by global index; the last answer to an image counts.
 
     Raises:
         Corrupted: a line is damaged; the message names it.
     """
-    path = run.folder(cycle) / "answers.jsonl"
-    content = path.read_bytes() if path.exists() else b""
-    given: dict[int, int | None] = {}
-    for number, line in enumerate(content[: _whole_lines(content)].splitlines(keepends=True), start=1):
-        try:
-            entry = json.loads(line)
-            if _line({"index": entry["index"], "label": entry["label"]}) != line:
-                raise ValueError("its checksum is wrong")
-        except (ValueError, KeyError, TypeError) as error:
-            raise Corrupted(
-                f"{path}, line {number} is damaged ({line[:60]!r}); delete that line and answer again: the others are kept"
-            ) from error
-        given[entry["index"]] = entry["label"]
+    lines = read_lines(run.folder(cycle) / "answers.jsonl", "delete that line and answer again: the others are kept")
+    given = {line["index"]: line["label"] for line in lines}
     return {index: label for index, label in given.items() if label is not None}
-
-
-def _whole_lines(content: bytes) -> int:
-    return content.rfind(b"\n") + 1
 
 
 def class_uniform(targets: Tensor, classes: int) -> Strategy:

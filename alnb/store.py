@@ -13,12 +13,13 @@ import platform
 import subprocess
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import Field, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, runtime_checkable
 
 import torch
 
@@ -155,6 +156,71 @@ def read_json(path: Path, remedy: str = RECOMPUTE) -> Json:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise Corrupted(f"{path} is truncated or was altered ({error}); {remedy}") from error
     return content
+
+
+def append_line(path: Path, entry: Json) -> None:
+    """Add one entry to a log of one entry a line, durable on disk before this returns. The caller is alone with the log, see `exclusive`.
+
+    A last line that a kill cut in two was never acknowledged, and is removed first.
+
+    Raises:
+        OSError: the disk is full or not writable; the log is as it was.
+    """
+    new = not path.exists()
+    with open(path, "ab+", buffering=0) as file:  # unbuffered: nothing is left to be written when it is closed
+        whole, line = _whole(file), _line(entry)
+        if whole < file.seek(0, os.SEEK_END):
+            file.truncate(whole)
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                file.truncate(whole)
+            reason = f"{error.strerror or error} while writing {path}: what it held is kept; free some space and do it again"
+            raise OSError(error.errno, reason) from error
+    if new:
+        sync_folder(path.parent)
+
+
+def read_lines(path: Path, remedy: str) -> list[Json]:
+    """The entries of a log that `append_line` wrote, none where there is no such file; a last line cut in two is left aside.
+
+    Raises:
+        Corrupted: a line is damaged; the message names it, and the `remedy`.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    entries = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(keepends=True), start=1):
+        try:
+            entry: Json = json.loads(line)
+            del entry["crc"]
+            if _line(entry) != line:
+                raise ValueError("its checksum is wrong")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Corrupted(f"{path}, line {number} is damaged ({line[:60]!r}); {remedy}") from error
+        entries.append(entry)
+    return entries
+
+
+def _line(entry: Json) -> bytes:
+    """An entry as a line with its own checksum."""
+    text = json.dumps(entry)
+    return f'{text[:-1]}, "crc": {zlib.crc32(text.encode())}}}\n'.encode()
+
+
+def _whole(file: IO[bytes]) -> int:
+    """Bytes of the complete lines, looked for from the end."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 4096)
+        file.seek(start)
+        last = file.read(end - start).rfind(b"\n")
+        if last >= 0:
+            return start + last + 1
+        end = start
+    return 0
 
 
 def write_tensors(path: Path, content: Json) -> None:
