@@ -90,6 +90,21 @@ def resnet18(outputs: int) -> Net:
     return _resnet(outputs, width=64, blocks=2, stride=1)
 
 
+def resnet18_large(outputs: int) -> Net:
+    """ResNet-18 in its ImageNet form, for images of 224x224: 7x7 stem of stride 2 and max-pooling; 11,689,512 parameters with 1000 outputs.
+
+    Source: He et al. 2016.
+    """
+    net = _resnet(outputs, width=64, blocks=2, stride=1)
+    stem = nn.Sequential(
+        nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+    )
+    first = net.trunk[0]
+    assert isinstance(first, nn.Sequential)
+    net.trunk[0] = nn.Sequential(stem, *first[1:])
+    return net
+
+
 def resnet10(outputs: int, width: int = 64, stride: int = 1) -> Net:
     """ResNet-18 with one block in each stage instead of two, `width` to 8 `width` channels, and a stem of `stride`.
 
@@ -131,4 +146,4 @@ def linear(outputs: int, width: int) -> Net:
     return net
 
 
-NETS: dict[str, Callable[..., Net]] = {"resnet18": resnet18, "resnet10": resnet10, "small": small}
+NETS: dict[str, Callable[..., Net]] = {"resnet18": resnet18, "resnet18_large": resnet18_large, "resnet10": resnet10, "small": small}

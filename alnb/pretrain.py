@@ -16,7 +16,7 @@ from alnb import colorization, jigsaw, rng, simsiam, store
 from alnb.augment import AUGMENTATIONS, Augment
 from alnb.data import Embedded, Images, ImageSet
 from alnb.nets import Backbone, Net
-from alnb.train import CHUNK, Learner, Report, Watch, fit, predict
+from alnb.train import CHUNK, Learner, Report, Watch, chunk_of, fit, predict
 
 COLLAPSED = 0.1  # a spread below this is an alarm; healthy runs stay near 1 (Chen and He 2021, section 4.1)
 
@@ -265,7 +265,7 @@ class _Looks:
         if self.monitor is not None:
             entry["knn"] = self.monitor(net)
         if self.pretext.spread is not None:
-            some = self.images.batch(torch.arange(min(CHUNK, len(self.images)))).float() / 255
+            some = self.images.batch(torch.arange(min(chunk_of(self.images), len(self.images)))).float() / 255
             entry["spread"] = self.pretext.spread(net, some)
         self.history = [*(earlier for earlier in self.history if earlier["update"] < step), entry]
         store.write_json(self.folder / "history.json", {"history": self.history})
@@ -319,7 +319,7 @@ def draw_losses(pretext: Pretext, net: Net, images: Images, augment: Augment, se
     found = torch.zeros(pretext.draws, len(images), device=images.device)
     for draw in range(pretext.draws):
         sources = [_Viewed(images, augment, seed, ("losses", draw, view)) for view in range(pretext.views)]
-        for some in torch.arange(len(images)).split(CHUNK):
+        for some in torch.arange(len(images)).split(chunk_of(images)):
             x = torch.cat([source.batch(some) for source in sources])
             with torch.no_grad():
                 found[draw, some] = pretext.loss(net, x, some)

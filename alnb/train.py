@@ -18,7 +18,7 @@ from alnb.data import Embedded, Images
 from alnb.nets import NO_CHANGE, Backbone, Net
 
 REPORT_UPDATES = 50  # losses are read from the device once in so many updates
-CHUNK = 1000  # images per forward pass in `predict`: fixed, so that the last bits never depend on the machine's memory
+CHUNK = 1000  # images of up to 64x64 a forward pass, see `chunk_of`: fixed, so that the last bits never depend on the machine's memory
 CHECKPOINT_SHARE = 0.01  # checkpoints may cost this share of the time, whatever `checkpoint_seconds` says
 
 Report = Callable[[int, int, float], None]
@@ -348,17 +348,25 @@ def _place(where: tuple[str | int, ...]) -> str:
 # ---- reading ------------------------------------------------------------------------------------------------------------------
 
 
+def chunk_of(images: Images) -> int:
+    """Images to a forward pass: `CHUNK`, and of images beyond 64x64 as many as have as many pixels."""
+    pixels = math.prod(images.shape[1:])  # 1 of features
+    return max(1, CHUNK * 64**2 // max(pixels, 64**2))
+
+
 @torch.no_grad()
-def predict(function: Callable[[Tensor], Tensor], images: Images, indices: Tensor | None = None, *, chunk: int = CHUNK) -> Tensor:
+def predict(function: Callable[[Tensor], Tensor], images: Images, indices: Tensor | None = None, *, chunk: int | None = None) -> Tensor:
     """`function` of the images at global `indices` (None: of all), without augmentation: the chunk loop of the whole package.
 
     Args:
         function: float images [B,3,H,W] in [0, 1] to a tensor [B,...], as `net.features`.
+        chunk: images to a forward pass; None: `chunk_of` them.
     Returns:
         [M,...] on the device of the images, in the order of `indices`. Memory: O(result + chunk).
     """
     indices = torch.arange(len(images), device=images.device) if indices is None else indices.to(images.device)
     out: Tensor | None = None
+    chunk = chunk_of(images) if chunk is None else chunk
     for start in range(0, max(len(indices), 1), chunk):
         x = images.batch(indices[start : start + chunk])
         part = function(x if x.is_floating_point() else x.float() / 255)

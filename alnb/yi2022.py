@@ -28,7 +28,7 @@ from alnb.augment import AUGMENTATIONS
 from alnb.data import IMBALANCED_CIFAR10, ImageSet, at_most, bgr, imbalanced, load, proportional
 from alnb.data.official import Root
 from alnb.loop import Cycle, Protocol
-from alnb.nets import Net, resnet18, small
+from alnb.nets import Net, resnet18, resnet18_large, small
 from alnb.oracle import Pending
 from alnb.pool import Pool
 from alnb.pretrain import PRETEXTS, Pretext, Pretrained, pretrain
@@ -156,9 +156,10 @@ def setting(dataset: str, scale: str, *, preset: str = "clean", points: int | No
     chosen = replace(PRESETS[preset], **switches)
     caltech = dataset == "caltech101"
     full = Setting(
-        dataset=dataset, scale=scale, source=dataset, net=resnet18, switches=chosen, main=_augmented(MAIN, chosen), pretext=PRETEXT,
-        simsiam=SIMSIAM, pretexts={name: PRETEXTS[name] for name in PRETEXTS}, initial=1000, budget=1000, points=8 if caltech else 10,
-        batches=8 if caltech else 10, subset=10_000, vaal=replace(SANE, epochs=20), ta_vaal=TAVAAL(), pal=PAL(), gcn=Training(),
+        dataset=dataset, scale=scale, source=dataset, net=resnet18_large if caltech else resnet18, switches=chosen,
+        main=_augmented(MAIN, chosen), pretext=PRETEXT, simsiam=SIMSIAM, pretexts={name: PRETEXTS[name] for name in PRETEXTS},
+        initial=1000, budget=1000, points=8 if caltech else 10, batches=8 if caltech else 10, subset=10_000,
+        vaal=replace(SANE, epoch="scored"), ta_vaal=TAVAAL(), pal=PAL(part=128 if caltech else 512), gcn=Training(),
         image_size=224 if caltech else None,
     )  # fmt: skip
     scaled = SCALES[scale](full)
@@ -185,10 +186,10 @@ def _augmented(recipe: Recipe, switches: Switches) -> Recipe:
 def _small(full: Setting, net: Callable[[int], Net], **changes: Any) -> Setting:
     """`full` with a small net for the main task and all methods, and recipes to match."""
     vaal = changes.pop("vaal")
-    pal_epochs = changes.pop("pal_epochs")
+    pal_epochs, part = changes.pop("pal_epochs"), full.pal.part * changes["budget"] // full.budget
     return replace(
         full, net=net, vaal=replace(full.vaal, **vaal), ta_vaal=TAVAAL(replace(full.ta_vaal.game, **vaal)),
-        pal=replace(full.pal, net=net, recipe=replace(full.pal.recipe, epochs=pal_epochs)), **changes,
+        pal=replace(full.pal, net=net, recipe=replace(full.pal.recipe, epochs=pal_epochs), part=part), **changes,
     )  # fmt: skip
 
 
@@ -353,7 +354,11 @@ def learned(setting: Setting, train: ImageSet, pretext: str, *, runs: Path | str
 
 def pretext_learner(setting: Setting, train: ImageSet, pretext: str) -> Learner:
     """How the pretext is learned."""
-    return base(setting, train, setting.simsiam if pretext == "simsiam" else setting.pretext)
+    return base(setting, train, _pretext_recipe(setting, pretext))
+
+
+def _pretext_recipe(setting: Setting, pretext: str) -> Recipe:
+    return setting.simsiam if pretext == "simsiam" else setting.pretext
 
 
 def prepare(
@@ -381,7 +386,8 @@ def summary(setting: Setting, pretext: str, runs: Path | str) -> dict[str, Any]:
 
 
 def _summary(setting: Setting, pretext: str, runs: Path | str) -> Path:
-    told = store.fingerprint(setting.pretexts[pretext], setting.pretext, setting.simsiam, setting.switches.colour)[:10]
+    images = (setting.source, setting.per_class, setting.pool, setting.image_size, setting.switches.colour)
+    told = store.fingerprint(setting.pretexts[pretext], _pretext_recipe(setting, pretext), setting.net, images)[:10]
     return Path(runs) / f"pretrained-{setting.dataset}-{setting.scale}-{pretext}-{told}.json"
 
 

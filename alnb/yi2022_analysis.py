@@ -7,6 +7,7 @@ it is, neither images nor nets are needed to draw the figure again.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -180,7 +181,7 @@ def shown(n: int, queries: Mapping[str, Mapping[int, Tensor]], most: int = SHOWN
 
 def _view(setting: Setting, asked: Mapping[str, Mapping[int, Tensor]], epochs: float, runs: Path | str) -> Path:
     told = {name: {k: own.tolist() for k, own in of.items()} for name, of in asked.items()}
-    return _place("viewed", setting, runs, "+".join(asked), epochs, told)
+    return _place("viewed", setting, runs, "queries", epochs, told)
 
 
 def _place(what: str, setting: Setting, runs: Path | str, name: str, *told: Any) -> Path:
@@ -222,7 +223,7 @@ class Supervised:
 
     features: Tensor  # [N,D] of the pool
     log_probs: Tensor  # [N,C] of the pool
-    test_losses: Tensor  # [T], cross-entropy of the test images in nats
+    test_losses: Tensor  # f64 [T], cross-entropy of the test images in nats
     accuracy: float  # on the test images
     seconds: float
 
@@ -234,9 +235,9 @@ def supervised(
 
     Args:
         epochs: instead of those of the main recipe, which are many for so many images.
+    Raises:
+        train.NonFiniteLoss, store.Corrupted: as `train.fit`.
     """
-    import time
-
     recipe = setting.main if epochs is None else replace(setting.main, epochs=epochs)
     learner = base(setting, train_set, recipe)
     experiment = store.describe({"train": train_set, "test": test, "learner": learner})
@@ -249,7 +250,8 @@ def supervised(
             net, train_set.images, everything, train_set.targets, recipe, where=("supervised",), checkpoint=folder / "checkpoint.pt",
             report=report,
         )  # fmt: skip
-        logs = train.predict(train.log_probs(net), test.images).cpu()
+        # in double precision: of images that are easy, a softmax in float32 gives losses of exactly 0, which then tie
+        logs = train.predict(lambda x: net(x).double().log_softmax(dim=1), test.images).cpu()
         return {
             "features": train.predict(net.features, train_set.images).cpu(),
             "log_probs": train.predict(train.log_probs(net), train_set.images).cpu(),

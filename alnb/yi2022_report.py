@@ -135,13 +135,16 @@ def draw_costs(table: DataFrame, title: str) -> Figure:
         width = table[stage] / unit
         axis.barh(range(len(table)), width, left=left, color=colour, label=stage)
         left = [a + b for a, b in zip(left, width, strict=True)]
-    for y in range(len(table)):
-        axis.annotate(f"{left[y]:.2f}", (left[y], y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+    end = 1.12 * max([*left, *(table["published"].dropna() if known else [])])
+    for y, printed in enumerate(table["published"]):
+        beside = known and -0.02 < (printed - left[y]) / end < 0.08  # the marker would stand on the number
+        place, gap = (printed, 8) if beside else (left[y], 4)
+        axis.annotate(f"{left[y]:.2f}", (place, y), xytext=(gap, 0), textcoords="offset points", va="center", fontsize=9)
     if known:
         axis.plot(table["published"], range(len(table)), "o", markersize=9, fillstyle="none", color="0.2", label="published")
     label = "time, as a multiple of random choice" if known else "seconds"
     axis.set(yticks=range(len(table)), yticklabels=table["strategy"].str.replace("_", " "), xlabel=label)
-    axis.set_xlim(0, 1.12 * max([*left, *(table["published"].dropna() if known else [])]))
+    axis.set_xlim(0, end)
     axis.invert_yaxis()
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3, axis="x")

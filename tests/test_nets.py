@@ -1,9 +1,10 @@
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alnb.nets import NETS, linear, resnet10, resnet18, small
+from alnb.nets import NETS, linear, resnet10, resnet18, resnet18_large, small
 
 
 def parameters(net: torch.nn.Module) -> int:
@@ -55,3 +56,14 @@ def test_a_net_without_stages_is_a_linear_classifier_of_features() -> None:
     net, features = linear(10, width=400), torch.randn(3, 400)
     torch.testing.assert_close(net(features).detach(), features @ net.head.weight.detach().T)
     assert torch.equal(net.features(features), features) and 0.009 < float(net.head.weight.detach().std()) < 0.011
+
+
+def test_resnet18_large_is_torchvisions() -> None:
+    net, theirs = resnet18_large(1000).eval(), torchvision.models.resnet18().eval()
+    assert parameters(net) == parameters(theirs) == 11_689_512
+    ours = [name for name, value in net.state_dict().items() if value.ndim]  # all but the counters of batch normalisation
+    own = {name: value for name, value in theirs.state_dict().items() if value.ndim}
+    assert [tuple(net.state_dict()[name].shape) for name in ours if name not in ("mean", "std")] == [tuple(v.shape) for v in own.values()]
+    x = torch.rand(1, 3, 64, 64)
+    net.load_state_dict(dict(zip([name for name in ours if name not in ("mean", "std")], own.values(), strict=True)), strict=False)
+    assert torch.allclose(net(x), theirs(x), atol=1e-5)

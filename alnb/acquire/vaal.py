@@ -146,7 +146,8 @@ def _cross_entropy(logits: Tensor, target: float) -> Tensor:
 class VAAL:
     """Those that a discriminator, trained against a VAE on all pixels, holds for the least labelled. The task's net is not looked at.
 
-    An epoch counts the whole pool, as in the authors' code: the number of updates does not depend on how many are labelled. Batches
+    An epoch counts the whole pool, as in the authors' code: the number of updates does not depend on how many are labelled. (The code
+    of CoreGCN and TA-VAAL counts the labelled and the scored images: `epoch="scored"`.) Batches
     are no larger than the labelled set. Scores are computed in chunks of `batch` candidates, shuffled, since with `eval_sampling`
     off each depends on those in its chunk. We rank by logits: sigmoids tie where the discriminator is certain.
 
@@ -166,6 +167,7 @@ class VAAL:
     hidden: int = 512  # width of the discriminator
     epochs: float = 100  # passes over the pool, a batch of it an update
     updates: int | None = None  # instead of `epochs`
+    epoch: str = field(default="pool", metadata={"added": True})  # counts the "pool", or labelled and "scored" images, as later code does
     checkpoint_seconds: float = field(default=60.0, metadata={"result": False})  # changes no result, so no manifest either
 
     def __post_init__(self) -> None:
@@ -183,6 +185,8 @@ class VAAL:
             raise ValueError(f"VAAL.updates is {self.updates!r}: it must be a whole number, at least 1, or None to go by epochs")
         if self.kl not in ("sum", "mean", "mean_all"):
             raise ValueError(f"VAAL.kl is {self.kl!r}: it must be one of sum, mean, mean_all")
+        if self.epoch not in ("pool", "scored"):
+            raise ValueError(f"VAAL.epoch is {self.epoch!r}: it must be pool or scored")
         if type(self.eval_sampling) is not bool:
             raise ValueError(f"VAAL.eval_sampling is {self.eval_sampling!r}: it must be True or False")
 
@@ -194,7 +198,8 @@ class VAAL:
             train.NonFiniteLoss: it names the update.
             store.Corrupted: the checkpoint in `query.folder` is damaged, or belongs to another training.
         """
-        return least_labelled(self, query, self.count(len(query.pool)))
+        counted = len(query.pool) if self.epoch == "pool" else len(query.pool.labelled) + len(query.candidates)
+        return least_labelled(self, query, self.count(counted))
 
     def count(self, n: int) -> int:
         """Number of updates where an epoch counts `n` images."""
