@@ -144,9 +144,11 @@ def correlate(draws: Tensor, main: Tensor, targets: Tensor, classes: int, *, res
     return Correlation(rho, low, high, mean, tuple(each), by_draws, stable, points)
 
 
-def draw(found: Mapping[str, Correlation], title: str) -> Figure:
+def draw(found: Mapping[str, Correlation], title: str, printed: Mapping[str, float] | None = None) -> Figure:
     """Figure 2: normalised ranks of both losses of `SHOWN` random images; a panel for each pretext, rho over all images in its title.
 
+    Args:
+        printed: what the paper prints for rho, by pretext; it stands beside ours.
     Raises:
         ValueError: there is no pretext.
     """
@@ -157,7 +159,8 @@ def draw(found: Mapping[str, Correlation], title: str) -> Figure:
     figure = Figure(figsize=(3.5 * len(found), 4.4), layout="constrained")
     for k, (axis, (name, one)) in enumerate(zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True)):
         axis.scatter(*zip(*one.shown, strict=True), s=6, alpha=0.5, color=report.COLOURS[k % len(report.COLOURS)], linewidths=0)
-        axis.set_title(f"{name}\nρ = {one.rho:.3f} ({one.low:.3f} to {one.high:.3f})\nwithin classes {one.within:.3f}", fontsize=10)
+        theirs = f"; paper: {printed[name]:g}" if printed and name in printed else ""
+        axis.set_title(f"{name}{theirs}\nρ = {one.rho:.3f} ({one.low:.3f} to {one.high:.3f})\nwithin classes {one.within:.3f}", fontsize=10)
         axis.set(
             xlabel="rank of the main-task loss",
             ylabel="rank of the pretext loss" if not k else "",

@@ -487,7 +487,7 @@ def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) 
         if len(run.records()) < setting.points:
             continue
         experiment = (run.manifest or {})["experiment"]
-        if experiment["strategy"] != store.describe(METHODS[columns["method"]].strategy(setting)):
+        if not _current(setting, columns["method"], experiment):
             continue  # by an earlier version of the method
         twin = below.setdefault(_key(columns), (run, columns))[0]
         parts = {"images": (experiment["pool"]["images"], experiment["test"]), columns["pretext"]: experiment["side"]}
@@ -499,6 +499,15 @@ def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) 
     for run, _ in (below[_key(job)] for job in jobs if _key(job) in below):
         run.announce()
     return [below[_key(job)] for job in jobs if _key(job) in below], [job for job in jobs if _key(job) not in below]
+
+
+def _current(setting: Setting, method: str, experiment: store.Json) -> bool:
+    """Whether a run chose and learned as the method does now; mean and deviation of the images aside, which need the images."""
+    one = METHODS[method]
+    learner = store.describe(one.learner(Learner(setting.net, setting.main)))
+    same = all(experiment["learner"][name] == value for name, value in learner.items() if name not in ("mean", "std"))
+    strategies = (store.describe(one.strategy(setting)), store.describe(one.initial(setting)))
+    return same and (experiment["strategy"], experiment["initial"]) == strategies
 
 
 def _key(columns: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -23,12 +23,15 @@ from alnb.pretrain import losses_of
 from alnb.rank_correlation import Correlation, correlate
 from alnb.records import Found
 from alnb.train import Report
-from alnb.yi2022 import Setting, base, learned, pretext_learner
+from alnb.yi2022 import Setting, base, learned, pretext_learner, summary
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 SHOWN = 10_000  # images of a t-SNE plot, at most
+EPOCHS = {"smoke": 5, "laptop": 20, "paper": 200}  # of the net that knows all labels, by scale
+ITERATIONS = {"smoke": [1, 2, 3], "laptop": [1, 5, 10], "paper": [1, 5, 10]}  # whose queries are shown
+METHODS = ("random", "learning_loss", "pt4al")  # and of which methods
 REMEDY = "delete it, and it is made again"
 
 
@@ -40,6 +43,7 @@ class Compared:
     """A pretext's losses of the test images compared with those of the main task."""
 
     correlation: Correlation
+    losses: str  # fingerprint of those of the images learned from, as in `yi2022.summary`: by it another pre-training is known
     dataset: str  # what the images are: at scale smoke not what the setting is named after
     images: int  # test images
     learned: int  # images that both nets learned from
@@ -47,15 +51,17 @@ class Compared:
 
 
 def read_compared(setting: Setting, pretext: str, epochs: float, runs: Path | str) -> Compared | None:
-    """What `compared` wrote below `runs`, None where it did not.
+    """What `compared` wrote below `runs`, None where it did not, or of another pre-training than the one whose summary is there.
 
     Raises:
-        store.Corrupted: the file is damaged.
+        store.Corrupted: the file is damaged, or the summary is not there.
     """
     path = _place("compared", setting, runs, pretext, epochs)
     if not path.exists():
         return None
     told = store.read_json(path, REMEDY)
+    if told["losses"] != summary(setting, pretext, runs)["losses"]:
+        return None  # of an earlier pre-training
     own = _numbers(told.pop("correlation"))
     own["by_draws"] = {int(m): rho for m, rho in own["by_draws"].items()}
     own |= {"classes": tuple(own["classes"]), "shown": tuple((x, y) for x, y in own["shown"])}
@@ -76,7 +82,7 @@ def compared(
     main = supervised(setting, train_set, test, epochs=epochs, runs=runs, report=report)
     draws = losses_of(setting.pretexts[pretext], found, pretext_learner(setting, train_set, pretext), test.images)
     one = correlate(draws.cpu(), main.test_losses, test.targets.cpu(), len(test.classes))
-    told = Compared(one, train_set.name, len(test), len(train_set), main.accuracy)
+    told = Compared(one, store.fingerprint(found.losses.cpu()), train_set.name, len(test), len(train_set), main.accuracy)
     store.write_json(_place("compared", setting, runs, pretext, epochs), _plain(asdict(told)))
     return told
 
@@ -132,7 +138,7 @@ def viewed(
         ValueError: as `queries`, `tsne.layout` and `query_analysis.summary`.
     """  # fmt: skip
     asked = queries(finished, iterations)
-    some = shown(len(train_set), asked)
+    some = shown(len(train_set), asked, SHOWN)
     layout = tsne.layout(known.features[some], cache=Path(runs) / "tsne")
     targets = train_set.targets.cpu()
     table = query_analysis.summary(asked, features=known.features, log_probs=known.log_probs, targets=targets)
@@ -169,7 +175,7 @@ def check_iterations(iterations: Iterable[int], points: int) -> None:
         raise ValueError(f"there is no iteration {wrong[0]}: a run has {points}, the first of which is 1")
 
 
-def shown(n: int, queries: Mapping[str, Mapping[int, Tensor]], most: int = SHOWN) -> Tensor:
+def shown(n: int, queries: Mapping[str, Mapping[int, Tensor]], most: int) -> Tensor:
     """All `n` images, or `most` of them at random with every queried one: global indices i64, ascending."""
     if n <= most:
         return torch.arange(n)
@@ -185,7 +191,7 @@ def _view(setting: Setting, asked: Mapping[str, Mapping[int, Tensor]], epochs: f
 
 
 def _place(what: str, setting: Setting, runs: Path | str, name: str, *told: Any) -> Path:
-    key = store.fingerprint(setting.fingerprint, name, *told)[:10]
+    key = store.fingerprint(setting.fingerprint, name, *(float(one) if isinstance(one, int) else one for one in told))[:10]
     return Path(runs) / f"{what}-{setting.dataset}-{setting.scale}-{name}-{key}.json"
 
 

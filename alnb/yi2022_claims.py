@@ -63,6 +63,22 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
 }  # fmt: skip
 
 
+def select(frame: DataFrame, figure: str, dataset: str) -> DataFrame:
+    """The runs of `dataset` under the clean protocol that a figure is about: of one iteration for Table 1, else the longest."""
+    rows = frame[(frame["preset"] == "clean") & (frame["dataset"] == dataset)] if len(frame) else frame
+    if not len(rows):
+        return rows
+    last = rows.groupby("run")["cycle"].transform("max")
+    return rows[last == (0 if figure == "table1" else max(1, last.max()))]
+
+
+def cold_start(frame: DataFrame) -> DataFrame:
+    """The claims of Table 1, as of `claims`, and of the spread."""
+    found, (decided, told) = claims(frame, "table1"), spread(frame)
+    found.loc[len(found)] = ["P14", "PT4AL's first labels give less spread.", decided, told, "section 5.4, Table 1"]
+    return found
+
+
 def claims(frame: DataFrame, figure: str) -> DataFrame:
     """The statements of a figure put to the records of its runs, one row each. Scale smoke decides nothing.
 

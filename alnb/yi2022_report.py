@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alnb import report, rng
+from alnb import comparisons, report, rng
 from alnb.claims import FAILS, HOLDS, OPEN, Verdict, at
 from alnb.loop import Cycle
+from alnb.published import published as read_published
 from alnb.rank_correlation import Correlation
 from alnb.records import Found
 
@@ -30,6 +31,24 @@ def whole(frame: DataFrame, least: Mapping[str, int], preset: str = "clean", *, 
     return clean and all(frame[column].nunique() >= n for column, n in least.items())
 
 
+ORDER = "6.3: first labels, order"  # a panel of Figure 6
+ITEMS = {
+    "figure3": ("CIFAR-10, first iteration", "CIFAR-10, last iteration"),
+    "figure6": (
+        "CIFAR-10, low loss first, first iteration",
+        "CIFAR-10, low loss first, last iteration",
+        "CIFAR-10, sampling in the first batch",
+    ),
+}  # of `published.csv`, that belong to a figure
+
+
+def printed(frame: DataFrame, figure: str) -> DataFrame:
+    """The accuracies that the paper prints of what its figure shows, for `report.curves`; none for runs of another scale than paper."""
+    told = comparisons.printed(frame, read_published("yi2022"))
+    own = told[told["item"].isin(ITEMS[figure])]
+    return own.assign(arm=ORDER) if figure == "figure6" else own
+
+
 def panels(frame: DataFrame) -> DataFrame:
     """The runs of Figure 6 with a panel, as column `arm`, for each of its parts; PT4AL and random choice stand in all of them."""
     import pandas
@@ -37,7 +56,7 @@ def panels(frame: DataFrame) -> DataFrame:
     parts = {
         "(a) parts": ("sampling_only", "pretext_high", "pretext_low"),
         "(b) pretexts": tuple(name for name in frame["strategy"].unique() if ", " in name),
-        "6.3: first labels, order": ("pt4al_low_first", "pt4al_top_k", "pt4al_random_first"),
+        ORDER: ("pt4al_low_first", "pt4al_top_k", "pt4al_random_first"),
     }
     shared = ["random", "pt4al"]
     return pandas.concat([frame[frame["strategy"].isin([*shared, *own])].assign(arm=title) for title, own in parts.items()])

@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas
 
-from alnb import bengar2021, claims, records, store, yi2022, yi2022_claims
+from alnb import bengar2021, claims, records, store, yi2022
 from alnb.published import published
-from alnb.yi2022_claims import STATEMENTS
 from benchmarks.__main__ import LONG, NAMES, RESULTS, met
-from benchmarks.yi2022 import beside, compared
+from benchmarks.yi2022 import CLAIMS, beside, claimed, compared, correlations
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -211,14 +210,13 @@ def _points(row: dict[str, Any], *names: str) -> str:
 
 def yi_claims(results: dict[str, Any]) -> str:
     """The claims of Yi et al. 2022 with their verdicts at both scales, and the figures behind those at scale laptop."""
-    frame = _paper()
-    clean = frame[frame["preset"] == "clean"] if len(frame) else frame
-    lines = ["| claim | | scale `paper` | scale `laptop` | figures at scale `laptop` |", "|---|---|---|---|---|"]
-    for figure in ("figure2", "figure3", "figure5b", "figure6", "table1"):
-        paper = dict(yi2022_claims.claims(clean, figure)[["claim", "verdict"]].to_numpy()) if len(clean) and figure in STATEMENTS else {}
-        for row in _pt4al(results).get(f"claims {figure}", ()):
-            verdict = paper.get(row["claim"], NOT_YET)
-            lines.append(f"| {row['claim']}, `{figure}` | {row['statement']} | {verdict} | **{row['verdict']}** | {row['evidence']} |")
+    frame, lines = _paper(), ["| claim | | scale `paper` | scale `laptop` | figures at scale `laptop` |", "|---|---|---|---|---|"]
+    for name in ("figure2", *CLAIMS):
+        found = correlations(yi2022.folder("paper"), "paper") if name == "figure2" else claimed(frame, name)
+        paper = {(row.claim, row.statement): row.verdict for row in found.itertuples()}
+        for row in _pt4al(results).get(f"claims {name}", ()):
+            verdict = paper.get((row["claim"], row["statement"]), NOT_YET)
+            lines.append(f"| {row['claim']}, `{name}` | {row['statement']} | {verdict} | **{row['verdict']}** | {row['evidence']} |")
     return "\n".join(lines)
 
 

@@ -26,9 +26,10 @@ NOTEBOOKS: dict[str, tuple[str, dict[str, Any]]] = {  # what is measured: the da
 }  # fmt: skip
 MINUTES, RATIO = 15, 1.6  # the bars; the paper's own ratio is 1.59
 FIRST = 1000  # labels of the paper's first iteration
-QUERIES, ITERATIONS = ("random", "learning_loss", "pt4al"), (1, 5, 10)  # of Figure 4
-EPOCHS = {"laptop": 20.0, "paper": 200.0}  # of the net that knows all labels, as the notebooks of Figures 2 and 4 have it
-CLAIMS = ("figure3", "figure5b", "figure6")  # notebooks whose runs have claims in `yi2022_claims.STATEMENTS`
+CLAIMS = {  # notebooks whose runs have claims: the figure of `yi2022_claims.STATEMENTS`, and the data set
+    "figure3": ("figure3", "cifar10"), "figure3 caltech101": ("figure3", "caltech101"), "figure5b": ("figure5b", "cifar10_imbalanced"),
+    "figure6": ("figure6", "cifar10"), "table1": ("table1", "cifar10"),
+}  # fmt: skip
 PROJECT = Path(__file__).parents[1]
 BUILD = PROJECT / "build" / "yi2022"
 Row = dict[str, Any]
@@ -82,34 +83,42 @@ def _ratio(costs: pandas.DataFrame, strategy: str) -> float:
 def tables(done: list[str]) -> Iterator[tuple[str, pandas.DataFrame]]:
     """The claims of each notebook, Table 1, what each protocol is worth, and the numbers beside the plot of the queries."""
     for name in (name for name in CLAIMS if name in done):
-        yield f"claims {name}", yi2022_claims.claims(records.frame(found(name)), name)
+        yield f"claims {name}", claimed(records.frame(found(name)), name)
+    if "figure2" in done:
+        yield "claims figure2", correlations(BUILD / "figure2" / yi2022.PAPER, SCALE)
     if "table1" in done:
         cold = records.frame(found("table1"))
         cold["part"] = cold["strategy"].where(cold["strategy"] == "random", cold["key"] + " " + cold["first_batch"].astype(str))
-        main = cold[cold["part"].isin(["random", "float 0"])]
-        decided, told = yi2022_claims.spread(main)
-        claimed = yi2022_claims.claims(main, "table1")
-        claimed.loc[len(claimed)] = ["P14", "PT4AL's first labels give less spread.", decided, told, "section 5.4, Table 1"]
-        yield "claims table1", claimed
         yield "table1", cold.groupby("part", sort=False)["accuracy"].agg(["mean", "std", "min", "max", "count"]).reset_index()
     if "protocols" in done:
         yield "protocols", yi2022_claims.worth(records.frame(found("protocols")), "clean")
-    if "figure2" in done:
-        rho = {name: one.correlation for name, one in compared(BUILD / "figure2" / yi2022.PAPER, SCALE).items()}
-        printed = published("yi2022", metric="correlation", dataset="cifar10")
-        yield "claims figure2", yi2022_report.correlations(rho, printed, SCALE)
     if "figure4" in done:
         setting, runs = yi2022.setting("cifar10", SCALE), BUILD / "figure4" / yi2022.PAPER
-        finished, _ = yi2022.find(setting, yi2022.grid(setting, QUERIES, [0]), runs)
-        view = yi2022_analysis.read_viewed(setting, finished, ITERATIONS, EPOCHS[SCALE], runs)
+        finished, _ = yi2022.find(setting, yi2022.grid(setting, yi2022_analysis.METHODS, [0]), runs)
+        view = yi2022_analysis.read_viewed(setting, finished, yi2022_analysis.ITERATIONS[SCALE], yi2022_analysis.EPOCHS[SCALE], runs)
         assert view is not None, f"{runs} lacks what its notebook writes"
         yield "figure4", view.table
+
+
+def claimed(frame: pandas.DataFrame, name: str) -> pandas.DataFrame:
+    """The claims that a notebook of `CLAIMS` puts to its runs, found among those of `frame`; an empty table where there are none."""
+    figure, dataset = CLAIMS[name]
+    rows = yi2022_claims.select(frame, figure, dataset)
+    if not len(rows):
+        return pandas.DataFrame(columns=["claim", "statement", "verdict", "evidence"])
+    return yi2022_claims.cold_start(rows) if figure == "table1" else yi2022_claims.claims(rows, figure)
+
+
+def correlations(runs: Path, scale: str) -> pandas.DataFrame:
+    """The claims of Figure 2, of what its notebook kept below `runs` of CIFAR-10."""
+    rho = {name: one.correlation for name, one in compared(runs, scale).items()}
+    return yi2022_report.correlations(rho, published("yi2022", metric="correlation", dataset="cifar10"), scale)
 
 
 def compared(runs: Path, scale: str) -> dict[str, yi2022_analysis.Compared]:
     """What Figure 2 kept below `runs` of CIFAR-10, by pretext."""
     setting = yi2022.setting("cifar10", scale)
-    kept = {name: yi2022_analysis.read_compared(setting, name, EPOCHS[scale], runs) for name in yi2022.PAPER_PRETEXTS}
+    kept = {name: yi2022_analysis.read_compared(setting, name, yi2022_analysis.EPOCHS[scale], runs) for name in yi2022.PAPER_PRETEXTS}
     return {name: one for name, one in kept.items() if one is not None}
 
 
@@ -125,15 +134,15 @@ def beside(frame: pandas.DataFrame, rho: Mapping[str, yi2022_analysis.Compared])
     Args:
         frame: records of runs under the clean protocol (others are left out): of whole curves, and of one iteration for Table 1.
     """
-    clean = frame[(frame["preset"] == "clean") & (frame["dataset"] == "cifar10")] if len(frame) else frame
-    length = clean.groupby("run")["cycle"].transform("max") if len(clean) else None
+    runs = {figure: yi2022_claims.select(frame, figure, "cifar10") for figure in ("figure3", "table1")}
     rows = []
     for row in published("yi2022", dataset="cifar10").itertuples():
         told = {"item": row.item, "strategy": row.strategy, "metric": row.metric, "published": row.value, "measured": None, "seeds": None}
         if row.metric == "correlation" and row.strategy in rho:
             told |= {"measured": rho[row.strategy].correlation.rho, "seeds": 1}
-        elif row.metric in ("accuracy", "standard_deviation") and length is not None:
-            of = clean[(length == (0 if row.item.startswith("Table 1") else max(1, length.max()))) & (clean["strategy"] == row.strategy)]
+        of = runs["table1" if row.item.startswith("Table 1") else "figure3"]
+        if row.metric in ("accuracy", "standard_deviation") and len(of):
+            of = of[of["strategy"] == row.strategy]
             own = of[of["cycle"] == (0 if row.n_labelled == FIRST else of["cycle"].max())].groupby("seed")["accuracy"].mean()
             value = own.mean() if row.metric == "accuracy" else own.std()
             told |= {"measured": float(value), "seeds": len(own)} if len(own) else {}

@@ -8,12 +8,13 @@ import pytest
 from test_claims import as_claimed, runs
 from test_yi2022_claims import made
 
-from alnb import bengar2021, claims, yi2022_claims
+from alnb import bengar2021, claims, yi2022_report
+from alnb.published import published
 from alnb.rank_correlation import Correlation
 from alnb.yi2022_analysis import Compared
 from benchmarks import readme
 from benchmarks.bengar2021 import ends, plain
-from benchmarks.yi2022 import beside
+from benchmarks.yi2022 import CLAIMS, beside, claimed
 
 
 def results(**table: Any) -> dict[str, Any]:
@@ -76,23 +77,36 @@ def test_pt4als_numbers_stand_beside_the_papers(monkeypatch: pytest.MonkeyPatch)
     cold = made({"random": [0.1], "pt4al": [0.15]}, seeds=4).assign(run=lambda rows: "cold " + rows["run"])
     warm = made({"random": [0.9, 0.9]}, preset="clean, init=warm").assign(run=lambda rows: "warm " + rows["run"])
     short = made({"pt4al": [0.7]}).assign(run="short", cycle=1)  # a curve of fewer iterations, as `protocols` has them
-    laptop = beside(pandas.concat([curves, cold, warm]), {"rotation": Compared(correlation(0.5), "cifar10", 9, 9, 0.4)})
+    laptop = beside(pandas.concat([curves, cold, warm]), {"rotation": Compared(correlation(0.5), "losses", "cifar10", 9, 9, 0.4)})
     assert beside(pandas.concat([curves, cold, short.assign(cycle=0)]), {})[0] == laptop[0]
     frame = curves.assign(accuracy=curves["accuracy"] + 0.1)
-    monkeypatch.setattr(readme, "_paper", lambda: frame)
+    uneven = made({"random": [0.9, 0.9], "pt4al": [0.1, 0.1]}, dataset="cifar10_imbalanced")
+    uneven["run"] = "uneven " + uneven["run"]
+    worse = made({"random": [0.9], "pt4al": [0.1]}, seeds=6).assign(run=lambda rows: "cold " + rows["run"])  # of Table 1, not Figure 3
+    everything = pandas.concat([frame, uneven, worse]).assign(scale="paper")
+    monkeypatch.setattr(readme, "_paper", lambda: everything)
     monkeypatch.setattr(readme, "compared", lambda runs, scale: {})
+    rho = {"rotation": Compared(correlation(0.5), "losses", "cifar10", 9, 9, 0.4)}
+    monkeypatch.setattr("benchmarks.yi2022.compared", lambda runs, scale: rho)
     worth = [{"preset": "clean, init=warm", "strategy": name, "difference": 0.01, "low": 0.0, "high": 0.02, "seeds": 3,
               "gain": None, "gain_low": None, "gain_high": None} for name in ("random", "pt4al")]  # fmt: skip
-    table = {"beside": laptop, "protocols": worth, "claims figure3": plain(yi2022_claims.claims(curves, "figure3"))}
+    told = {f"claims {name}": plain(claimed(pandas.concat([curves, uneven, cold]), name)) for name in CLAIMS}
+    printed = published("yi2022", metric="correlation", dataset="cifar10")
+    told["claims figure2"] = plain(yi2022_report.correlations({"rotation": correlation(0.5)}, printed, "paper"))
+    table = {"beside": laptop, "protocols": worth, **told}
     found = {"yi2022": {"rows": [{}, {"table": table}]}}
     text = readme.yi(found)
     mean = curves[(curves["strategy"] == "pt4al") & (curves["cycle"] == 1)]["accuracy"].mean()
     assert row(text, "accuracy: CIFAR-10, last iteration, pt4al") == ["95.13%", f"{mean + 0.1:.2%}", f"{mean:.2%}", "3, 3"]
-    assert row(text, "accuracy: Table 1, pt4al")[1:] == ["not yet", f"{cold[cold['strategy'] == 'pt4al']['accuracy'].mean():.2%}", "–, 4"]
-    assert row(text, "standard deviation: Table 1, spread, random")[1] == "not yet"
+    first = [f"{rows[rows['strategy'] == 'pt4al']['accuracy'].mean():.2%}" for rows in (worse, cold)]
+    assert row(text, "accuracy: Table 1, pt4al")[1:] == [*first, "6, 4"]
     assert row(text, "correlation: Figure 2, rotation") == ["0.790", "not yet", "0.500", "–, 1"]
     assert row(readme.yi_protocols(found), "clean, init=warm")[0] == "+1.0 (+0.0 to +2.0)"
-    assert row(readme.yi_claims(found), "P2, `figure3`")[1:3] == ["holds", "**holds**"]
+    claims = readme.yi_claims(found)
+    assert row(claims, "P2, `figure3`")[1:3] == ["holds", "**holds**"]  # and not what Table 1's runs say
+    assert row(claims, "P13, `table1`")[1:3] == ["does not hold", "**holds**"] and row(claims, "P14, `table1`")[1] != "not yet"
+    assert row(claims, "P5, `figure5b`")[1:3] == ["does not hold", "**does not hold**"]
+    assert row(claims, "H1, `figure2`")[1:3] == ["holds", "**holds**"] and "caltech101" not in claims
     assert "not yet" in readme.yi({}) and len(readme.yi_costs({}).splitlines()) == len(readme.yi_claims({}).splitlines()) == 2
 
 

@@ -7,7 +7,7 @@ import pandas
 import pytest
 import torch
 
-from alnb import store, yi2022
+from alnb import query_analysis, store, tsne, yi2022, yi2022_analysis
 from alnb.yi2022_analysis import check_iterations, compared, queries, read_compared, read_viewed, shown, supervised, viewed
 
 SETTING = yi2022.setting("cifar10", "smoke")
@@ -33,7 +33,7 @@ def test_what_figure_2_shows_is_kept_without_its_nets(tmp_path: Path) -> None:
     one = compared(SETTING, train, test, "rotation", epochs=1, runs=tmp_path)
     for tensors in tmp_path.rglob("*.pt"):
         tensors.unlink()
-    again = read_compared(SETTING, "rotation", 1, tmp_path)
+    again = read_compared(SETTING, "rotation", 1.0, tmp_path)
     assert again is not None and repr(asdict(again)) == repr(asdict(one))  # NaN is not equal to itself
     assert (one.dataset, one.images, one.learned) == (train.name, len(test), len(train)) and -1 <= one.correlation.rho <= 1
     (path,) = tmp_path.glob("compared-*.json")
@@ -45,7 +45,17 @@ def test_what_figure_2_shows_is_kept_without_its_nets(tmp_path: Path) -> None:
         read_compared(SETTING, "rotation", 1, tmp_path)
 
 
-def test_what_figure_4_shows_is_kept_without_its_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_pretraining_gave_is_not_read(tmp_path: Path) -> None:
+    train, test = yi2022.images(SETTING)
+    compared(SETTING, train, test, "rotation", epochs=1, runs=tmp_path)
+    (told,) = tmp_path.glob("pretrained-*.json")
+    store.write_json(told, {**store.read_json(told), "losses": "another"})
+    assert read_compared(SETTING, "rotation", 1, tmp_path) is None
+
+
+@pytest.mark.parametrize("most", [10_000, 300])
+def test_what_figure_4_shows_is_kept_without_its_net(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yi2022_analysis, "SHOWN", most)
     train, test = yi2022.images(SETTING)
     prepared = yi2022.prepare(SETTING, train, test, [], runs=tmp_path)
     jobs = yi2022.grid(SETTING, ["random"], [0])
@@ -53,16 +63,20 @@ def test_what_figure_4_shows_is_kept_without_its_net(tmp_path: Path, monkeypatch
     finished, left = yi2022.find(SETTING, jobs, tmp_path)
     assert not left and read_viewed(SETTING, finished, [1, 3], 1, tmp_path) is None
     known = supervised(SETTING, train, test, epochs=1, runs=tmp_path)
-    one = viewed(SETTING, finished, [1, 3], train, known, epochs=1, runs=tmp_path)
+    viewed(SETTING, finished, [1, 3], train, known, epochs=1, runs=tmp_path)
+    asked = queries(finished, [1, 3])
+    some = shown(len(train), asked, most)
+    layout = tsne.layout(known.features[some], cache=tmp_path / "tsne")
+    table = query_analysis.summary(asked, features=known.features, log_probs=known.log_probs, targets=train.targets)
     for tensors in tmp_path.rglob("*.pt"):
         tensors.unlink()
     no_training(monkeypatch)
-    again = read_viewed(SETTING, finished, [1, 3], 1, tmp_path)
-    assert again is not None and torch.equal(again.layout, one.layout) and again.accuracy == known.accuracy
-    pandas.testing.assert_frame_equal(again.table, one.table)
-    asked = queries(finished, [1, 3])["random"]
-    assert len(train) == len(one.layout) and torch.equal(again.targets, train.targets)  # all images are shown, so rows are their indices
-    assert set(again.queries["random"]) == {1, 3} and all(torch.equal(again.queries["random"][k], asked[k]) for k in asked)
+    found = read_viewed(SETTING, finished, [1, 3], 1, tmp_path)
+    assert found is not None and len(some) == min(most, len(train)) and found.accuracy == known.accuracy
+    assert torch.allclose(found.layout, layout, atol=0.005 + 1e-9) and torch.equal(found.targets, train.targets[some])
+    pandas.testing.assert_frame_equal(found.table, table)
+    for k, rows in found.queries["random"].items():
+        assert torch.equal(some[rows], asked["random"][k])
     assert read_viewed(SETTING, finished, [1, 2], 1, tmp_path) is None and read_viewed(SETTING, finished, [1, 3], 2, tmp_path) is None
 
 
@@ -70,7 +84,7 @@ def test_queries_shown() -> None:
     asked = {"random": {1: torch.tensor([5, 7]), 2: torch.tensor([900])}}
     some = shown(1000, asked, most=50)
     assert len(some) == 50 and {5, 7, 900} <= set(some.tolist()) and some.tolist() == sorted(some.tolist())
-    assert shown(40, asked).tolist() == list(range(40))
+    assert shown(40, asked, most=50).tolist() == list(range(40))
 
 
 def test_an_iteration_that_a_run_does_not_have() -> None:

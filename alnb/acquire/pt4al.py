@@ -74,7 +74,8 @@ def batch(ranked: Int[Tensor, " N"], batches: int, number: int) -> Int[Tensor, "
 class LossBatch:
     """The scope of PT4AL: in cycle k the candidates in batch k, in the order of their losses.
 
-    What a cycle leaves over of its batch is no candidate ever again. Source: Yi et al. 2022, section 3.2.
+    What a cycle leaves over of its batch is no candidate ever again; but where `first` is not 0, cycle `first` sees the rest of its batch
+    again, and batch 0 is never seen. Source: Yi et al. 2022, section 3.2.
     """
 
     batches: int = 10
