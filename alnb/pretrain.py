@@ -47,14 +47,20 @@ def rotation(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
     answer away. Source: Gidaris et al. 2018; Yi et al. 2022, equation 1.
 
     Raises:
-        ValueError: images that are not square.
+        ValueError: images that are not square, or smaller than `SMALLEST`.
     """
     height, width = x.shape[2:]
-    if height != width:
-        raise ValueError(f"images of {height}x{width} pixels cannot be turned by 90 degrees: resize them to a square")
+    if height != width or height < SMALLEST:
+        raise ValueError(
+            f"images of {height}x{width} pixels cannot be turned by 90 degrees, or show nothing: resize them to squares of {SMALLEST} "
+            "pixels or more"
+        )
     views = torch.cat([torch.rot90(x, turns, dims=(2, 3)) for turns in range(4)])
     turns = torch.arange(4, device=x.device).repeat_interleave(len(x))
     return functional.cross_entropy(net(views), turns, reduction="none").view(4, -1).mean(dim=0)
+
+
+SMALLEST = 8  # pixels, the side of the digits: what is smaller does not show how it was turned
 
 
 PRETEXTS: dict[str, Pretext] = {

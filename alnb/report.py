@@ -65,6 +65,7 @@ def curves(frame: DataFrame, title: str, *, target: float | None = None, publish
     """
     import seaborn
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     arms, look = list(frame["arm"].unique()), looks(frame["strategy"])
     palette, markers = ({name: one[key] for name, one in look.items()} for key in ("color", "marker"))
@@ -80,7 +81,8 @@ def curves(frame: DataFrame, title: str, *, target: float | None = None, publish
             hollow(axis, published[(published["arm"] == arm) & (published["n_labelled"] <= frame["n_labelled"].max())], look)
         if target is not None:
             axis.axhline(target, color="0.4", linestyle="--", linewidth=1)
-        axis.set(title=arm, xlabel="labels", ylabel="test accuracy")
+        axis.set(title="" if arms == ["scratch"] else arm, xlabel="labels", ylabel="test accuracy")  # an arm alone needs no name
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     low, high = axes[0].get_ylim()
     axes[0].set_ylim(max(0.0, low), min(1.0, high))  # a band by Student's t may leave 0 to 1, accuracy may not
@@ -194,9 +196,12 @@ def class_histograms(counts: DataFrame, title: str) -> Figure:
         own = mean[name]
         axis.bar(own.index, own, width=0.8 if classes <= 30 else 1.0, color=looks(strategies)[name]["color"])
         axis.axhline(own.sum() / classes, color="0.3", linestyle="--", linewidth=1)
-        axis.set_title(name, fontsize=9)
-    for axis in axes[len(strategies) :]:
-        axis.set_axis_off()
+        axis.set_title(name.replace("_", " "), fontsize=9)
+    for place, axis in enumerate(axes):
+        if place >= len(strategies):
+            axis.set_axis_off()
+        elif place + columns >= len(strategies):  # the last of its column
+            axis.tick_params(labelbottom=True)
     figure.supylabel("labels, mean over runs", fontsize=9)
     figure.suptitle(f"{title}: classes of the labels asked for, by class number", fontsize=11)
     return figure
@@ -221,16 +226,18 @@ def provenance(frame: DataFrame) -> str:
     return "; ".join(told)
 
 
-def save(figure: Figure, path: Path, caption: str, runs: DataFrame | None = None) -> Path:
+def save(figure: Figure, path: Path, caption: str, runs: DataFrame | str | None = None) -> Path:
     """Write `figure` as PNG, atomically, with `caption` among its metadata; returns `path`.
 
-    runs: those that it shows: what they are (see `provenance`) is written under it.
+    runs: those that it shows: what they are (see `provenance`) is written under it; or a sentence that says it.
     """
     import io
 
     if runs is not None:
         wide = int(16 * figure.get_figwidth())  # characters of that size
-        figure.supxlabel(textwrap.fill(provenance(runs), wide), x=0.01, ha="left", fontsize=7, color="0.35")
+        figure.supxlabel(
+            textwrap.fill(runs if isinstance(runs, str) else provenance(runs), wide), x=0.01, ha="left", fontsize=7, color="0.35"
+        )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Description": caption})
     store.write_atomic(path, buffer.getvalue() if buffer.tell() < LARGE else _fewer_colours(buffer.getvalue(), caption))

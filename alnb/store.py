@@ -300,7 +300,8 @@ def describe(value: Any) -> Any:
     if inspect.isfunction(value):
         return _describe_function(value)
     raise TypeError(
-        f"a {type(value).__name__} ({value!r}) cannot be written into a manifest: use a function, a functools.partial or a dataclass"
+        f"a {type(value).__name__} ({repr(value)[:100]}) cannot be written into a manifest: use a function, a functools.partial or a "
+        "dataclass"
     )
 
 

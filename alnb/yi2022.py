@@ -7,13 +7,14 @@ nets, checkpoints and seeds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alnb import loop, oracle, store
@@ -34,7 +35,7 @@ from alnb.pool import Pool
 from alnb.pretrain import PRETEXTS, Pretext, Pretrained, pretrain
 from alnb.records import Found
 from alnb.records import find as find_runs
-from alnb.train import Learner, Recipe, Report
+from alnb.train import Learner, Recipe, Report, fit
 
 PAPER = "yi2022"
 PAPER_PRETEXTS = ("rotation", "colorization", "jigsaw", "simsiam")  # of Figure 6b
@@ -60,8 +61,9 @@ class Switches:
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the switch, its value and what it may be."""
         for name, allowed in VALUES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be one of {', '.join(map(str, allowed))}")
+            value = getattr(self, name)
+            if value not in allowed or type(value) is not type(allowed[0]):  # True is 1 to Python, and has another fingerprint
+                raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(map(str, allowed))}")
 
 
 VALUES: dict[str, tuple[Any, ...]] = {
@@ -153,6 +155,8 @@ def setting(dataset: str, scale: str, *, preset: str = "clean", points: int | No
     unknown = [name for name in switches if name not in VALUES]
     if unknown:
         raise ValueError(f"there is no switch {unknown[0]!r}: there are {', '.join(VALUES)}")
+    if points is not None and (type(points) is not int or points < 1):
+        raise ValueError(f"points is {points!r}: it must be a whole number of iterations, at least 1")
     chosen = replace(PRESETS[preset], **switches)
     caltech = dataset == "caltech101"
     full = Setting(
@@ -210,6 +214,7 @@ def _laptop(full: Setting) -> Setting:
 
 def _smoke(full: Setting) -> Setting:
     """Seconds, on the digits that scikit-learn brings, whatever the data set: it shows that the machinery works, and nothing else."""
+    uneven = full.dataset == "cifar10_imbalanced"
     augment = AUGMENTATIONS["shift" if full.switches.augment == "crop_flip" else full.switches.augment]
     recipe = replace(full.main, epochs=2, min_updates=8, batch=32, lr=0.05, augment=augment)
     simsiam = replace(full.pretexts["simsiam"], outputs=16, draws=2)
@@ -218,7 +223,8 @@ def _smoke(full: Setting) -> Setting:
         simsiam=replace(full.simsiam, epochs=1, batch=64, lr=0.03, augment=AUGMENTATIONS["shift"]),
         pretexts={**full.pretexts, "simsiam": simsiam},
         initial=10, budget=10, points=3, batches=10, subset=100, vaal={"width": 2, "hidden": 8, "updates": 2, "batch": 8}, pal_epochs=1,
-        gcn=replace(full.gcn, steps=3), per_class=60, test_per_class=20, image_size=None,
+        gcn=replace(full.gcn, steps=3), test_per_class=20, image_size=None,
+        per_class=None if uneven else 60, pool=330 if uneven else None,
     )  # fmt: skip
 
 
@@ -331,9 +337,10 @@ def learned(setting: Setting, train: ImageSet, pretext: str, *, runs: Path | str
     """What `pretext` learns from the pool, once: kept below `runs`, in pretrained/; see `summary` for what is written beside.
 
     Raises:
-        ValueError, pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`; or there was another
-            pre-training, on another machine, whose runs are here.
+        ValueError, pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`; or there is
+            no such pretext, or was another pre-training, on another machine, whose runs are here.
     """
+    _check_name("pretext", pretext, setting.pretexts)
     task, learner = setting.pretexts[pretext], pretext_learner(setting, train, pretext)
     found = pretrain(task, train.images, learner, cache=Path(runs) / "pretrained", report=report)
     orders = [pt4al.batch(pt4al.ranking(found.losses, key=key), setting.batches, 0).tolist() for key in ("float", "text")]
@@ -362,11 +369,29 @@ def _pretext_recipe(setting: Setting, pretext: str) -> Recipe:
 
 
 def prepare(
-    setting: Setting, train: ImageSet, test: ImageSet, pretexts: Iterable[str], *, runs: Path | str, report: Report | None = None
+    setting: Setting, train: ImageSet, test: ImageSet, pretexts: Collection[str], *, runs: Path | str, report: Report | None = None
 ) -> Prepared:
-    """Learn the `pretexts` that the jobs need, see `needed`, or read what was learned before."""
+    """Learn the `pretexts` that the jobs need, see `needed`, or read what was learned before.
+
+    Raises:
+        ValueError: a batch of the pool is smaller than what one iteration asks for; or as `learned`.
+    """
+    batch, asked = len(train) // setting.batches, max(setting.initial, setting.budget)
+    if pretexts and batch < asked:
+        raise ValueError(
+            f"{asked} labels an iteration, but a batch of PT4AL is {batch} images, {len(train)} in {setting.batches} batches: ask for "
+            "fewer, or cut fewer batches"
+        )
     losses = {name: learned(setting, train, name, runs=runs, report=report).losses for name in pretexts}
     return Prepared(setting, train, test, losses, base(setting, train, setting.main))
+
+
+def warm_up(prepared: Prepared) -> None:
+    """One update of the plain learner, of which nothing is kept: the first optimiser of a process imports for seconds."""
+    learner, images = prepared.learner, prepared.train.images
+    net = learner.build(len(prepared.train.classes), 0, "warm up", device=images.device)
+    recipe = replace(learner.recipe, epochs=1, min_updates=0, batch=2)
+    fit(net, images, torch.arange(2), prepared.train.targets[:2], recipe)
 
 
 def summary(setting: Setting, pretext: str, runs: Path | str) -> dict[str, Any]:
@@ -404,8 +429,7 @@ def grid(setting: Setting, methods: Iterable[str], seeds: Iterable[int], pretext
     methods, seeds, pretexts = list(methods), list(seeds), list(pretexts)
     for what, values, allowed in (("method", methods, METHODS), ("pretext", pretexts, setting.pretexts)):
         for value in values:
-            if value not in allowed:
-                raise ValueError(f"there is no {what} {value!r}: there are {', '.join(allowed)}")
+            _check_name(what, value, allowed)
     check(setting, methods)
     jobs = [
         {"method": method, "pretext": pretext, "seed": seed}
@@ -415,6 +439,11 @@ def grid(setting: Setting, methods: Iterable[str], seeds: Iterable[int], pretext
     if not jobs:
         raise loop.NothingToRun(f"nothing to run with methods {methods}, pretexts {pretexts}, seeds {seeds}: name at least one of each")
     return jobs
+
+
+def _check_name(what: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in (known := list(allowed)):
+        raise ValueError(f"there is no {what} {value!r}: there are {', '.join(known)}")
 
 
 def check(setting: Setting, methods: Iterable[str]) -> None:
@@ -438,7 +467,15 @@ def needed(jobs: Iterable[Mapping[str, Any]]) -> list[str]:
 def cycles(
     prepared: Prepared, *, method: str, pretext: str, seed: int, runs: Path | str, report: Report | None = None
 ) -> Generator[Cycle, None, Pending | None]:
-    """One curve, as `loop.cycles`, in a folder below `runs` named by its manifest."""
+    """One curve, as `loop.cycles`, in a folder below `runs` named by its manifest.
+
+    Raises:
+        ValueError: there is no such method, or its pretext was not prepared.
+    """
+    _check_name("method", method, METHODS)
+    if pretext and pretext not in prepared.losses:
+        have = ", ".join(prepared.losses) or "none"
+        raise ValueError(f"the pretext {pretext!r} was not prepared, but {have}: name it in `prepare`, see `needed`")
     setting, one, trained = prepared.setting, METHODS[method], prepared.train
     protocol = Protocol(
         setting.initial, setting.budget, setting.points, init=setting.switches.init, seed=seed, checkpoint=setting.switches.checkpoint,

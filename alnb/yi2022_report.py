@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,6 +116,11 @@ def draw_cold_start(frame: DataFrame, published: DataFrame, title: str) -> Figur
     return figure
 
 
+def timed(runs: Path) -> Path:
+    """The folder, beside that of all other runs, of those whose time is compared."""
+    return runs.with_name(f"{runs.name}-table2")
+
+
 def costs(finished: Iterable[Found], pretexts: Mapping[str, float], published: DataFrame) -> DataFrame:
     """Table 2: seconds of each stage of each method, and the total over that of random choice.
 
@@ -204,24 +210,23 @@ def _met(one: Correlation, value: float) -> Verdict:
 
 
 def draw_worth(table: DataFrame, title: str) -> Figure:
-    """A table of `yi2022_claims.worth`: left, accuracy against the clean protocol; right, PT4AL over random choice under each."""
+    """A table of `yi2022_claims.worth`: accuracy against the clean protocol, and, where random choice was run, PT4AL over it under each."""
     from matplotlib.figure import Figure
 
-    presets = list(table["preset"].unique())
+    presets, gains = list(table["preset"].unique()), bool(table["gain"].notna().any())
     places = {name: y for y, name in enumerate(presets)}
-    figure = Figure(figsize=(11.0, 1.6 + 0.42 * len(presets)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    look = report.looks(table["strategy"])
-    names = list(table["strategy"].unique())
+    figure = Figure(figsize=(11.0 if gains else 6.5, 1.6 + 0.42 * len(presets)), layout="constrained")
+    axes = figure.subplots(1, 2 if gains else 1, sharey=True, squeeze=False)[0]
+    look, names = report.looks(table["strategy"]), list(table["strategy"].unique())
     for k, (strategy, rows) in enumerate(table.groupby("strategy", sort=False)):
-        _bars(left, rows, places, (k - (len(names) - 1) / 2) * 0.22, ("difference", "low", "high"), label=strategy, **look[strategy])
+        _bars(axes[0], rows, places, (k - (len(names) - 1) / 2) * 0.22, ("difference", "low", "high"), label=strategy, **look[strategy])
         gained = rows.dropna(subset="gain")
         if len(gained):
-            _bars(right, gained, places, 0.0, ("gain", "gain_low", "gain_high"), label=f"{strategy} over random", **look[strategy])
-    left.set(yticks=range(len(presets)), yticklabels=presets, xlabel="points of accuracy over the clean protocol")
-    right.set(xlabel="points of accuracy over random choice, same protocol")
-    left.invert_yaxis()
-    for axis in (left, right):
+            _bars(axes[1], gained, places, 0.0, ("gain", "gain_low", "gain_high"), label=f"{strategy} over random", **look[strategy])
+    axes[0].set(yticks=range(len(presets)), yticklabels=presets)
+    axes[0].invert_yaxis()
+    for axis, label in zip(axes, ("the clean protocol", "random choice, same protocol"), strict=False):
+        axis.set_xlabel(f"points of accuracy over {label}")
         axis.axvline(0, color="0.3", linewidth=1)
         axis.grid(alpha=0.3, axis="x")
         axis.legend(fontsize=8)

@@ -67,7 +67,7 @@ def measure() -> Iterator[Row]:
         yield {"name": f"Yi et al. 2022, {name}", "ratio": took, "bar": MINUTES, "sense": "<=", "detail": detail}
     if "table2" not in done:
         return
-    rotation = yi2022.summary(yi2022.setting("cifar10", SCALE), "rotation", BUILD / "table2" / yi2022.PAPER)["seconds"]
+    rotation = yi2022.summary(yi2022.setting("cifar10", SCALE), "rotation", yi2022_report.timed(BUILD / "table2" / yi2022.PAPER))["seconds"]
     costs = yi2022_report.costs(found("table2"), {"rotation": rotation}, published("yi2022", item="Table 2"))
     yield {
         "name": "cost of PT4AL over random choice, CIFAR-10, the pretext included", "ratio": float(_ratio(costs, "pt4al")), "bar": RATIO,

@@ -169,3 +169,33 @@ def test_runs_of_an_earlier_version_of_a_method_are_not_found(tmp_path: Path, mo
     assert len(find(ready.setting, jobs, tmp_path)[0]) == 1
     monkeypatch.setitem(METHODS, "vaal", replace(METHODS["vaal"], strategy=lambda setting: setting.vaal))
     assert find(ready.setting, jobs, tmp_path)[1] == jobs
+
+
+def test_names_that_the_api_does_not_know_are_named(tmp_path: Path) -> None:
+    ready, runs = prepared()
+    for call, message in (
+        (lambda: next(cycles(ready, method="pt4all", pretext="", seed=0, runs=runs)), "there is no method 'pt4all': there are random"),
+        (lambda: next(cycles(ready, method="pt4al", pretext="jigsaw", seed=0, runs=runs)), "'jigsaw' was not prepared, but rotation: name"),
+        (lambda: yi2022.prepare(ready.setting, ready.train, ready.test, ["rot"], runs=tmp_path), "there is no pretext 'rot'"),
+        (lambda: setting("cifar10", "smoke", points=0), "points is 0: it must be a whole number of iterations"),
+        (lambda: setting("cifar10", "smoke", first_batch=True), "first_batch is True: it must be one of 0, 1"),
+        (
+            lambda: yi2022.prepare(replace(ready.setting, budget=70), ready.train, ready.test, ["rotation"], runs=tmp_path),
+            "a batch of PT4AL is 60",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_the_imbalanced_pool_is_imbalanced_at_every_scale() -> None:
+    train, _ = yi2022.images(setting("cifar10_imbalanced", "smoke"))
+    counts = torch.bincount(train.targets).tolist()
+    assert counts == sorted(counts) and counts[-1] == 10 * counts[0] and sum(counts) == 330
+
+
+def test_warming_up_leaves_nothing_behind() -> None:
+    ready, runs = prepared()
+    before = sorted(runs.rglob("*"))
+    yi2022.warm_up(ready)
+    assert sorted(runs.rglob("*")) == before

@@ -120,7 +120,7 @@ def pretext_losses(query: Query) -> Tensor:
     """
     losses = query.side.get(LOSS)
     if not isinstance(losses, Tensor) or losses.shape != (len(query.pool),):
-        have = f"a tensor of shape {list(losses.shape)}" if isinstance(losses, Tensor) else repr(losses)
+        have = f"a tensor of shape {list(losses.shape)}" if isinstance(losses, Tensor) else repr(losses)[:60]
         raise ValueError(
             f"PT4AL sorts the pool by a pretext's losses: side[{LOSS!r}] must hold [{len(query.pool)}] of them, and is {have}; "
             f"give the loop side={{{LOSS!r}: pretrain(…).losses}}"
@@ -155,7 +155,8 @@ def normalised_confidence(query: Query) -> Tensor:
     The score depends on the direction of the logits alone; with 10 classes it lies in (0.1, 0.2417].
     Source: the authors' main.py; the paper has the posterior as it is, which is `acquire.least_confidence`.
     """
-    assert query.net is not None, "a scope gives candidates to strategies; this one needs a trained net: use `evenly` in cycle 0"
+    if query.net is None:
+        raise ValueError("normalised_confidence needs a trained net: choose the first labels with another strategy, such as `evenly`")
     logits = predict(query.net, query.pool.images, query.candidates).float().cpu()
     return query.candidates[scores.top(scores.least_confidence(functional.normalize(logits, dim=1).log_softmax(dim=1)), query.n)]
 
