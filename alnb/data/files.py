@@ -53,11 +53,12 @@ def decode(path: Path, image_size: int, exactly: int | None = None) -> Tensor:
         # A JPEG far larger than needed is decoded at 1/2, 1/4 or 1/8 of its size, never below twice what is wanted: photographs cost
         # a fraction of the time, and the resizing below still averages.
         image.draft(None, (2 * image_size, 2 * image_size))
-        square = _square(_rgb(ImageOps.exif_transpose(image)), image_size)
+        square = _square(as_rgb(ImageOps.exif_transpose(image)), image_size)
         return torch.from_numpy(numpy.array(square)).permute(2, 0, 1)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image as 8-bit RGB: see `folder` for how. Raises: ValueError where its pixels are not understood."""
     from PIL import Image
 
     if image.mode == "F":

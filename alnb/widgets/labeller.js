@@ -1,0 +1,90 @@
+// One image at a time, labelled by keys. What is said goes to the kernel; the next image comes once it is on disk.
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+function render({ model, el }) {
+  const say = (message) => model.send(message);
+  const picture = element("img", { class: "alnb-image", alt: "" });
+  const guess = element("div", { class: "alnb-guess" });
+  const status = element("div", { class: "alnb-status", role: "status", "aria-live": "polite" });
+  const problem = element("div", { class: "alnb-problem", role: "alert" });
+  const news = element("ul", { class: "alnb-news" });
+  const estimate = element("div", { class: "alnb-estimate" });
+  const classes = element("div", { class: "alnb-classes", role: "group", "aria-label": "classes" });
+  const action = (key, name, title) =>
+    element("button", { type: "button", title, "data-action": name, onclick: () => act(name) }, element("kbd", {}, key), ` ${name}`);
+  const actions = element(
+    "div", { class: "alnb-actions", role: "group", "aria-label": "actions" },
+    action("u", "undo", "take the last answer back"), action("s", "skip", "ask for this image at the end of the batch"),
+    action("n", "not sure", "asked, but nobody can tell"), action("g", "guess", "show or hide what the model would say: it biases"),
+  );
+  const name = element("input", { type: "text", "aria-label": "name of a new class", placeholder: "name of a new class" });
+  const form = element(
+    "form", { class: "alnb-add", onsubmit: (event) => { event.preventDefault(); say({ add: name.value }); name.value = ""; root.focus(); } },
+    name, element("button", { type: "submit" }, "add class"),
+  );
+  const root = element(
+    "div", { class: "alnb-labeller", tabindex: "0", role: "application", "data-lm-suppress-shortcuts": "true",
+      "aria-label": "Label the image: press the key of a class, u to undo, s to skip, n for not sure, g for the model's guess" },
+    element("div", { class: "alnb-stage" }, picture, guess), element("div", { class: "alnb-side" }, status, problem, classes, actions, form, estimate, news),
+  );
+
+  const act = (what) => { say({ action: what }); root.focus(); };
+  const label = (index) => { say({ label: index, image: model.get("shown") }); root.focus(); };
+  const ACTIONS = { u: "undo", s: "skip", n: "not sure", g: "guess" };
+
+  root.addEventListener("keydown", (event) => {
+    event.stopPropagation(); // JupyterLab would add and delete cells
+    if (event.target === name || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+    const index = model.get("class_keys").indexOf(event.key.toLowerCase());
+    if (index >= 0 && index < model.get("classes").length) label(index);
+    else if (event.key.toLowerCase() in ACTIONS) act(ACTIONS[event.key.toLowerCase()]);
+    else return;
+    event.preventDefault();
+  });
+
+  let url = null;
+  const drawImage = () => {
+    const bytes = model.get("image");
+    if (url) URL.revokeObjectURL(url);
+    url = bytes && bytes.byteLength ? URL.createObjectURL(new Blob([bytes])) : null;
+    if (url) picture.src = url;
+    else picture.removeAttribute("src");
+    picture.alt = url ? model.get("caption") : "";
+    picture.hidden = !url;
+    root.dataset.shown = model.get("shown");
+  };
+  const drawClasses = () => {
+    const counts = model.get("counts");
+    classes.replaceChildren(...model.get("classes").map((text, k) =>
+      element("button", { type: "button", "data-class": text, onclick: () => label(k) }, element("kbd", {}, model.get("class_keys")[k]), ` ${text} `,
+        element("span", { class: "alnb-count" }, String(counts[k] ?? 0)))));
+  };
+  const drawTexts = () => {
+    status.textContent = model.get("status");
+    problem.textContent = model.get("problem");
+    guess.textContent = model.get("guess");
+    estimate.textContent = model.get("estimate");
+    news.replaceChildren(...model.get("news").map((line) => element("li", {}, line)));
+    root.classList.toggle("alnb-busy", model.get("busy"));
+    for (const button of [...classes.children, ...actions.children]) button.disabled = model.get("busy") || model.get("closed");
+    form.hidden = model.get("closed");
+  };
+  model.on("change:image", drawImage);
+  model.on("change:classes change:counts", () => { drawClasses(); drawTexts(); });
+  model.on("change:status change:problem change:guess change:estimate change:news change:busy change:closed", drawTexts);
+  drawImage();
+  drawClasses();
+  drawTexts();
+  el.append(root);
+  return () => { if (url) URL.revokeObjectURL(url); };
+}
+
+export default { render };
