@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from alnb import store
-from alnb.data import DataError
+from alnb.data import DataError, at_most, load
 from alnb.data.files import image_files
 
 PLACE = "alnb-labels"  # the folder beside the images
@@ -236,6 +236,23 @@ def _some(items: Iterable[Item]) -> str:
 def _listed(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def digits_folder(path: Path, per_class: int) -> Path:
+    """A folder of real handwritten digits, those that scikit-learn brings, to try labelling on; made where it is not there yet."""
+    import torch
+    from PIL import Image
+
+    if not path.exists():
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        some = at_most(load("digits")[0], per_class)
+        for k in range(len(some)):
+            pixels = some.images.batch(torch.tensor([k]))[0].permute(1, 2, 0)
+            Image.fromarray(pixels.numpy()).save(part / f"{k}.png")
+        part.rename(path)
+    return path
 
 
 # ---- out and in ----------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from alnb.train import Learner, Recipe, Report, fit, log_probs, predict
 
 CHOICES = ("margin", "entropy", "least_confidence", "kcenter", "random")  # strategies of `STRATEGIES` that suit a linear classifier
 RECIPE = Recipe(epochs=20, min_updates=200, batch=64, lr=0.1, weight_decay=1e-3)  # of the linear classifier
+NEVER = -1e4  # logit of a class without a label: it is not guessed, and adds nothing to an entropy
 PIXELS = 16  # side of the image that the features "pixels" see
 COMPONENTS = 64  # principal components of them
 STABLE, ROUNDS = 0.99, 3  # Cohen's kappa between the predictions of successive rounds, and for how many of them, before labelling may stop
@@ -263,6 +264,9 @@ def _trained(pool: Pool, held: Tensor, classes: int, seed: int, k: int) -> nets.
     learner = Learner(partial(nets.linear, width=pool.images.shape[0]), RECIPE)
     net = learner.build(classes, seed, "labelling", k)
     fit(net, pool.images, known, pool.labels[known], RECIPE, seed=seed, where=("labelling", k))
+    unseen = ~torch.isin(torch.arange(classes), pool.labels[known])
+    with torch.no_grad():
+        net.get_parameter("head.bias")[unseen] = NEVER
     return net
 
 

@@ -112,6 +112,11 @@ def device(name: str) -> str:
     return str(found)
 
 
+def interactive() -> bool:
+    """Whether a person may be looking: not in an execution by `alnb run`."""
+    return os.environ.get(BATCH) != "1"
+
+
 class Bar(Protocol):
     """What is used of tqdm's bars."""
 
@@ -130,7 +135,7 @@ def progress(total: int, description: str) -> Bar:
         from tqdm import auto, std
     except ImportError:
         return _Lines(total, description)
-    batch = os.environ.get(BATCH) == "1"
+    batch = not interactive()
     bar: Bar = (std if batch else auto).tqdm(total=total, desc=description, mininterval=0.5 if batch else 0.1, dynamic_ncols=not batch)
     return bar
 

@@ -101,7 +101,8 @@ def test_a_class_that_is_added_later_is_learned(state: Labelling) -> None:
     x = features(state)
     answer(state, next_batch(state, x, "margin", 10).keys)
     state.add_class("other")
-    batch = next_batch(state, x, "margin", 10)
+    batch = next_batch(state, x, "entropy", 10)
+    assert {name for name, _ in batch.guesses.values()} <= {"dark", "light"}  # nobody has shown it another one yet
     state.label(batch.keys[0], "other")
     answer(state, batch.keys[1:])
     names = {name for name, _ in next_batch(state, x, "margin", 20).guesses.values()}

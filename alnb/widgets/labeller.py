@@ -79,6 +79,7 @@ class Labeller:
         self._batch: Batch | None = None
         self._queue: list[str] = []
         self._guessing = False
+        self._thread: threading.Thread | None = None
         self.view.on_msg(self._heard)
         try:
             if features not in FEATURES:
@@ -97,6 +98,28 @@ class Labeller:
         if self.state is not None:
             self.state.close()
         self._tell(closed=True, busy=False, status="closed: every label is on disk", image=b"", shown="", guess="")
+
+    def wait(self) -> Labeller:
+        """Itself, once what it does in the background is done.
+
+        Raises:
+            ValueError: nothing can be labelled here; it says why, as the widget does.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        if self.state is None or (self._batch is None and self.view.problem):
+            raise ValueError(self.view.problem)
+        return self
+
+    @property
+    def asked(self) -> list[str]:
+        """Keys of the images that are still asked for in this round, the one that is shown first."""
+        return list(self._queue)
+
+    @property
+    def round(self) -> int:
+        """Its number, from 1."""
+        return 1 if self._batch is None else self._batch.round + 1
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -121,7 +144,8 @@ class Labeller:
 
         self._tell(busy=True, problem="")
         if self._background:
-            threading.Thread(target=run, name="alnb labeller", daemon=True).start()
+            self._thread = threading.Thread(target=run, name="alnb labeller", daemon=True)
+            self._thread.start()
         else:
             run()
 
