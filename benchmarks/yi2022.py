@@ -12,9 +12,8 @@ from typing import Any
 
 import nbformat
 import pandas
-import torch
 
-from alnb import notebook, records, yi2022, yi2022_analysis, yi2022_claims, yi2022_report
+from alnb import notebook, records, store, yi2022, yi2022_analysis, yi2022_claims, yi2022_report
 from alnb.published import published
 from benchmarks.bengar2021 import plain, there
 
@@ -56,14 +55,22 @@ def found(name: str) -> list[records.Found]:
     return records.find(BUILD / name.replace(" ", "-"), paper=yi2022.PAPER)
 
 
+def threads(name: str) -> str:
+    """Of the CPU, which the runs or pre-trainings of an executed notebook say they had."""
+    manifests = (store.read_json(path) for path in (BUILD / name.replace(" ", "-")).rglob("manifest.json"))
+    return " or ".join(sorted({str(one["environment"]["threads"]) for one in manifests}))
+
+
 def measure() -> Iterator[Row]:
     """A row of minutes for each notebook, one for PT4AL's cost, with all that was measured in its `table`."""
     done = []
     for name, (dataset, _) in NOTEBOOKS.items():
         took = float(nbformat.read(executed(name), 4).metadata.papermill.duration) / 60 if there(dataset) else math.nan
         done += [] if math.isnan(took) else [name]
-        detail = f"minutes; scale {SCALE}, {torch.get_num_threads()} CPU threads, the pretexts included; one run"
-        detail = f"the images of {dataset} were not on the machine" if math.isnan(took) else detail
+        if math.isnan(took):
+            detail = f"the images of {dataset} were not on the machine"
+        else:
+            detail = f"minutes; scale {SCALE}, {threads(name)} CPU threads, the pretexts included; one run"
         yield {"name": f"Yi et al. 2022, {name}", "ratio": took, "bar": MINUTES, "sense": "<=", "detail": detail}
     if "table2" not in done:
         return
