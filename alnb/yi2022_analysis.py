@@ -60,7 +60,7 @@ def read_compared(setting: Setting, pretext: str, epochs: float, runs: Path | st
     if not path.exists():
         return None
     told = store.read_json(path, REMEDY)
-    if told["losses"] != summary(setting, pretext, runs)["losses"]:
+    if told.get("losses") != summary(setting, pretext, runs)["losses"]:
         return None  # of an earlier pre-training
     own = _numbers(told.pop("correlation"))
     own["by_draws"] = {int(m): rho for m, rho in own["by_draws"].items()}
