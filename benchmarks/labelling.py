@@ -17,7 +17,7 @@ from typing import Any
 
 from alnb.labelling import Labelling
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "browser"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import in_browser
 
 PRESSES, KILLS = 100, 100

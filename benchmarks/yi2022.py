@@ -76,6 +76,7 @@ def measure() -> Iterator[Row]:
         return
     rotation = yi2022.summary(yi2022.setting("cifar10", SCALE), "rotation", yi2022_report.timed(BUILD / "table2" / yi2022.PAPER))["seconds"]
     costs = yi2022_report.costs(found("table2"), {"rotation": rotation}, published("yi2022", item="Table 2"))
+    costs = costs.sort_values("strategy", key=lambda names: names.map(list(yi2022.METHODS).index))
     yield {
         "name": "cost of PT4AL over random choice, CIFAR-10, the pretext included", "ratio": float(_ratio(costs, "pt4al")), "bar": RATIO,
         "sense": "<=", "detail": f"of wall time, in one run; VAAL {_ratio(costs, 'vaal'):.2f}; scale {SCALE}",
@@ -98,7 +99,11 @@ def tables(done: list[str]) -> Iterator[tuple[str, pandas.DataFrame]]:
         cold["part"] = cold["strategy"].where(cold["strategy"] == "random", cold["key"] + " " + cold["first_batch"].astype(str))
         yield "table1", cold.groupby("part", sort=False)["accuracy"].agg(["mean", "std", "min", "max", "count"]).reset_index()
     if "protocols" in done:
-        yield "protocols", yi2022_claims.worth(records.frame(found("protocols")), "clean")
+        worth = yi2022_claims.worth(records.frame(found("protocols")), "clean")
+        yield (
+            "protocols",
+            worth.sort_values("preset", key=lambda names: names.map(list(yi2022.ladder("cifar10", SCALE)).index), kind="stable"),
+        )
     if "figure4" in done:
         setting, runs = yi2022.setting("cifar10", SCALE), BUILD / "figure4" / yi2022.PAPER
         finished, _ = yi2022.find(setting, yi2022.grid(setting, yi2022_analysis.METHODS, [0]), runs)

@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 CHROMIUM = os.environ.get("ALNB_CHROMIUM", "/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[1]
 RUN_ALL = """async () => {
   const app = window.jupyterapp;
   await app.restored;
