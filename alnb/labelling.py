@@ -15,8 +15,8 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,21 +57,20 @@ def scan(folder: Path, place: Path) -> tuple[list[Item], dict[str, str]]:
     """The images in `folder` and below it, `place` left aside, and why which files cannot be read (file: reason).
 
     Raises:
-        DataError: there is no such folder, or no image in it, or none that can be read.
+        DataError: there is no image, or none that can be read.
     """
     from PIL import Image
 
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder (looked from {Path.cwd()}): give the path of a folder of images")
     files = [path for path in image_files(folder) if place not in path.parents]
     by_key: dict[str, list[str]] = {}
     bad: dict[str, str] = {}
     for path in files:
         name = path.relative_to(folder).as_posix()
         try:
-            with Image.open(path) as image:
+            content = path.read_bytes()
+            with Image.open(io.BytesIO(content)) as image:
                 image.load()
-            by_key.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), []).append(name)
+            by_key.setdefault(hashlib.sha256(content).hexdigest(), []).append(name)
         except Exception as error:  # PIL's parsers raise nearly anything on damaged bytes
             bad[name] = f"{type(error).__name__}: {error}"
     if not by_key:
@@ -244,15 +243,25 @@ def digits_folder(path: Path, per_class: int) -> Path:
     from PIL import Image
 
     if not path.exists():
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
         some = at_most(load("digits")[0], per_class)
-        for k in range(len(some)):
-            pixels = some.images.batch(torch.tensor([k]))[0].permute(1, 2, 0)
-            Image.fromarray(pixels.numpy()).save(part / f"{k}.png")
-        part.rename(path)
+        with _made(path) as part:
+            for k in range(len(some)):
+                pixels = some.images.batch(torch.tensor([k]))[0].permute(1, 2, 0)
+                Image.fromarray(pixels.numpy()).save(part / f"{k}.png")
     return path
+
+
+@contextmanager
+def _made(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when all is in it, and is removed where something goes wrong."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.rename(path)
+    except BaseException:
+        shutil.rmtree(part)
+        raise
 
 
 # ---- out and in ----------------------------------------------------------------------------------------------------------------
@@ -285,12 +294,10 @@ def export_folders(state: Labelling, path: Path | str) -> Path:
         raise Refused(f"{path} is there already: name a folder that is not, or remove it")
     if not labelled:
         raise Refused("no image has a class yet: label some first")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for item, label in labelled:
-        for name in item.files:
-            _link((state.folder / name).resolve(), part / label / name)
-    part.rename(path)
+    with _made(path) as part:
+        for item, label in labelled:
+            for name in item.files:
+                _link((state.folder / name).resolve(), part / label / name)
     return path
 
 

@@ -19,7 +19,8 @@ from alnb.augment import AUGMENTATIONS
 from alnb.data import Embedded, Resident
 from alnb.data.files import decode_all, kept
 from alnb.labelling import HELD_OUT, RESTORE, Item, Labelling
-from alnb.pool import VOID, Pool, Query, check_indices
+from alnb.loop import check_query
+from alnb.pool import VOID, Pool, Query
 from alnb.train import Learner, Recipe, Report, fit, log_probs, predict
 
 CHOICES = ("margin", "entropy", "least_confidence", "kcenter", "random")  # strategies of `STRATEGIES` that suit a linear classifier
@@ -79,14 +80,12 @@ def resnet18(images: Resident, cache: Path, report: Report | None = None) -> Ten
                 "from your own images, or bring the file to torch's folder hub/checkpoints"
             ) from error
         net.fc = torch.nn.Identity()
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        usual = weights.transforms()
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (usual.mean, usual.std))
 
         def embed(x: Tensor) -> Tensor:
             large = functional.interpolate(x, size=(224, 224), mode="bilinear", align_corners=False)
-            with torch.no_grad():
-                found: Tensor = net((large - mean) / std)
-            if report is not None:
-                report(0, 0, math.nan)
+            found: Tensor = net((large - mean) / std)
             return found
 
         return {"features": predict(embed, images, chunk=64)}
@@ -126,12 +125,12 @@ class Round:
     @property
     def interval(self) -> tuple[float, float]:
         """Limits of 95 % of `accuracy`: (0, 1) where nothing is held out. Source: Wilson 1927."""
-        n, z = self.held_out, 1.959964
-        if not n:
+        from scipy.stats import binomtest
+
+        if not self.held_out:
             return 0.0, 1.0
-        centre = (self.right + z * z / 2) / (n + z * z)
-        half = z / (n + z * z) * math.sqrt(self.right * (n - self.right) / n + z * z / 4)
-        return max(0.0, centre - half), min(1.0, centre + half)
+        found = binomtest(self.right, self.held_out).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)
@@ -274,8 +273,9 @@ def _chosen(pool: Pool, net: nets.Net | None, free: Tensor, strategy: str, n: in
     candidates = free.nonzero().flatten()
     if net is None and strategy != "random":
         return candidates[typical(pool.images.batch(candidates), n)]
-    chosen = STRATEGIES[strategy](Query(pool, net, candidates, n, generator))
-    check_indices(chosen, pool, f"strategy {strategy}")
+    query = Query(pool, net, candidates, n, generator)
+    chosen = STRATEGIES[strategy](query)
+    check_query(chosen, query, f"strategy {strategy}")
     return chosen
 
 

@@ -86,8 +86,7 @@ class Labeller:
                 raise ValueError(f"features {features!r}: choose one of {', '.join(FEATURES)}")
             self.state = Labelling(folder, place, classes=classes, person=person)
         except TOLD as error:
-            self.view.set_trait("closed", True)
-            self._tell(problem=str(error), status="nothing can be labelled here", busy=False)
+            self._tell(problem=str(error), status="nothing can be labelled here", busy=False, closed=True)
             return
         self._tell(news=self.state.news)
         self._counted()
@@ -255,15 +254,14 @@ class Labeller:
 
     def _estimated(self) -> None:
         assert self.state is not None
-        history = rounds(self.state)
+        history, labels = rounds(self.state), self.state.labels
         told = ""
         if history and history[-1].held_out:
             last = history[-1]
             low, high = last.interval
             told = f"About {last.accuracy:.0%} right on {last.held_out} held-out images (95 % interval {low:.0%} to {high:.0%}). "
-        left = sum(item.key not in self.state.labels for item in self.state.items)
-        learned = {label for key, label in self.state.labels.items() if label and not self.state.by_key[key].held_out}
-        self._tell(estimate=told + advice(history, len(learned), left))
+        learned = {label for key, label in labels.items() if label and not self.state.by_key[key].held_out}
+        self._tell(estimate=told + advice(history, len(learned), len(self.state.items) - len(labels)))
 
 
 def picture(path: Path) -> bytes:
