@@ -156,7 +156,7 @@ def draw(found: Mapping[str, Correlation], title: str, printed: Mapping[str, flo
 
     if not found:
         raise ValueError("there is no pretext to draw: give one at least")
-    figure = Figure(figsize=(3.5 * len(found), 4.4), layout="constrained")
+    figure = Figure(figsize=(3.5 * len(found), 4.9), layout="constrained")
     for k, (axis, (name, one)) in enumerate(zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True)):
         axis.scatter(*zip(*one.shown, strict=True), s=6, alpha=0.5, color=report.COLOURS[k % len(report.COLOURS)], linewidths=0)
         theirs = f"; paper: {printed[name]:g}" if printed and name in printed else ""

@@ -36,6 +36,5 @@ def test_every_figure_has_its_sweep_file() -> None:
     drawn = {path.stem.removesuffix("-laptop").removesuffix("-digits") for path in (PROJECT / "figures").glob("*.png")}
     assert {name for name in drawn if "smoke" not in name and "advisor" not in name} <= {path.stem for path in FILES} | {
         "yi2022-figure5b-classes",
-        "yi2022-figure3-cifar10",
         "labeller",
     }
