@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from alnb import pause, rng, store
-from alnb.acquire import Strategy, random
+from alnb.acquire import Strategy, random, scores
 from alnb.data import ImageSet
 from alnb.nets import Net
 from alnb.oracle import Oracle, Pending, human
 from alnb.pool import VOID, Pool, Query, check_indices
 from alnb.store import Json, Run
-from alnb.train import Learner, Report, Watch, evaluate, fit
+from alnb.train import Learner, Report, Watch, evaluate, fit, log_probs, predict
 
 MEASURED = ("seconds", "peak_memory_mb")  # the fields of a record that no two executions share
-
+BELIEFS = ("predicted", "confidence", "margin", "entropy")  # what `beliefs` gives
 
 PEEKED = "looked at the test images: of each training the net that was best on them was kept, so its accuracy is too high"
 
@@ -187,6 +187,21 @@ def pending(run: Run | Path | str) -> Pending | None:
     return found if isinstance(found, Pending) else None
 
 
+def beliefs(run: Run, cycle: int) -> Mapping[str, list[Any]] | None:
+    """What the net that `cycle` of `run` began with said of the images that it asked for, in their order, before it was told.
+
+    `predicted`: the class number; `confidence`: its probability; `margin` and, in nats, `entropy` as in `acquire.scores`.
+
+    Returns:
+        None where nothing had been learned yet, or where the run is of a version that did not write it.
+    Raises:
+        store.Corrupted: the file is damaged.
+    """
+    path = run.folder(cycle) / "query.json"
+    said = store.read_json(path) if path.exists() else {}
+    return {name: said[name] for name in BELIEFS} if set(said) >= set(BELIEFS) else None
+
+
 def progress(run: Run) -> tuple[int, int, float | None]:
     """How far `run` is: finished cycles, cycles in all (0 where it has not begun), accuracy of the last finished one.
 
@@ -248,7 +263,7 @@ class _Step:
             query = Query(pool, net, self.candidates(pool, k), n, rng.generator(seed, "query", k), self.side, self.run.folder(k), k)
             chosen = torch.as_tensor(strategy(query)).cpu()
             check_query(chosen, query, f"strategy {store.describe(strategy)!r} in cycle {k}", exact=self.protocol.exact)
-            store.write_json(path, {"queried": chosen.tolist()})
+            store.write_json(path, {"queried": chosen.tolist(), **({} if net is None else _beliefs(net, pool, chosen))})
         return torch.tensor(store.read_json(path)["queried"])
 
     def candidates(self, pool: Pool, k: int) -> Tensor:
@@ -326,6 +341,16 @@ class _Best:
         if content["identity"] != self.identity:
             raise store.Corrupted(f"{self.path} belongs to another training (other recipe, labels or seed); delete it to begin anew")
         return content
+
+
+def _beliefs(net: Net, pool: Pool, chosen: Tensor) -> Json:
+    """See `beliefs`. Four digits are enough to be shown, and small."""
+    said = predict(log_probs(net), pool.images, chosen).cpu()
+    if said.ndim != 2 or said.shape[1] < 2:
+        return {}
+    numbers = (1 - scores.least_confidence(said), scores.margin(said), scores.entropy(said))
+    found = (said.argmax(1).tolist(), *([round(value, 4) for value in one.tolist()] for one in numbers))
+    return dict(zip(BELIEFS, found, strict=True))
 
 
 def check_query(chosen: Tensor, query: Query, what: str, *, exact: bool = True) -> None:

@@ -1,16 +1,22 @@
-"""When to stop at the next checkpoint: a deadline, or a file that somebody lays down; both reach a kernel through its environment."""
+"""When to stop at the next checkpoint: a deadline, or a file that somebody lays down; both reach a kernel through its environment.
+
+Within a process, `asked_by` lets one thread be stopped alone, as a button does.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 DEADLINE = "ALNB_DEADLINE"  # seconds since the epoch
 STOP = "ALNB_STOP"  # the file's path
 LOOK = 0.5  # seconds between two looks at the file, which may lie on another machine
 _looked = [0.0]
+_asked: ContextVar[Callable[[], bool] | None] = ContextVar("asked", default=None)  # of this thread
 
 
 class TimeIsUp(Exception):
@@ -19,6 +25,9 @@ class TimeIsUp(Exception):
 
 def requested() -> bool:
     """Whether to stop now. Called in every update: it costs about a microsecond."""
+    asked = _asked.get()
+    if asked is not None and asked():
+        return True
     deadline, file = os.environ.get(DEADLINE), os.environ.get(STOP)
     if deadline and time.time() >= float(deadline):
         return True
@@ -28,6 +37,16 @@ def requested() -> bool:
         return True
     _looked[0] = time.monotonic()
     return False
+
+
+@contextmanager
+def asked_by(asked: Callable[[], bool]) -> Iterator[None]:
+    """Stop also when `asked()` is true, such as a `threading.Event`'s `is_set`: what this thread does, and no other."""
+    token = _asked.set(asked)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
 
 
 def there(file: Path) -> bool:
