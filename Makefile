@@ -6,7 +6,9 @@ JOBS ?= 2
 SCALE ?= laptop
 SEEDS ?= [0, 1, 2]
 
-.PHONY: help demo test lab check bench figures readme clean
+APP ?= build/app
+
+.PHONY: help demo test lab app check bench figures readme clean
 help:           ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
@@ -18,6 +20,10 @@ test: $(BIN)/.ok  ## the whole test suite, in JOBS=2 processes
 
 lab: $(BIN)/.ok  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+app: $(BIN)/.ok  ## explorer and labeller as pages without code, on this machine alone (Voilà)
+	@mkdir -p $(APP) && ln -sf $(CURDIR)/notebooks/explore.ipynb $(CURDIR)/notebooks/label.ipynb $(APP)/
+	$(BIN)/voila $(APP) --Voila.ip=127.0.0.1 --no-browser
 
 check: $(BIN)/.ok  ## lint, format of notebooks, types, layers
 	$(BIN)/ruff check .

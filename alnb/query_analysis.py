@@ -183,11 +183,11 @@ def draw_queries(
 
 
 def _draw_panel(axis: Any, layout: Any, targets: list[int], chosen: list[tuple[int, list[int]]], iterations: Sequence[int]) -> None:
-    axis.scatter(*layout.T, s=5, c=[_colour(c) for c in targets], alpha=0.3, linewidths=0, rasterized=True)
+    axis.scatter(*layout.T, s=5, c=[class_colour(c) for c in targets], alpha=0.3, linewidths=0, rasterized=True)
     for part in range(INTERLEAVED):
         for iteration, indices in chosen:
             some = indices[part::INTERLEAVED]
-            face, edge = [_colour(targets[i]) for i in some], [_edge(targets[i]) for i in some]
+            face, edge = [class_colour(targets[i]) for i in some], [_edge(targets[i]) for i in some]
             shape = SHAPES[list(iterations).index(iteration)]
             axis.scatter(*layout[some].T, s=24, marker=shape, c=face, edgecolors=edge, linewidths=0.5, zorder=2, label=str(iteration))
 
@@ -202,17 +202,19 @@ def _draw_legend(figure: Figure, classes: Sequence[str], iterations: Sequence[in
     ]
     if len(classes) <= len(CLASS_COLOURS):
         marks += [
-            Line2D([], [], marker="o", color=_colour(c), markeredgecolor=_edge(c), label=name, **look) for c, name in enumerate(classes)
+            Line2D([], [], marker="o", color=class_colour(c), markeredgecolor=_edge(c), label=name, **look)
+            for c, name in enumerate(classes)
         ]
     figure.legend(handles=marks, loc="outside right center", frameon=False, fontsize=9)
 
 
-def _colour(label: int) -> str:
+def class_colour(label: int) -> str:
+    """Of `CLASS_COLOURS`, the one of class number `label`; beyond ten they come again."""
     return CLASS_COLOURS[label % len(CLASS_COLOURS)]
 
 
 def _edge(label: int) -> str:
-    return "white" if _colour(label) in DARK else "black"
+    return "white" if class_colour(label) in DARK else "black"
 
 
 def _neighbours(features: Tensor, some: Tensor, k: int) -> Tensor:

@@ -1,5 +1,6 @@
-"""Widgets for JupyterLab: `Labeller`, to label a folder of images by keys."""
+"""Widgets for JupyterLab and Voilà: `Explorer` steps through active learning, `Labeller` labels a folder of images by keys."""
 
+from alnb.widgets.explorer import Explorer
 from alnb.widgets.labeller import Labeller
 
-__all__ = ["Labeller"]
+__all__ = ["Explorer", "Labeller"]

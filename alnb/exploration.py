@@ -1,0 +1,298 @@
+"""A run looked at cycle by cycle, and taken further by the loop that everything else uses: what the explorer shows, without a widget.
+
+These functions see the targets: they are for looking back, and no strategy may use them.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from alnb import loop, quickstart
+from alnb.loop import Cycle
+from alnb.pool import VOID
+from alnb.query_analysis import CLASS_COLOURS, class_colour
+from alnb.quickstart import Setting, Start
+from alnb.report import looks
+from alnb.train import Report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+POOL, LABELLED, ASKED = 0, 1, 2  # states of an image in a cycle
+PALE = "#bbbbbb"  # the pool, where there are more classes than colours
+ASKED_COLOUR = "#000000"
+SCORES = {"entropy": "entropy", "least_confidence": "confidence", "margin": "margin"}  # by which a strategy chose; of others the confidence
+SHOWN = 60  # queried images in a strip, at most
+
+
+class Trail:
+    """One run: its finished cycles, and how to add one."""
+
+    def __init__(self, setting: Setting, start: Start, strategy: str, seed: int, runs: Path | str) -> None:
+        """Find the run below `runs`, and read what is finished.
+
+        Raises:
+            ValueError: there is no such strategy, or the protocol asks for more images than there are.
+            store.ManifestDiffers, store.Corrupted, store.NewerFormat: about the run folder. Nothing is overwritten.
+        """
+        self.setting, self.arm, self.strategy, self.seed = setting, start.arm, strategy, seed
+        self._arguments = quickstart.arguments(setting, start, strategy, seed)
+        self._arguments["protocol"].check(self._arguments["pool"])
+        self.run = quickstart.run(self._arguments, runs)
+        self.run.claim(loop.describe(**self._arguments))
+        self.cycles = [Cycle.read(record) for record in self.run.records()]
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """What the experiment calls the run, for `records.frame`."""
+        found: Mapping[str, Any] = self._arguments["columns"]
+        return found
+
+    @property
+    def finished(self) -> bool:
+        """Whether all cycles are there."""
+        return len(self.cycles) == self.setting.cycles
+
+    def advance(self, report: Report | None = None) -> Cycle | None:
+        """Compute the next cycle, or read it where another process was faster; None where all are there.
+
+        The run is held only meanwhile: papermill, or another explorer, may go on with it in between.
+
+        Raises: as `loop.cycles`.
+        """
+        with closing(loop.cycles(self.run, **self._arguments, report=report)) as going:
+            for cycle in going:
+                if cycle.cycle == len(self.cycles):
+                    self.cycles.append(cycle)
+                    return cycle
+        return None
+
+    @property
+    def cycle(self) -> int:
+        """The last one that is there; -1: none."""
+        return len(self.cycles) - 1
+
+    def until(self, k: int) -> Trail:
+        """The same run as it was after cycle `k`, to be looked at; -1: before the first."""
+        found = copy(self)
+        found.cycles = self.cycles[: k + 1]
+        return found
+
+    def states(self) -> Tensor:
+        """`POOL`, `LABELLED` or, of the last cycle, `ASKED` of each image, i64 [N]."""
+        found = torch.full((len(self.setting.train),), POOL)
+        for cycle in self.cycles:
+            found[list(cycle.queried)] = ASKED if cycle is self.cycles[-1] else LABELLED
+        return found
+
+    def asked_in(self, image: int) -> int:
+        """The cycle in which the image with this global index was asked for; `VOID`: in none."""
+        return next((cycle.cycle for cycle in self.cycles if image in cycle.queried), VOID)
+
+    def counts(self) -> Tensor:
+        """Labels of each class, i64 [C]."""
+        answers = [label for cycle in self.cycles for label in cycle.labels if label != VOID]
+        return torch.bincount(torch.tensor(answers, dtype=torch.int64), minlength=len(self.setting.train.classes))
+
+    def said(self) -> Mapping[str, list[Any]] | None:
+        """What the net had said of the images that the last cycle asked for, as `loop.beliefs`."""
+        return loop.beliefs(self.run, self.cycle)
+
+
+# ---- pictures ------------------------------------------------------------------------------------------------------------------
+
+
+def png(image: Tensor, side: int) -> bytes:
+    """An image uint8 [3,H,W] as a PNG file with the longer side of `side` pixels: enlarged with hard edges, made smaller softly."""
+    from PIL import Image
+
+    drawn = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    ratio = side / max(drawn.size)
+    size = (max(1, round(drawn.width * ratio)), max(1, round(drawn.height * ratio)))
+    out = io.BytesIO()
+    drawn.resize(size, Image.Resampling.NEAREST if ratio > 1 else Image.Resampling.LANCZOS).save(out, "PNG")
+    return out.getvalue()
+
+
+def as_png(figure: Figure, dpi: int) -> bytes:
+    """A figure as a PNG file; drawn without pyplot, whose state callbacks of widgets would share."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=dpi)
+    return out.getvalue()
+
+
+def thumbnails(setting: Setting, images: Sequence[int], captions: Sequence[str], alts: Sequence[str], side: int = 48) -> str:
+    """HTML: a grid of the images with these global indices, each with a caption below and a text for those who do not see it."""
+    batch = setting.train.images.batch(torch.tensor(list(images), dtype=torch.int64)) if len(images) else ()
+    cells = [
+        f'<figure style="margin:0;text-align:center;font-size:12px;line-height:1.2"><img alt="{alt}" title="{alt}" '
+        f'style="display:inline-block;width:{side}px" src="data:image/png;base64,{b64encode(png(image, side)).decode()}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for image, caption, alt in zip(batch, captions, map(html.escape, alts), strict=True)
+    ]
+    wide = f"grid-template-columns:repeat(auto-fill,minmax({side + 24}px,1fr))"
+    return f'<div style="display:grid;gap:4px;{wide}">{"".join(cells)}</div>'
+
+
+def strip(trail: Trail) -> str:
+    """HTML: the images that the last cycle asked for, in order of choice, with their classes, what the net had said, and the score."""
+    if not trail.cycles:
+        return ""
+    cycle, said, names = trail.cycles[-1], trail.said(), trail.setting.train.classes
+    some, score = cycle.queried[:SHOWN], SCORES.get(trail.strategy, "confidence")
+    captions, alts = [], []
+    for place, image in enumerate(some):
+        true = names[int(trail.setting.train.targets[image])]
+        told = "" if said is None else names[said["predicted"][place]]
+        value = "" if said is None else f"{score} {said[score][place]:.2f}"
+        captions.append(true if said is None else f"{true} {'=' if told == true else '≠'} {told} {said[score][place]:.2f}")
+        alts.append(f"image {image}, class {true}" + (f", the net said {told}, {value}" if told else ""))
+    more = f"<p>and {len(cycle.queried) - SHOWN} more</p>" if len(cycle.queried) > SHOWN else ""
+    legend = "class; what the net said of it then is not known" if said is None else f"class = or ≠ what the net said, {score}"
+    return f'<p style="margin:2px 0;font-size:12px;color:#444">{legend}</p>{thumbnails(trail.setting, some, captions, alts)}{more}'
+
+
+def legend(classes: Sequence[str]) -> str:
+    """HTML: the colours of classes and the sizes of states, in a line."""
+
+    def mark(name: str, colour: str, side: int) -> str:
+        dot = f"display:inline-block;width:{side}px;height:{side}px;border-radius:50%;background:{colour};margin-right:4px"
+        return f'<span style="margin-right:14px;white-space:nowrap"><span style="{dot}"></span>{html.escape(name)}</span>'
+
+    states = [mark("pool", PALE, 5), mark("labelled", "#555", 9), mark("asked now", "#555", 16)]
+    named = list(zip(classes, colours(classes), strict=True)) if len(classes) <= len(CLASS_COLOURS) else []
+    return f'<div style="font-size:14px">{"".join([*states, *(mark(name, colour, 11) for name, colour in named)])}</div>'
+
+
+# ---- figures -------------------------------------------------------------------------------------------------------------------
+
+
+def draw_progress(trails: Sequence[Trail]) -> Figure:
+    """Learning curves, and the labels of each class."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.4, 2.9))  # with its own margins: a layout engine takes longer than all the rest, and a slider waits for it
+    left, right = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.07, right=0.99, top=0.95, bottom=0.19, wspace=0.14)
+    _curves(left, trails)
+    _histogram(right, trails)
+    return figure
+
+
+def draw_overview(trails: Sequence[Trail], layout: Tensor, title: str) -> Figure:
+    """What the explorer shows, for readers without a kernel: where the last query lies at `layout` [N,2], learning curves, classes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.4, 8.0 if len(trails) == 1 else 7.2), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.8, 1))
+    above, below = parts
+    for axis, trail in zip(above.subplots(1, len(trails), squeeze=False)[0], trails, strict=True):
+        _where(axis, trail, layout)
+    _state_legend(above, trails[0].setting.train.classes)
+    left, right = below.subplots(1, 2)
+    _curves(left, trails)
+    _histogram(right, trails)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def draw_where(trail: Trail, layout: Tensor) -> Figure:
+    """Where the images that the last cycle asked for lie among all, at `layout` [N,2]: for browsers that cannot draw the scatter plot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.2, 4.4), layout="constrained")
+    _where(figure.subplots(), trail, layout)
+    _state_legend(figure, trail.setting.train.classes)
+    return figure
+
+
+def colours(classes: Sequence[str]) -> list[str]:
+    """A colour for each class; one for all where there are more than can be told apart."""
+    return [class_colour(c) for c in range(len(classes))] if len(classes) <= len(CLASS_COLOURS) else [PALE] * len(classes)
+
+
+def _where(axis: Any, trail: Trail, layout: Tensor) -> None:
+    states, targets, palette = trail.states(), trail.setting.train.targets, colours(trail.setting.train.classes)
+    marks: dict[int, dict[str, Any]] = {
+        POOL: {"s": 8, "alpha": 0.35, "linewidths": 0}, LABELLED: {"s": 22, "linewidths": 0.4, "edgecolors": "white"},
+        ASKED: {"s": 48, "linewidths": 1.4, "edgecolors": ASKED_COLOUR},
+    }  # fmt: skip
+    for state, look in marks.items():
+        some = (states == state).nonzero().flatten()
+        axis.scatter(*layout[some].T.numpy(), c=[palette[c] for c in targets[some].tolist()], rasterized=True, **look)
+    axis.set(title=trail.strategy.replace("_", " ") + (f", cycle {trail.cycle}" if trail.cycles else ""), xticks=[], yticks=[])
+
+
+def _state_legend(figure: Any, classes: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    look: dict[str, Any] = {"linestyle": "none", "marker": "o"}
+    marks = [
+        Line2D([], [], color=PALE, markersize=3, label="pool", **look), Line2D([], [], color="0.4", markersize=5, label="labelled", **look),
+        Line2D([], [], color="0.8", markeredgecolor=ASKED_COLOUR, markersize=7, label="asked now", **look),
+    ]  # fmt: skip
+    if len(classes) <= len(CLASS_COLOURS):
+        pairs = zip(classes, colours(classes), strict=True)
+        marks += [Line2D([], [], color=colour, markersize=6, label=name, **look) for name, colour in pairs]
+    figure.legend(handles=marks, loc="outside right center", frameon=False, fontsize=9)
+
+
+def _curves(axis: Any, trails: Sequence[Trail]) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    protocol, look = trails[0].setting, _looks(trails)
+    for trail in trails:
+        points = [(cycle.n_labelled, cycle.metrics["accuracy"]) for cycle in trail.cycles]
+        if points:
+            axis.plot(*zip(*points, strict=True), label=_name(trail, trails), markersize=5, clip_on=False, **look[_name(trail, trails)])
+    last = protocol.initial + (protocol.cycles - 1) * protocol.budget
+    axis.set(xlabel="labels", ylabel="test accuracy", xlim=(0, last * 1.03), ylim=(0, 1))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.grid(alpha=0.3)
+    if any(trail.cycles for trail in trails):
+        axis.legend(frameon=False, fontsize=9, loc="best")
+
+
+def _histogram(axis: Any, trails: Sequence[Trail]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    names, look = trails[0].setting.train.classes, _looks(trails)
+    width = 0.8 / len(trails)
+    for place, trail in enumerate(trails):
+        counts, name = trail.counts(), _name(trail, trails)
+        where = [c + (place - (len(trails) - 1) / 2) * width for c in range(len(names))]
+        axis.bar(where, counts.tolist(), width=width, color=look[name]["color"])
+    short = len(names) <= 20 and max(map(len, names)) <= 10
+    axis.set(xlabel="class" if short else "class number", ylabel="labels so far")
+    if short:
+        axis.set_xticks(range(len(names)), names, rotation=0 if sum(map(len, names)) <= 40 else 45)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.3, axis="y")
+
+
+def _name(trail: Trail, trails: Sequence[Trail]) -> str:
+    """What tells this one from the others."""
+    shown = trail.strategy.replace("_", " ")
+    return shown if len({other.arm for other in trails}) == 1 else f"{shown}, {trail.arm}"
+
+
+def _looks(trails: Sequence[Trail]) -> dict[str, dict[str, Any]]:
+    found = looks(trail.strategy for trail in trails)
+    return {_name(trail, trails): found[trail.strategy] for trail in trails}
+
+
+def queries(trails: Iterable[Trail], iterations: Iterable[int]) -> dict[str, dict[int, Tensor]]:
+    """What was asked, as `query_analysis.draw_queries` takes it: by strategy and iteration, of which cycle 0 is number 1."""
+    wanted = tuple(iterations)
+    return {t.strategy: {i: torch.tensor(t.cycles[i - 1].queried) for i in wanted if i <= len(t.cycles)} for t in trails}
