@@ -1,6 +1,7 @@
 """Stopping when asked to: a deadline or a file, seen in the middle of a training, and said in words."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -97,3 +98,17 @@ def test_a_training_stops_at_a_checkpoint_and_ends_with_the_same_bits(
     trainings = [f"stopped as asked for, cycle {cycle}, update {update} of 12" for cycle in (0, 1) for update in range(1, 12)]
     assert [place for place in places if "update" in place] == trainings
     assert f"stopped as asked for, {tmp_path / 'stopped'}, before cycle 1 of 2" in places
+
+
+def test_asked_by_is_of_one_thread() -> None:
+    event, found = threading.Event(), []
+    with pause.asked_by(event.is_set):
+        assert not pause.requested()
+        event.set()
+        assert pause.requested()
+        other = threading.Thread(target=lambda: found.append(pause.requested()))
+        other.start()
+        other.join()
+        with pytest.raises(TimeIsUp, match="here"):
+            pause.check("here")
+    assert not pause.requested() and found == [False]

@@ -37,7 +37,6 @@ HOVERED, SELECTED = 96, 60  # pixels of the image under the pointer; images of a
 DPI = 96
 MARGIN = 0.04  # of a plot's width and height, so that no point is cut off
 SIZES, OPACITIES = (4, 9, 16), (0.3, 0.9, 1.0)  # of the points of `exploration`'s states
-STATES = ("pool", "labelled", "asked now")
 ITERATIONS = (1, 5, 10)  # of PT4AL's Figure 4
 
 
@@ -120,12 +119,14 @@ class Explorer:
         self._work(self._opened)
 
     def step(self) -> None:
-        """One cycle further."""
-        self._work(lambda: self._go(1))
+        """One cycle further, where something is open."""
+        if self.trails:
+            self._work(lambda: self._go(1))
 
     def run(self) -> None:
-        """To the end."""
-        self._work(lambda: self._go(None))
+        """To the end, where something is open."""
+        if self.trails:
+            self._work(lambda: self._go(None))
 
     def stop(self) -> None:
         """Stop what is computed at its next update; what is complete is kept, and *step* goes on from there."""
@@ -133,7 +134,8 @@ class Explorer:
 
     def reset(self) -> None:
         """Back to before the first cycle. Records are kept, so that cycles which are finished come again at once."""
-        self._work(lambda: self._to(-1, known=-1))
+        if self.trails:
+            self._work(lambda: self._to(-1, known=-1))
 
     def wait(self) -> Explorer:
         """Itself, once what it does in the background is done.
@@ -389,10 +391,9 @@ class Panel:
 
     def show(self, trail: Trail, flat: bytes | None) -> None:
         """The run as it was in a cycle; `flat`: a picture for a browser that cannot draw the plot."""
-        import pandas
 
         self.trail = trail
-        self._frame["state"] = pandas.Categorical.from_codes(trail.states().tolist(), STATES)
+        self._frame["state"] = trail.states().numpy().astype("float64")
         self.scatter.size(by="state")
         self.scatter.opacity(by="state")
         # two encodings of one column: jscatter 1.0.1 works the points out anew, and does not send them
@@ -435,7 +436,7 @@ def _scatter(trail: Trail, positions: Tensor) -> tuple[Any, Any]:
     codes = train.targets.tolist() if several else [0] * len(train)
     frame = pandas.DataFrame({
         "x": positions[:, 0].numpy(), "y": positions[:, 1].numpy(), "class": pandas.Categorical.from_codes(codes, names),
-        "state": pandas.Categorical.from_codes([0] * len(train), STATES),
+        "state": 0.0,  # a number: of categories, those that no point has would be left out, and the others shown as their neighbours
     })  # fmt: skip
     (left, low), (right, high) = (end.tolist() for end in (positions.amin(0), positions.amax(0)))
     across, up = MARGIN * (right - left), MARGIN * (high - low)
@@ -443,8 +444,8 @@ def _scatter(trail: Trail, positions: Tensor) -> tuple[Any, Any]:
     plot = jscatter.Scatter(data=frame, x="x", y="y", height=HEIGHT, **ranges)
     plot.color(by="class", map=dict(zip(names, exploration.colours(train.classes) if several else [PALE], strict=True)))
     plot.color(selected=ASKED_COLOUR, hover=ASKED_COLOUR)
-    plot.size(by="state", map=list(SIZES))
-    plot.opacity(by="state", map=list(OPACITIES))
+    plot.size(by="state", map=list(SIZES), norm=(exploration.POOL, exploration.ASKED))
+    plot.opacity(by="state", map=list(OPACITIES), norm=(exploration.POOL, exploration.ASKED))
     plot.axes(False)
     plot.background("white")
     return plot, frame
