@@ -23,7 +23,7 @@ lab: $(BIN)/.ok  ## JupyterLab on the notebooks
 
 app: $(BIN)/.ok  ## explorer and labeller as pages without code, on this machine alone (Voilà)
 	@mkdir -p $(APP) && ln -sf $(CURDIR)/notebooks/explore.ipynb $(CURDIR)/notebooks/label.ipynb $(APP)/
-	$(BIN)/voila $(APP) --Voila.ip=127.0.0.1 --no-browser
+	$(BIN)/voila $(APP) --Voila.config_file_paths=notebooks
 
 check: $(BIN)/.ok  ## lint, format of notebooks, types, layers
 	$(BIN)/ruff check .

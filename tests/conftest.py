@@ -2,9 +2,11 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import in_browser
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ import alnb
 from alnb.data import ImageSet, Resident
 from alnb.nets import small
 
+SHOTS = in_browser.PROJECT / "build" / "screenshots"
 torch.set_num_threads(1)  # the nets are so small that a second thread only costs time
 os.environ["OMP_NUM_THREADS"] = "1"  # of kernels and other processes that tests start
 
@@ -64,3 +67,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+
+
+# ---- a browser -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    with in_browser.serving(tmp_path_factory.mktemp("lab")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with in_browser.chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def opened(lab: tuple[str, Path], browser: Any) -> Iterator[Callable[..., Any]]:
+    pages = []
+
+    def open_and_run(name: str, *cells: str) -> Any:
+        pages.append(in_browser.opened(browser, *lab, name, *cells))
+        return pages[-1]
+
+    yield open_and_run
+    for page in pages:
+        page.close()
+
+
+@pytest.fixture
+def shot() -> Callable[[Any, str], Path]:
+    """Keeps a screenshot in build/screenshots."""
+
+    def take(page: Any, name: str) -> Path:
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SHOTS / f"{name}.png")
+        return SHOTS / f"{name}.png"
+
+    return take

@@ -1,6 +1,7 @@
-"""JupyterLab on a free port of 127.0.0.1, and Chromium without a screen."""
+"""JupyterLab and Voilà on a free port of 127.0.0.1, and Chromium without a screen."""
 
 import contextlib
+import math
 import os
 import socket
 import subprocess
@@ -39,42 +40,63 @@ def serving(root: Path) -> Iterator[tuple[str, Path]]:
     for folder in (work, told):
         folder.mkdir(parents=True)
     (told / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    places = {f"JUPYTER_{name}": str(root / name.lower()) for name in ("CONFIG_DIR", "DATA_DIR")}
-    places |= {f"JUPYTERLAB_{name}": str(root / name.lower()) for name in ("SETTINGS_DIR", "WORKSPACES_DIR")}
+    port = free_port()
     options = [
         "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=t",
         "--LabApp.news_url=None", "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={work}",
     ]  # fmt: skip
-    environment, url = {**os.environ, **places, "PYTHONPATH": str(PROJECT)}, f"http://127.0.0.1:{port}"
+    with started(root, f"http://127.0.0.1:{port}", "api?token=t", "jupyterlab", *options) as url:
+        yield url, work
+
+
+@contextlib.contextmanager
+def voila(root: Path, notebook: Path) -> Iterator[str]:
+    """Voilà, as `make app` starts it, on one notebook: its address."""
+    port = free_port()
+    options = [str(notebook), f"--port={port}", f"--Voila.config_file_paths={PROJECT / 'notebooks'}", "--Voila.port_retries=0"]
+    with started(root, f"http://127.0.0.1:{port}", "voila/static/voila.js", "voila", *options) as url:
+        yield url
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        found: int = free.getsockname()[1]
+        return found
+
+
+@contextlib.contextmanager
+def started(root: Path, url: str, there: str, module: str, *options: str) -> Iterator[str]:
+    """A server with settings of its own below `root`, once `there` answers below `url`."""
+    places = {f"JUPYTER_{name}": str(root / name.lower()) for name in ("CONFIG_DIR", "DATA_DIR")}
+    places |= {f"JUPYTERLAB_{name}": str(root / name.lower()) for name in ("SETTINGS_DIR", "WORKSPACES_DIR")}
+    environment = {**os.environ, **places, "PYTHONPATH": str(PROJECT)}
     with (
-        open(root / "lab.log", "w") as log,
+        open(root / f"{module}.log", "w") as log,
         subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-m", module, *options], env=environment, stdout=log, stderr=log, start_new_session=True
         ) as process,
     ):
         try:
             for _ in range(240):
-                with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/api?token=t", timeout=1):
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/{there}", timeout=1):
                     break
                 time.sleep(0.5)
             else:
-                raise RuntimeError((root / "lab.log").read_text())
-            yield url, work
+                raise RuntimeError((root / f"{module}.log").read_text())
+            yield url
         finally:
             process.terminate()
             process.wait(30)
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Any]:
+def chromium(*flags: str) -> Iterator[Any]:
     """A browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        found = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=[*FLAGS, *flags])
         yield found
         found.close()
 
@@ -83,6 +105,22 @@ def opened(browser: Any, url: str, work: Path, name: str, *cells: str) -> Any:
     """A page of JupyterLab with a new notebook of some cells, running; `page.outside` are the requests to anywhere else."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata={"kernelspec": kernel}), work / name)
+    page = guarded(browser, url)
+    page.goto(f"{url}/doc/tree/{name}?token=t")
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    page.evaluate(RUN_ALL)
+    return page
+
+
+def run_again(page: Any) -> None:
+    """Restart the kernel, and run all cells."""
+    page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }")
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    page.evaluate("async () => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+
+
+def guarded(browser: Any, url: str) -> Any:
+    """A page from which nothing but `url` is reached; `page.outside` are the requests to anywhere else."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(60_000)
     page.outside = []
@@ -95,9 +133,6 @@ def opened(browser: Any, url: str, work: Path, name: str, *cells: str) -> Any:
             one.abort()
 
     page.route("**/*", route)
-    page.goto(f"{url}/doc/tree/{name}?token=t")
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-    page.evaluate(RUN_ALL)
     return page
 
 
@@ -148,3 +183,46 @@ def press(page: Any, key: str) -> float:
     page.keyboard.press(key)
     found: float = page.evaluate("() => window.alnbNext")
     return found
+
+
+# ---- the explorer --------------------------------------------------------------------------------------------------------------
+
+EXPLORER = """from alnb.widgets import Explorer
+explorer = Explorer("digits", arm="from scratch", embedding="pixels", scale={scale!r}, runs={runs!r}, beside={beside!r})
+explorer"""
+
+
+def says(page: Any, text: str) -> Any:
+    """The explorer, once it says `text`."""
+    page.wait_for_selector(f".alnb-explorer :text({text!r})")
+    return page.locator(".alnb-explorer")
+
+
+def click(page: Any, name: str) -> None:
+    """Press one of its buttons, once it may be pressed."""
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def hover(page: Any) -> str:
+    """Move over the first plot until the pointer is at an image: what is said of it."""
+    box = page.locator(".alnb-explorer canvas").first.bounding_box()
+    caption = page.locator(".alnb-explorer :text-matches('Point at an image|image [0-9]+, class')").first
+    for y in range(int(box["height"] * 0.3), int(box["height"] * 0.7), 9):
+        for x in range(int(box["width"] * 0.3), int(box["width"] * 0.7), 9):
+            page.mouse.move(box["x"] + x, box["y"] + y)
+            if caption.inner_text().startswith("image"):
+                return str(caption.inner_text())
+    raise AssertionError("nothing was said of any image")
+
+
+def lasso(page: Any) -> None:
+    """Draw a circle around the middle of the first plot."""
+    page.get_by_title("Activate lasso selection").first.click()
+    box = page.locator(".alnb-explorer canvas").first.bounding_box()
+    x, y, radius = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, box["height"] / 4
+    page.mouse.move(x + radius, y)
+    page.mouse.down()
+    for part in range(41):
+        angle = 2 * math.pi * part / 40
+        page.mouse.move(x + radius * math.cos(angle), y + radius * math.sin(angle))
+    page.mouse.up()

@@ -28,7 +28,7 @@ def explorer(runs: Path, **changed: Any) -> Explorer:
 
 
 def told(one: Explorer) -> str:
-    return one.status.value + one.problem.value
+    return one.status.value + one.doing.value + one.problem.value
 
 
 def times(one: Explorer) -> list[tuple[Path, int]]:

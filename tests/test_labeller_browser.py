@@ -1,55 +1,16 @@
 """The labeller in JupyterLab: keys, buttons, a restarted kernel, a second window."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import in_browser
 import pytest
-from in_browser import CHROMIUM, LABELLER, PROJECT, press, ready, zeros_and_ones
+from in_browser import CHROMIUM, LABELLER, press, ready, run_again, zeros_and_ones
 
 from alnb.labelling import Labelling
 
-SHOTS = PROJECT / "build" / "screenshots"
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium")
-
-
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    with in_browser.serving(tmp_path_factory.mktemp("lab")) as found:
-        yield found
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    with in_browser.chromium() as found:
-        yield found
-
-
-@pytest.fixture
-def opened(lab: tuple[str, Path], browser: Any) -> Iterator[Callable[..., Any]]:
-    pages = []
-
-    def open_and_run(name: str, *cells: str) -> Any:
-        pages.append(in_browser.opened(browser, *lab, name, *cells))
-        return pages[-1]
-
-    yield open_and_run
-    for page in pages:
-        page.close()
-
-
-@pytest.fixture
-def shot() -> Callable[[Any, str], Path]:
-    """Keeps a screenshot in build/screenshots."""
-
-    def take(page: Any, name: str) -> Path:
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=SHOTS / f"{name}.png")
-        return SHOTS / f"{name}.png"
-
-    return take
 
 
 def truth(page: Any) -> str:
@@ -101,9 +62,7 @@ def test_a_restarted_kernel_goes_on_and_a_second_person_is_told(opened: Callable
     other = opened("other.ipynb", LABELLER.format(folder=str(folder), batch=8))
     other.wait_for_selector(".alnb-problem:has-text('is in use by process')")
     shot(other, "labeller-in-use")
-    page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }")
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-    page.evaluate("async () => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    run_again(page)
     page.wait_for_selector(".alnb-status:has-text('5 to go; 3 labelled')")
     assert ready(page).get_attribute("data-shown") == shown
 

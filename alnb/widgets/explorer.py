@@ -104,7 +104,7 @@ class Explorer:
             0, 0, 0, description="cycle", disabled=True, continuous_update=True, layout=ipywidgets.Layout(width="320px")
         )
         self.bar = ipywidgets.FloatProgress(0, min=0, max=1, layout=ipywidgets.Layout(width="220px"))
-        self.status, self.problem, self.legend = (ipywidgets.HTML() for _ in range(3))
+        self.status, self.doing, self.problem, self.legend = (ipywidgets.HTML() for _ in range(4))
         self.progress, self.figure4 = (ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%")) for _ in range(2))
         self.figure4.layout.display = "none"
         self.selected = ipywidgets.HTML()
@@ -192,7 +192,8 @@ class Explorer:
         wrap = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
         rows = [
             ipywidgets.HBox([*self.choices.values(), self.buttons["open"]], layout=wrap),
-            ipywidgets.HBox([*(b for n, b in self.buttons.items() if n != "open"), self.slider, self.bar], layout=wrap),
+            ipywidgets.HBox([*(b for n, b in self.buttons.items() if n != "open"), self.slider], layout=wrap),
+            ipywidgets.HBox([self.bar, self.doing], layout=wrap),
             self.status, self.problem, self.legend, self._places, self.progress, self.figure4, self.selected, self.webgl,
         ]  # fmt: skip
         box = ipywidgets.VBox(rows, layout=ipywidgets.Layout(width="100%", padding="4px"))
@@ -260,7 +261,7 @@ class Explorer:
 
     def _opened(self) -> None:
         """Everything that is chosen: images, what is learned from them without labels, their layout, the runs."""
-        self.trails, self._layout, self._drawn = [], None, {}
+        self.trails, self._layout, self._drawn, self.status.value = [], None, {}, ""
         self.legend.value = self.selected.value = ""
         self._places.children, self.panels, self._known, self._shown = (), [], -1, -1
         told = {name: choice.value for name, choice in self.choices.items()}
@@ -281,6 +282,7 @@ class Explorer:
         for k in range(-1, finished):
             self._picture("progress", [trail.until(k) for trail in trails])
         self._to(finished)
+        self._say("")
 
     def _go(self, cycles: int | None) -> None:
         """Add so many cycles to each run, or all; those that are finished are shown one after the other."""
@@ -308,7 +310,7 @@ class Explorer:
             self.slider.max, self.slider.value = max(0, self._known), max(0, k)
             self._redraw()
         if took is not None:
-            self.status.value += f" It took {took:.1f} s."
+            self._say(f"Cycle {k} took {took:.1f} s.")
 
     def _redraw(self) -> None:
         """Everything, for the cycle that is shown. Pictures that were drawn before are kept."""
@@ -323,7 +325,7 @@ class Explorer:
             self.figure4.layout.display = "" if wanted else "none"
             if wanted:
                 self.figure4.value = self._picture("queries", trails)
-            self._say(self._title())
+            self.status.value = f'<div style="font-size:16px;font-weight:600">{escape(self._title())}</div>'
 
     def _visible(self) -> list[Trail]:
         """The runs as they were in the cycle that is shown."""
@@ -346,14 +348,15 @@ class Explorer:
         return f"{setting.train.name}, cycle {k} of {setting.cycles - 1}: {trail.cycles[k].n_labelled} labels; accuracy: {found}."
 
     def _say(self, text: str) -> None:
-        self.status.value = f'<div role="status" aria-live="polite" style="font-size:15px;font-weight:600">{text}</div>'
+        """What is done, or was done last."""
+        self.doing.value = f'<div role="status" aria-live="polite" style="font-size:15px">{text}</div>'
 
     def _tell_problem(self, text: str) -> None:
         self._problem = text
         style = "font-size:15px;font-weight:600;color:#a4260a;white-space:pre-wrap"
         self.problem.value = f'<div role="alert" style="{style}">{escape(text)}</div>' if text else ""
         if text:
-            self._say("Nothing was computed." if not self.trails else "What is complete is kept.")
+            self._say("What is complete is kept.")
 
     # ---- what a person points at -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,119 @@
+"""The explorer in JupyterLab and Voilà: clicks, the slider by keyboard, pointing, the lasso, a restarted kernel, no WebGL."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import in_browser
+import pytest
+from in_browser import CHROMIUM, EXPLORER, PROJECT, click, hover, lasso, run_again, says
+
+from alnb.widgets import Explorer
+
+pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the layout of the digits, which takes a while."""
+    folder = tmp_path_factory.mktemp("explorer")
+    Explorer(arm="from scratch", embedding="pixels", scale="smoke", runs=folder, background=False)
+    return folder
+
+
+def cell(runs: Path, beside: str = "", scale: str = "smoke") -> str:
+    return EXPLORER.format(scale=scale, runs=str(runs), beside=beside)
+
+
+def test_stepping_pointing_and_selecting(opened: Callable, shot: Callable, runs: Path) -> None:
+    page = opened("explorer.ipynb", cell(runs, beside="random"))
+    says(page, "none labelled yet")
+    click(page, "step")
+    says(page, "cycle 0 of 2: 20 labels")
+    click(page, "run to the end")
+    says(page, "cycle 2 of 2: 80 labels")
+    page.set_viewport_size({"width": 1280, "height": 1600})
+    assert ", class " in hover(page)
+    lasso(page)
+    page.wait_for_selector(".alnb-explorer :text('images selected')")
+    assert page.locator(".alnb-explorer figure").count() > 60  # two strips of 30, and those that were selected
+    shot(says(page, "cycle 2 of 2"), "explorer")
+    slider = page.get_by_role("slider")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    says(page, "cycle 1 of 2: 50 labels")
+    click(page, "as in Figure 4")
+    page.wait_for_function("[...document.querySelectorAll('.alnb-explorer img')].some((one) => one.naturalHeight > 400)")
+    click(page, "reset")
+    says(page, "none labelled yet")
+    assert page.outside == []
+
+
+def test_a_restarted_kernel_goes_on_from_the_same_folder(opened: Callable, runs: Path) -> None:
+    page = opened("explorer-again.ipynb", cell(runs, beside="margin"))
+    says(page, "none labelled yet")
+    click(page, "step")
+    says(page, "cycle 0 of 2: 20 labels")
+    run_again(page)
+    says(page, "cycle 0 of 2: 20 labels")
+    click(page, "step")
+    says(page, "cycle 1 of 2: 50 labels")
+
+
+def test_stopped_while_it_computes(opened: Callable, runs: Path) -> None:
+    page = opened("explorer-stop.ipynb", cell(runs, scale="laptop"))
+    says(page, "none labelled yet")
+    click(page, "run to the end")
+    says(page, "cycle 0 of 7")
+    click(page, "stop")
+    says(page, "Stopped. What is complete is kept")
+    click(page, "step")
+    page.wait_for_selector(".alnb-explorer :text-matches('cycle [1-7] of 7')")
+
+
+def test_what_cannot_be_is_told(opened: Callable, shot: Callable, runs: Path) -> None:
+    page = opened("explorer-wrong.ipynb", cell(runs).replace('"digits"', '"digit"'))
+    page.wait_for_selector(".alnb-explorer [role=alert]:has-text(\"Did you mean 'digits'\")")
+    shot(page, "explorer-wrong")
+    assert page.get_by_role("button", name="step", exact=True).is_disabled()
+    page.get_by_placeholder("a name, or a folder").fill("digits")
+    page.keyboard.press("Enter")
+    click(page, "open")
+    says(page, "digits: 1,297 images")
+
+
+def test_without_webgl(lab: tuple[str, Path], runs: Path, shot: Callable) -> None:
+    import concurrent.futures
+
+    def look() -> None:  # in another thread, since the other browser's loop is this one's
+        with in_browser.chromium("--disable-3d-apis") as other:
+            page = in_browser.opened(other, *lab, "explorer-flat.ipynb", cell(runs, beside="kcenter"))
+            says(page, "none labelled yet")
+            click(page, "step")
+            says(page, "cycle 0 of 2")
+            drawn = "[...document.querySelectorAll('.alnb-explorer img')].filter((one) => one.offsetParent && one.naturalWidth > 500)"
+            page.wait_for_function(f"{drawn}.length == 3")  # two plots, and the curves
+            assert page.locator(".alnb-explorer canvas:visible").count() == 0
+            shot(page, "explorer-flat")
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(look).result()
+
+
+@pytest.mark.parametrize(
+    ("name", "sees"), [("explore", ".alnb-explorer :text('none labelled yet')"), ("label", ".alnb-labeller .alnb-image")]
+)
+def test_as_a_page_without_code(name: str, sees: str, browser: Any, shot: Callable, tmp_path: Path) -> None:
+    import nbformat
+
+    content = nbformat.read(PROJECT / f"notebooks/{name}.ipynb", 4)
+    content.cells[1].source += f"\nscale, runs, figures = 'smoke', {str(tmp_path / 'runs')!r}, {str(tmp_path)!r}"
+    nbformat.write(content, tmp_path / f"{name}.ipynb")
+    with in_browser.voila(tmp_path, tmp_path / f"{name}.ipynb") as url:
+        page = in_browser.guarded(browser, url)
+        page.goto(url)
+        page.wait_for_selector(sees)
+        page.wait_for_timeout(1000)
+        shot(page, f"{name}-page")
+        assert "from alnb" not in page.locator("body").inner_text() and page.outside == []
+        page.close()
