@@ -11,7 +11,20 @@ import torch
 
 from alnb import store
 
-NAMES = ("training", "augmentation", "kcenter", "importing", "frozen", "simsiam", "digits", "loading", "tsne", "gcn", "labelling")
+NAMES = (
+    "training",
+    "augmentation",
+    "kcenter",
+    "importing",
+    "frozen",
+    "simsiam",
+    "digits",
+    "loading",
+    "tsne",
+    "gcn",
+    "labelling",
+    "exploring",
+)
 LONG = ("bengar2021", "yi2022", "scratch_floor", "pretraining_seeds", "sweeping", "sweep_kills")  # minutes to hours: only where named
 RESULTS = Path(__file__).with_name("results.json")
 Row = dict[str, Any]

@@ -1,0 +1,144 @@
+"""The explorer in JupyterLab in Chromium: from a click to everything redrawn, the slider, the pointer, and 50,000 points.
+
+Times are the browser's, of a machine without a GPU, where WebGL is drawn in software.
+"""
+
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+import in_browser
+
+STEP, FROZEN, REDRAW, SLIDER, HOVER, PAUSE = 5.0, 1.0, 0.5, 0.2, 0.1, 0.5  # seconds, the bars
+POINTS, HOVERS = 50_000, 20
+Row = dict[str, Any]
+OPEN = """from alnb.widgets import Explorer
+explorer = Explorer("digits", arm={arm!r}, strategy="entropy", scale="laptop", runs={runs!r})
+explorer"""
+MANY = f"""import torch
+from types import SimpleNamespace as N
+from alnb.data import ImageSet, Resident
+from alnb.widgets.explorer import Panel
+g = torch.Generator().manual_seed(0)
+targets = torch.randint(10, ({POINTS},), generator=g)
+train = ImageSet(Resident(torch.zeros({POINTS}, 3, 8, 8, dtype=torch.uint8)), targets, tuple("0123456789"), "many")
+positions = torch.randn(10, 2, generator=g)[targets] * 3 + torch.randn({POINTS}, 2, generator=g)
+panel = Panel(N(setting=N(train=train), strategy="random", arm="many"), positions, print)
+panel.view.add_class("alnb-explorer")
+panel.view"""
+FRAMES = """() => { window.alnbGaps = []; let last = performance.now();
+  const look = (now) => { window.alnbGaps.push(now - last); last = now; window.alnbLoop = requestAnimationFrame(look); };
+  window.alnbLoop = requestAnimationFrame(look); }"""
+
+
+def until(page: Any, text: str) -> None:
+    """Wait until the explorer's title says `text` and two more frames are drawn."""
+    page.wait_for_function("(text) => document.querySelector('.alnb-explorer')?.innerText.includes(text)", arg=text)
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def steps(page: Any) -> tuple[list[float], list[float]]:
+    """Seconds from each click on *step* to everything redrawn, and how much of that was not asking and training."""
+    whole, redrawn = [], []
+    for k in range(8):
+        start = time.perf_counter()
+        in_browser.click(page, "step")
+        until(page, f"cycle {k} of 7")
+        whole.append(time.perf_counter() - start)
+        until(page, f"Cycle {k} took")
+        told = re.search(rf"Cycle {k} took ([0-9.]+) s", page.locator(".alnb-explorer").inner_text())
+        assert told is not None
+        redrawn.append(max(0.0, whole[-1] - float(told[1])))
+    return whole, redrawn
+
+
+def slides(page: Any) -> list[float]:
+    """Seconds from each arrow key on the slider to the other cycle shown."""
+    page.get_by_role("slider").focus()
+    found = []
+    for k in [*range(6, -1, -1), *range(1, 8)]:
+        start = time.perf_counter()
+        page.keyboard.press("ArrowLeft" if len(found) < 7 else "ArrowRight")
+        until(page, f"cycle {k} of 7")
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def hovers(page: Any) -> list[float]:
+    """Seconds from the pointer at another image to that image told."""
+    box = page.locator(".alnb-explorer canvas").first.bounding_box()
+    caption = page.locator(".alnb-explorer :text-matches('Point at an image|image [0-9]+, class')").first
+    places: dict[str, tuple[float, float]] = {}
+    for y in range(int(box["height"] * 0.2), int(box["height"] * 0.8), 7):
+        for x in range(int(box["width"] * 0.2), int(box["width"] * 0.8), 7):
+            page.mouse.move(box["x"] + x, box["y"] + y)
+            page.wait_for_timeout(15)
+            if (text := caption.inner_text()).startswith("image"):
+                places.setdefault(text, (box["x"] + x, box["y"] + y))
+            if len(places) > 3:
+                break
+    found = []
+    first, *_, last = places.values()
+    for place in ([first, last] * HOVERS)[:HOVERS]:
+        before = caption.inner_text()
+        start = time.perf_counter()
+        page.mouse.move(*place)
+        page.wait_for_function(
+            "(before) => [...document.querySelectorAll('.alnb-explorer .widget-html-content')].some((one) => "
+            "one.innerText.startsWith('image') && one.innerText !== before)", arg=before,
+        )  # fmt: skip
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def frames(page: Any) -> list[float]:
+    """Seconds between frames while many points are dragged and zoomed."""
+    canvas = page.locator(".alnb-explorer canvas").first
+    canvas.wait_for()
+    page.wait_for_timeout(3000)
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.evaluate(FRAMES)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for k in range(40):
+        page.mouse.move(x + 3 * k, y + 2 * k)
+    page.mouse.up()
+    for _ in range(20):
+        page.mouse.wheel(0, -60)
+        page.wait_for_timeout(30)
+    return [gap / 1000 for gap in page.evaluate("() => { cancelAnimationFrame(window.alnbLoop); return window.alnbGaps; }")]
+
+
+def row(name: str, seconds: float, bar: float, detail: str) -> Row:
+    return {"name": f"the explorer: {name}", "ratio": seconds, "bar": bar, "sense": "<=", "detail": f"seconds; {detail}"}
+
+
+def measure() -> Iterator[Row]:
+    """A row for each bar."""
+    with tempfile.TemporaryDirectory() as place, in_browser.serving(Path(place) / "lab") as (url, work), in_browser.chromium() as browser:
+        for arm, bar in (("rotation", STEP), ("frozen rotation", FROZEN)):
+            page = in_browser.opened(browser, url, work, f"{arm.split()[0]}.ipynb", OPEN.format(arm=arm, runs=str(Path(place) / "runs")))
+            page.set_default_timeout(300_000)
+            until(page, "none labelled yet")
+            whole, redrawn = steps(page)
+            told = f"digits at scale laptop, entropy, start {arm}; median of {len(whole)}, the slowest {max(whole):.2f}"
+            yield row(f"a step, {arm}, from click to redrawn", median(whole), bar, told)
+            if arm == "rotation":
+                yield row("redrawing of that", median(redrawn), REDRAW, f"what is not asking and training; median of {len(redrawn)}")
+                moved = slides(page)
+                yield row("slider to another cycle", median(moved), SLIDER, f"median of {len(moved)}, the slowest {max(moved):.2f}")
+                found = hovers(page)
+                yield row("pointer to the image told", median(found), HOVER, f"median of {len(found)}, the slowest {max(found):.2f}")
+            page.close()
+        page = in_browser.opened(browser, url, work, "many.ipynb", MANY)
+        gaps = frames(page)
+        told = f"{POINTS:,} points dragged and zoomed: the longest of {len(gaps)} gaps between frames; the median is {median(gaps):.3f}"
+        yield row(f"longest pause with {POINTS:,} points", max(gaps), PAUSE, told)
+        page.close()
