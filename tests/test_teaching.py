@@ -2,9 +2,11 @@
 
 import functools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas
 import pytest
 import torch
@@ -13,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import alnb
-from alnb import quickstart, records, teaching
+from alnb import notebook, quickstart, records, teaching
 from alnb.acquire import STRATEGIES
 from alnb.data import ImageSet
+
+LESSON = Path(__file__).parents[1] / "notebooks/teach.ipynb"
 
 
 def naive_neighbours(features: torch.Tensor, i: int, k: int) -> list[int]:
@@ -239,3 +243,20 @@ def test_controls_draw_anew_what_is_chosen() -> None:
     assert 'alt="margin &lt;5&gt;"' in picture.value
     with pytest.raises(ValueError, match="nothing to choose from in cycle"):
         teaching.controls(draw, strategy=["random"], cycle=range(1, 1))
+
+
+def test_the_lesson_with_somebody_looking_at_it(tmp_path: Path) -> None:
+    """Each part has controls, and beside them a figure for readers without a kernel; one seed is enough."""
+    places = {"runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures")}
+    values = {**places, "scale": "smoke", "seeds": [1], "start_seeds": [1], "device": "cpu"}
+    out = notebook.execute(LESSON, values, tmp_path / "out.ipynb", environment={notebook.BATCH: ""})
+    cells = nbformat.read(out, 4).cells
+    shown = {cell["id"]: [kind for output in cell.get("outputs", []) for kind in output.get("data", {})] for cell in cells}
+    parts = ("query", "cover", "cold", "ssl")
+    assert all("application/vnd.jupyter.widget-view+json" in shown[f"{part}-control"] for part in parts)
+    assert all("image/png" in shown[f"{part}-figure"] for part in parts)
+
+
+def test_the_lesson_lasts_45_minutes() -> None:
+    title = nbformat.read(LESSON, 4).cells[0].source
+    assert sum(int(minutes) for minutes in re.findall(r"\| (\d+) \|$", title, re.MULTILINE)) == 45
