@@ -37,6 +37,7 @@ def test_every_figure_has_its_sweep_file() -> None:
     assert {name for name in drawn if "smoke" not in name and "advisor" not in name} <= {path.stem for path in FILES} | {
         "yi2022-figure5b-classes",
         "labeller",
+        "explorer",
     }
 
 
