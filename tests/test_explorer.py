@@ -115,6 +115,14 @@ def test_pointing_and_selecting(runs: Path) -> None:
     assert one.selected.value == ""
 
 
+def test_a_selection_in_one_plot_is_one_in_the_other(runs: Path) -> None:
+    one = explorer(runs, seed=5, beside="random")
+    one.panels[1].scatter.widget.selection = [4, 9]
+    assert list(one.panels[0].scatter.widget.selection) == [4, 9] and "2 images selected" in one.selected.value
+    one.panels[0].scatter.widget.selection = []
+    assert list(one.panels[1].scatter.widget.selection) == [] and one.selected.value == ""
+
+
 def test_without_webgl_a_picture_stands_in(runs: Path) -> None:
     one = explorer(runs, seed=3)
     panel = one.panels[0]

@@ -127,6 +127,7 @@ def test_what_cannot_be_opened_is_told_in_the_widget(tmp_path: Path, opened: Cal
         (Labeller(folder), "is in use by process"),
         (Labeller(folder, features="magic"), "choose one of rotation, resnet18, pixels"),
         (Labeller(tmp_path / "empty", classes=["a/b"]), "holds no image"),
+        (Labeller(folder, place="/proc/labels"), "/proc/labels"),  # where nobody may write, root included
     ):
         assert message in labeller.view.problem and labeller.view.closed and not labeller.view.busy
         send(labeller, label=0, image="")  # a dead widget takes no harm

@@ -361,6 +361,10 @@ class Explorer:
     # ---- what a person points at -------------------------------------------------------------------------------------------
 
     def _picked(self, images: Sequence[int]) -> None:
+        """Show the images of a selection, and select them in every plot."""
+        for panel in self.panels:
+            if list(panel.scatter.selection()) != list(images):
+                panel.scatter.selection(list(images))
         if not len(images):
             self.selected.value = ""
             return
