@@ -20,7 +20,7 @@ from torch import Tensor
 from alnb import loop, quickstart
 from alnb.loop import Cycle
 from alnb.pool import VOID
-from alnb.query_analysis import CLASS_COLOURS, class_colour
+from alnb.query_analysis import CLASS_COLOURS, class_colour, class_edge
 from alnb.quickstart import Setting, Start
 from alnb.report import looks
 from alnb.train import Report
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 POOL, LABELLED, ASKED = 0, 1, 2  # states of an image in a cycle
 PALE = "#bbbbbb"  # the pool, where there are more classes than colours
-ASKED_COLOUR = "#000000"
+STATE_COLOURS = ("#0072B2", "#D55E00")  # labelled and asked now, where classes have none
 SCORES = {"entropy": "entropy", "least_confidence": "confidence", "margin": "margin"}  # by which a strategy chose; of others the confidence
 SHOWN = 60  # queried images in a strip, at most
 
@@ -58,11 +58,6 @@ class Trail:
         found: Mapping[str, Any] = self._arguments["columns"]
         return found
 
-    @property
-    def finished(self) -> bool:
-        """Whether all cycles are there."""
-        return len(self.cycles) == self.setting.cycles
-
     def advance(self, report: Report | None = None) -> Cycle | None:
         """Compute the next cycle, or read it where another process was faster; None where all are there.
 
@@ -78,7 +73,7 @@ class Trail:
         return None
 
     @property
-    def cycle(self) -> int:
+    def last(self) -> int:
         """The last one that is there; -1: none."""
         return len(self.cycles) - 1
 
@@ -101,12 +96,12 @@ class Trail:
 
     def counts(self) -> Tensor:
         """Labels of each class, i64 [C]."""
-        answers = [label for cycle in self.cycles for label in cycle.labels if label != VOID]
-        return torch.bincount(torch.tensor(answers, dtype=torch.int64), minlength=len(self.setting.train.classes))
+        none = torch.zeros(len(self.setting.train.classes), dtype=torch.int64)
+        return sum((torch.tensor(cycle.class_counts) for cycle in self.cycles), none)
 
     def said(self) -> Mapping[str, list[Any]] | None:
         """What the net had said of the images that the last cycle asked for, as `loop.beliefs`."""
-        return loop.beliefs(self.run, self.cycle)
+        return loop.beliefs(self.run, self.last)
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------------------
@@ -124,6 +119,11 @@ def png(image: Tensor, side: int) -> bytes:
     return out.getvalue()
 
 
+def as_img(content: bytes, alt: str, style: str = "max-width:100%") -> str:
+    """HTML: a PNG file as a picture, with a text for those who do not see it."""
+    return f'<img alt="{html.escape(alt)}" style="display:inline-block;{style}" src="data:image/png;base64,{b64encode(content).decode()}">'
+
+
 def as_png(figure: Figure, dpi: int) -> bytes:
     """A figure as a PNG file; drawn without pyplot, whose state callbacks of widgets would share."""
     out = io.BytesIO()
@@ -135,10 +135,9 @@ def thumbnails(setting: Setting, images: Sequence[int], captions: Sequence[str],
     """HTML: a grid of the images with these global indices, each with a caption below and a text for those who do not see it."""
     batch = setting.train.images.batch(torch.tensor(list(images), dtype=torch.int64)) if len(images) else ()
     cells = [
-        f'<figure style="margin:0;text-align:center;font-size:12px;line-height:1.2"><img alt="{alt}" title="{alt}" '
-        f'style="display:inline-block;width:{side}px" src="data:image/png;base64,{b64encode(png(image, side)).decode()}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        for image, caption, alt in zip(batch, captions, map(html.escape, alts), strict=True)
+        f'<figure title="{html.escape(alt)}" style="margin:0;text-align:center;font-size:12px;line-height:1.2">'
+        f"{as_img(png(image, side), alt, f'width:{side}px')}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for image, caption, alt in zip(batch, captions, alts, strict=True)
     ]
     wide = f"grid-template-columns:repeat(auto-fill,minmax({side + 24}px,1fr))"
     return f'<div style="display:grid;gap:4px;{wide}">{"".join(cells)}</div>'
@@ -169,8 +168,10 @@ def legend(classes: Sequence[str]) -> str:
         dot = f"display:inline-block;width:{side}px;height:{side}px;border-radius:50%;background:{colour};margin-right:4px"
         return f'<span style="margin-right:14px;white-space:nowrap"><span style="{dot}"></span>{html.escape(name)}</span>'
 
-    states = [mark("pool", PALE, 5), mark("labelled", "#555", 9), mark("asked now", "#555", 16)]
-    named = list(zip(classes, colours(classes), strict=True)) if len(classes) <= len(CLASS_COLOURS) else []
+    several = len(classes) <= len(CLASS_COLOURS)
+    labelled, asked = ("#555", "#555") if several else STATE_COLOURS
+    states = [mark("pool", PALE, 5), mark("labelled", labelled, 9), mark("asked now", asked, 16)]
+    named = list(zip(classes, colours(classes), strict=True)) if several else []
     return f'<div style="font-size:14px">{"".join([*states, *(mark(name, colour, 11) for name, colour in named)])}</div>'
 
 
@@ -210,9 +211,10 @@ def draw_where(trail: Trail, layout: Tensor) -> Figure:
     """Where the images that the last cycle asked for lie among all, at `layout` [N,2]: for browsers that cannot draw the scatter plot."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.2, 4.4), layout="constrained")
-    _where(figure.subplots(), trail, layout)
-    _state_legend(figure, trail.setting.train.classes)
+    figure = Figure(figsize=(6.2, 4.4))
+    axis = figure.subplots()
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.01)
+    _where(axis, trail, layout)  # the explorer has the legend
     return figure
 
 
@@ -222,24 +224,28 @@ def colours(classes: Sequence[str]) -> list[str]:
 
 
 def _where(axis: Any, trail: Trail, layout: Tensor) -> None:
-    states, targets, palette = trail.states(), trail.setting.train.targets, colours(trail.setting.train.classes)
+    states, targets, classes = trail.states(), trail.setting.train.targets, trail.setting.train.classes
+    palette, several = colours(classes), len(classes) <= len(CLASS_COLOURS)
     marks: dict[int, dict[str, Any]] = {
-        POOL: {"s": 8, "alpha": 0.35, "linewidths": 0}, LABELLED: {"s": 22, "linewidths": 0.4, "edgecolors": "white"},
-        ASKED: {"s": 48, "linewidths": 1.4, "edgecolors": ASKED_COLOUR},
+        POOL: {"s": 8, "alpha": 0.35, "linewidths": 0}, LABELLED: {"s": 22, "linewidths": 0.4}, ASKED: {"s": 48, "linewidths": 1.4},
     }  # fmt: skip
     for state, look in marks.items():
         some = (states == state).nonzero().flatten()
-        axis.scatter(*layout[some].T.numpy(), c=[palette[c] for c in targets[some].tolist()], rasterized=True, **look)
-    axis.set(title=trail.strategy.replace("_", " ") + (f", cycle {trail.cycle}" if trail.cycles else ""), xticks=[], yticks=[])
+        found = [palette[c] if several or state == POOL else STATE_COLOURS[state - 1] for c in targets[some].tolist()]
+        edges = ["white"] * len(found) if state != ASKED or not several else [class_edge(c) for c in targets[some].tolist()]
+        axis.scatter(*layout[some].T.numpy(), c=found, edgecolors=edges, rasterized=True, **look)
+    axis.set(title=trail.strategy.replace("_", " ") + (f", cycle {trail.last}" if trail.cycles else ""), xticks=[], yticks=[])
 
 
 def _state_legend(figure: Any, classes: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     look: dict[str, Any] = {"linestyle": "none", "marker": "o"}
+    labelled, asked = ("0.4", "0.8") if len(classes) <= len(CLASS_COLOURS) else STATE_COLOURS
     marks = [
-        Line2D([], [], color=PALE, markersize=3, label="pool", **look), Line2D([], [], color="0.4", markersize=5, label="labelled", **look),
-        Line2D([], [], color="0.8", markeredgecolor=ASKED_COLOUR, markersize=7, label="asked now", **look),
+        Line2D([], [], color=PALE, markersize=3, label="pool", **look),
+        Line2D([], [], color=labelled, markersize=5, label="labelled", **look),
+        Line2D([], [], color=asked, markeredgecolor="black", markersize=7, label="asked now", **look),
     ]  # fmt: skip
     if len(classes) <= len(CLASS_COLOURS):
         pairs = zip(classes, colours(classes), strict=True)
@@ -250,11 +256,12 @@ def _state_legend(figure: Any, classes: Sequence[str]) -> None:
 def _curves(axis: Any, trails: Sequence[Trail]) -> None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    protocol, look = trails[0].setting, _looks(trails)
+    protocol, look = trails[0].setting, looks(trail.strategy for trail in trails)
     for trail in trails:
         points = [(cycle.n_labelled, cycle.metrics["accuracy"]) for cycle in trail.cycles]
         if points:
-            axis.plot(*zip(*points, strict=True), label=_name(trail, trails), markersize=5, clip_on=False, **look[_name(trail, trails)])
+            name = trail.strategy.replace("_", " ")
+            axis.plot(*zip(*points, strict=True), label=name, markersize=5, clip_on=False, **look[trail.strategy])
     last = protocol.initial + (protocol.cycles - 1) * protocol.budget
     axis.set(xlabel="labels", ylabel="test accuracy", xlim=(0, last * 1.03), ylim=(0, 1))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -267,29 +274,18 @@ def _curves(axis: Any, trails: Sequence[Trail]) -> None:
 def _histogram(axis: Any, trails: Sequence[Trail]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    names, look = trails[0].setting.train.classes, _looks(trails)
+    names, look = trails[0].setting.train.classes, looks(trail.strategy for trail in trails)
     width = 0.8 / len(trails)
     for place, trail in enumerate(trails):
-        counts, name = trail.counts(), _name(trail, trails)
+        counts = trail.counts()
         where = [c + (place - (len(trails) - 1) / 2) * width for c in range(len(names))]
-        axis.bar(where, counts.tolist(), width=width, color=look[name]["color"])
+        axis.bar(where, counts.tolist(), width=width, color=look[trail.strategy]["color"])
     short = len(names) <= 20 and max(map(len, names)) <= 10
     axis.set(xlabel="class" if short else "class number", ylabel="labels so far")
     if short:
         axis.set_xticks(range(len(names)), names, rotation=0 if sum(map(len, names)) <= 40 else 45)
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3, axis="y")
-
-
-def _name(trail: Trail, trails: Sequence[Trail]) -> str:
-    """What tells this one from the others."""
-    shown = trail.strategy.replace("_", " ")
-    return shown if len({other.arm for other in trails}) == 1 else f"{shown}, {trail.arm}"
-
-
-def _looks(trails: Sequence[Trail]) -> dict[str, dict[str, Any]]:
-    found = looks(trail.strategy for trail in trails)
-    return {_name(trail, trails): found[trail.strategy] for trail in trails}
 
 
 def queries(trails: Iterable[Trail], iterations: Iterable[int]) -> dict[str, dict[int, Tensor]]:

@@ -187,7 +187,7 @@ def _draw_panel(axis: Any, layout: Any, targets: list[int], chosen: list[tuple[i
     for part in range(INTERLEAVED):
         for iteration, indices in chosen:
             some = indices[part::INTERLEAVED]
-            face, edge = [class_colour(targets[i]) for i in some], [_edge(targets[i]) for i in some]
+            face, edge = [class_colour(targets[i]) for i in some], [class_edge(targets[i]) for i in some]
             shape = SHAPES[list(iterations).index(iteration)]
             axis.scatter(*layout[some].T, s=24, marker=shape, c=face, edgecolors=edge, linewidths=0.5, zorder=2, label=str(iteration))
 
@@ -202,7 +202,7 @@ def _draw_legend(figure: Figure, classes: Sequence[str], iterations: Sequence[in
     ]
     if len(classes) <= len(CLASS_COLOURS):
         marks += [
-            Line2D([], [], marker="o", color=class_colour(c), markeredgecolor=_edge(c), label=name, **look)
+            Line2D([], [], marker="o", color=class_colour(c), markeredgecolor=class_edge(c), label=name, **look)
             for c, name in enumerate(classes)
         ]
     figure.legend(handles=marks, loc="outside right center", frameon=False, fontsize=9)
@@ -213,7 +213,8 @@ def class_colour(label: int) -> str:
     return CLASS_COLOURS[label % len(CLASS_COLOURS)]
 
 
-def _edge(label: int) -> str:
+def class_edge(label: int) -> str:
+    """The colour of an edge that can be seen around `class_colour`."""
     return "white" if class_colour(label) in DARK else "black"
 
 

@@ -6,7 +6,7 @@ folder and the same records in either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alnb import loop, oracle, store, train
 from alnb.acquire import STRATEGIES
-from alnb.augment import AUGMENTATIONS
+from alnb.augment import AUGMENTATIONS, Augment
 from alnb.data import Images, ImageSet, load
 from alnb.data.official import Root
 from alnb.loop import Protocol
@@ -99,7 +99,7 @@ def setting(
     )  # fmt: skip
 
 
-def _smoke(tiny: bool, augment: Any) -> dict[str, Any]:
+def _smoke(tiny: bool, augment: Augment) -> dict[str, Any]:
     """Seconds: it shows the machinery, and no result."""
     return {
         "net": partial(small, width=8), "recipe": Recipe(epochs=2, batch=32, lr=0.05, augment=augment),
@@ -108,7 +108,7 @@ def _smoke(tiny: bool, augment: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _laptop(tiny: bool, augment: Any) -> dict[str, Any]:
+def _laptop(tiny: bool, augment: Augment) -> dict[str, Any]:
     """Minutes on two CPU cores."""
     return {
         "net": partial(small, width=24 if tiny else 32), "recipe": Recipe(epochs=20, min_updates=100, batch=32, lr=0.1, augment=augment),
@@ -117,7 +117,7 @@ def _laptop(tiny: bool, augment: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _paper(tiny: bool, augment: Any) -> dict[str, Any]:
+def _paper(tiny: bool, augment: Augment) -> dict[str, Any]:
     """ResNet-18 and 200 epochs: hours, a GPU."""
     recipe = Recipe(epochs=200, min_updates=2000, batch=128, lr=0.1, schedule="step", milestones=(0.8,), augment=augment)
     return {
@@ -137,6 +137,15 @@ def learned(setting: Setting, *, runs: Path | str, report: Report | None = None)
     """
     base = _base(setting, setting.pretraining)
     return pretrain(PRETEXTS["rotation"], setting.train.images, base, cache=Path(runs) / "pretrained", report=report)
+
+
+def check(setting: Setting, arm: str, strategies: Iterable[str], embedding: str) -> None:
+    """Raises: ValueError, before anything is learned, where a name is not known or the protocol asks for more images than there are."""
+    chosen = [("arm", arm, ARMS), *(("strategy", one, tuple(STRATEGIES)) for one in strategies), ("embedding", embedding, EMBEDDINGS)]
+    for what, name, allowed in chosen:
+        if name not in allowed:
+            raise ValueError(f"{what} is {name!r}: it must be one of {', '.join(allowed)}")
+    Protocol(setting.initial, setting.budget, setting.cycles).check(Pool.of(setting.train.images))
 
 
 def start(setting: Setting, arm: str, *, runs: Path | str, report: Report | None = None) -> Start:
@@ -160,7 +169,7 @@ def start(setting: Setting, arm: str, *, runs: Path | str, report: Report | None
 
 
 def features(setting: Setting, embedding: str, *, runs: Path | str, report: Report | None = None) -> Tensor:
-    """Features [N,D] of the pool, on the CPU, to lay it out by; learned once, and kept below `runs`.
+    """Features [N,D] of the pool, on the CPU, to lay it out by; learned once, and kept below `runs`. Memory: O(N D); D of pixels is 3 H W.
 
     Raises:
         ValueError: there is no such embedding, or as `learned`.

@@ -6,11 +6,13 @@ A run that is killed and continued draws the same numbers as one that was not, a
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+_one_at_a_time = threading.RLock()
 BITS = 63  # torch.Generator.manual_seed takes a signed 64-bit integer
 
 
@@ -29,9 +31,9 @@ def generator(seed: int, *where: str | int, device: torch.device | str = "cpu") 
 def scope(seed: int, *where: str | int) -> Iterator[None]:
     """Within it torch's global generators are seeded from `where`; after it they are as they were before.
 
-    For code that can only draw from them, such as the initialisers of `torch.nn`.
+    For code that can only draw from them, such as the initialisers of `torch.nn`. They are the process's, so that a second thread waits.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
+    with _one_at_a_time, torch.random.fork_rng(devices=devices):
         torch.manual_seed(integer(seed, *where))
         yield

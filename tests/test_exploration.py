@@ -25,7 +25,7 @@ def trail(tmp_path_factory: pytest.TempPathFactory) -> Trail:
 
 
 def test_it_goes_on_from_what_is_there(trail: Trail) -> None:
-    assert len(trail.cycles) == 3 and trail.finished and trail.cycle == 2
+    assert len(trail.cycles) == trail.setting.cycles == 3 and trail.last == 2
     again = Trail(trail.setting, quickstart.start(trail.setting, "from scratch", runs=""), "entropy", 0, trail.run.path.parent)
     assert again.cycles == trail.cycles and again.advance() is None
     assert not store.held(trail.run.path), "a run is held only while a cycle is computed"
@@ -37,7 +37,7 @@ def test_states_and_counts(trail: Trail) -> None:
         for cycle in trail.cycles[: k + 1]:
             for image in cycle.queried:
                 expected[image] = ASKED if cycle.cycle == k else LABELLED
-        assert seen.states().tolist() == expected and seen.cycle == k
+        assert seen.states().tolist() == expected and seen.last == k
         labels = [label for cycle in trail.cycles[: k + 1] for label in cycle.labels]
         assert seen.counts().tolist() == [labels.count(c) for c in range(10)]
     image = trail.cycles[1].queried[0]

@@ -1,6 +1,8 @@
 """The explorer without a browser: what its buttons do, what it tells, and that it can be stopped and gone on with."""
 
+import base64
 import io
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,10 @@ def told(one: Explorer) -> str:
 
 def times(one: Explorer) -> list[tuple[Path, int]]:
     return [(path, path.stat().st_mtime_ns) for path in sorted(one.trails[0].run.path.rglob("record.json"))]
+
+
+def png_of(html: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(html.split("base64,")[1].split('"')[0])))
 
 
 def click(one: Explorer, name: str) -> None:
@@ -81,7 +87,7 @@ def test_two_strategies_side_by_side(runs: Path) -> None:
     first, second = (trail.cycles for trail in one.trails)
     assert first[0].queried == second[0].queried and first[1].queried != second[1].queried, "the first labels are the same"
     one.buttons["as in Figure 4"].value = True
-    assert one.figure4.layout.display == "" and Image.open(io.BytesIO(one.figure4.value)).width > 400
+    assert png_of(one.figure4.value).width > 400
     one.overview().savefig(io.BytesIO())
     same = explorer(runs, seed=5, beside="entropy")
     assert len(same.trails) == 1
@@ -104,11 +110,11 @@ def test_pointing_and_selecting(runs: Path) -> None:
     plot = one.panels[0].scatter.widget
     plot.hovering = asked
     assert f"image {asked}, class" in one.panels[0].caption.value and "asked for in cycle 1" in one.panels[0].caption.value
-    assert Image.open(io.BytesIO(one.panels[0].picture.value)).size == (96, 96)
+    assert png_of(one.panels[0].picture.value).size == (96, 96)
     one.slider.value = 0
-    plot.hovering = None
-    plot.hovering = asked
-    assert "not asked for yet" in one.panels[0].caption.value
+    assert "not asked for yet" in one.panels[0].caption.value, "what is said of it is of the cycle that is shown"
+    one.panels[0].number.value = asked + 1  # by keyboard
+    assert f"image {asked + 1}, class" in one.panels[0].caption.value
     plot.selection = list(range(100))
     assert one.selected.value.count("<img") == 60 and "100 images selected, 60 of them shown" in one.selected.value
     plot.selection = []
@@ -126,11 +132,9 @@ def test_a_selection_in_one_plot_is_one_in_the_other(runs: Path) -> None:
 def test_without_webgl_a_picture_stands_in(runs: Path) -> None:
     one = explorer(runs, seed=3)
     panel = one.panels[0]
-    assert panel.flat.layout.display == "none"
+    assert panel.flat.value == ""
     one.webgl.webgl = "no"
-    assert (
-        panel.flat.layout.display == "" and panel._drawing.layout.display == "none" and Image.open(io.BytesIO(panel.flat.value)).width > 400
-    )
+    assert png_of(panel.flat.value).width > 400 and panel._drawing.layout.display == "none"
 
 
 def test_stopped_within_a_training_and_gone_on_with_the_record_is_the_same(runs: Path, tmp_path: Path) -> None:
@@ -165,6 +169,94 @@ def test_the_kernel_answers_and_a_second_click_does_nothing(runs: Path) -> None:
     one.wait()
     assert one.cycle == 0 and [b.disabled for n, b in one.buttons.items() if n in ("step", "stop")] == [False, True]
     assert len(list(one.trails[0].run.path.rglob("record.json"))) == 1
+
+
+def test_what_is_chosen_has_to_be_opened_before_it_is_stepped(runs: Path) -> None:
+    one = explorer(runs, seed=3)
+    one.choices["seed"].value = 10
+    assert one.buttons["step"].disabled and one.buttons["run to the end"].disabled and "open" in told(one)
+    one.choices["seed"].value = 3
+    click(one, "reset")
+    assert not one.buttons["step"].disabled
+    one.choices["seed"].value = -10  # any whole number
+    click(one, "open")
+    click(one, "step")
+    assert one.cycle == 0 and one.trails[0].run.manifest is not None
+    assert one.trails[0].run.manifest["experiment"]["protocol"]["seed"] == -10
+
+
+def test_runs_that_are_not_equally_far_begin_where_both_are(runs: Path) -> None:
+    explorer(runs, seed=12).run()
+    one = explorer(runs, seed=12, beside="random")
+    assert one.cycle == -1 and [len(trail.cycles) for trail in one.trails] == [3, 0]
+    one.step()
+    assert one.cycle == 0 and [len(trail.cycles) for trail in one.trails] == [3, 1]
+
+
+def test_two_at_once_in_one_kernel_make_the_records_of_one_after_the_other(runs: Path, tmp_path: Path) -> None:
+    """Both draw weights from torch's own generator, which is the process's."""
+    at_once = [explorer(runs, seed=13, strategy=strategy, background=True) for strategy in ("margin", "random")]
+    for one in at_once:
+        one.wait()
+    for one in at_once:
+        one.run()
+    for one in at_once:
+        one.wait()
+    (tmp_path / "layouts").symlink_to(runs / "layouts")
+    for one in at_once:
+        alone = explorer(tmp_path, seed=13, strategy=one.trails[0].strategy)
+        alone.run()
+        assert [c.reproducible for c in alone.trails[0].cycles] == [c.reproducible for c in one.trails[0].cycles]
+
+
+def test_a_strategy_that_fails_is_told_and_the_other_run_is_kept(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = explorer(runs, seed=14, beside="random")
+
+    def fail(report: object) -> None:
+        raise ValueError("no memory of it")
+
+    monkeypatch.setattr(one.trails[1], "advance", fail)
+    one.step()
+    assert "no memory of it" in one._problem and one.cycle == -1 and len(one.trails[0].cycles) == 1
+    monkeypatch.undo()
+    one.step()
+    assert one.cycle == 0 and one.problem.value == ""
+
+
+def test_a_damaged_query_is_told_where_the_slider_finds_it(runs: Path) -> None:
+    explorer(runs, seed=15).run()
+    one = explorer(runs, seed=15)
+    path = one.trails[0].run.folder(1) / "query.json"
+    path.write_text(path.read_text().replace("0", "1", 1))
+    one.slider.value = 1
+    assert str(path) in one._problem
+
+
+def test_stopped_while_it_learns_without_labels(tmp_path: Path) -> None:
+    one = Explorer(scale="laptop", runs=tmp_path, background=True)
+    while threading.active_count() > 1 and "Learning" not in one.doing.value:
+        time.sleep(0.01)
+    one.stop()
+    one.wait()
+    assert "Stopped" in told(one) and "open" in told(one) and not one.trails and not one.buttons["open"].disabled
+    one.close()
+
+
+def test_more_classes_than_colours_are_shown_by_state(tmp_path: Path) -> None:
+    for label in range(12):
+        for split, k in [("train", k) for k in range(10)] + [("test", 0)]:
+            folder = tmp_path / "images" / split / f"class {label:02d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            shade = Image.effect_noise((12, 12), 20 + label * 9)
+            shade.save(folder / f"{k}.png")
+    layouts = tmp_path / "runs"
+    one = Explorer(str(tmp_path / "images"), **{**QUICK, "runs": layouts}, initial=12, budget=12, cycles=2, image_size=12)
+    one.step()
+    assert one.problem.value == "" and one.cycle == 0
+    plot = one.panels[0].scatter.widget
+    assert plot.color_by == plot.size_by == plot.opacity_by == "valueA", "one column, so one coordinate of the points"
+    assert (2 * plot.points[:, 2]).tolist() == one.trails[0].states().tolist()
+    one.overview().savefig(io.BytesIO())
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ import traitlets
 from alnb import exploration, pause, quickstart, records, store
 from alnb.acquire import STRATEGIES
 from alnb.data import DATASETS, DataError
-from alnb.exploration import ASKED_COLOUR, PALE, Trail
-from alnb.pool import VOID
+from alnb.exploration import Trail
 from alnb.pretrain import Collapsed
-from alnb.query_analysis import CLASS_COLOURS, SHAPES, draw_queries
+from alnb.query_analysis import draw_queries
 from alnb.train import NonFiniteLoss
 from alnb.tsne import layout
+from alnb.widgets.panel import Panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,24 +32,27 @@ TOLD = (  # what a person can do something about: shown as it is
     ValueError, DataError, store.ManifestDiffers, store.Corrupted, store.Locked, store.NewerFormat, NonFiniteLoss, Collapsed, OSError,
 )  # fmt: skip
 NONE = "(none)"
-HEIGHT = 380  # pixels, of a scatter plot
-HOVERED, SELECTED = 96, 60  # pixels of the image under the pointer; images of a selection that are shown
+SELECTED = 60  # images of a selection that are shown
 DPI = 96
-MARGIN = 0.04  # of a plot's width and height, so that no point is cut off
-SIZES, OPACITIES = (4, 9, 16), (0.3, 0.9, 1.0)  # of the points of `exploration`'s states
 ITERATIONS = (1, 5, 10)  # of PT4AL's Figure 4
 
 
-def _queries(trails: Sequence[Trail], layout: Tensor) -> Figure:
+def _queries(trails: Sequence[Trail], layout: Tensor) -> str:
     """As Figure 4 of PT4AL, as far as the runs are."""
     images, iterations = trails[0].setting.train, [i for i in ITERATIONS if i <= len(trails[0].cycles)]
-    asked = exploration.queries(trails, iterations)
-    return draw_queries(layout, images.targets, asked, images.classes, "What was asked, by iteration", iterations)
+    title = "What was asked, by iteration"
+    figure = draw_queries(layout, images.targets, exploration.queries(trails, iterations), images.classes, title, iterations)
+    return _img(figure, f"{title}: circles, triangles and squares in the t-SNE plot")
 
 
-PICTURES: dict[str, Callable[[Sequence[Trail], Tensor], Figure]] = {
-    "progress": lambda trails, layout: exploration.draw_progress(trails),
-    "where": lambda trails, layout: exploration.draw_where(trails[0], layout),
+def _img(figure: Figure, alt: str) -> str:
+    return exploration.as_img(exploration.as_png(figure, DPI), alt)
+
+
+PICTURES: dict[str, Callable[[Sequence[Trail], Tensor], str]] = {
+    "progress": lambda trails, layout: _img(exploration.draw_progress(trails), "test accuracy against labels, and labels of each class"),
+    "where": lambda trails, layout: _img(exploration.draw_where(trails[0], layout), "t-SNE plot of all images; those asked for are large"),
+    "strip": lambda trails, layout: exploration.strip(trails[0]),
     "queries": _queries,
 }
 
@@ -75,21 +78,20 @@ class Explorer:
         seed: int = 0,
         embedding: str = "rotation",
         runs: Path | str | None = None,
-        root: Path | str | None = None,
-        device: str = "cpu",
-        download: bool = False,
         background: bool = True,
+        **setting: Any,
     ) -> None:
         """Open the runs that the quickstart notebook would make with these choices, finished or not.
 
         Args:
             dataset: as of `data.load`. arm, scale, embedding: of `quickstart.ARMS`, `SCALES`, `EMBEDDINGS`.
-            beside: a second strategy, to compare; empty: none.
+            strategy, beside: of `acquire.STRATEGIES`; the second one is compared with the first; empty: none. seed: of the runs.
             runs: the folder of run folders; None: runs/quickstart in the project.
             background: compute in another thread, so that the kernel answers; False: now, as tests and batch executions want it.
+            setting: what else `quickstart.setting` takes: initial, budget, cycles, root, device, download, image_size, skip_bad.
         """
         self._place = Path(runs) if runs is not None else store.workspace() / "runs" / "quickstart"
-        self._source: dict[str, Any] = {"root": root, "device": device, "download": download}
+        self._source = setting
         self._background, self._lock, self._stop = background, threading.RLock(), threading.Event()
         self._thread: threading.Thread | None = None
         self._shown = -1  # the cycle that is shown; -1: before the first
@@ -97,17 +99,17 @@ class Explorer:
         self.trails: list[Trail] = []
         self.panels: list[Panel] = []
         self._layout: Tensor | None = None
-        self._drawn: dict[tuple[Any, ...], bytes] = {}
+        self._drawn: dict[tuple[Any, ...], str] = {}
+        self._opened_with: dict[str, Any] = {}
+        self._problem = ""
         self.choices = _choices(dataset, arm, strategy, beside, scale, seed, embedding)
         self.buttons = _buttons()
         self.slider = ipywidgets.IntSlider(
-            0, 0, 0, description="cycle", disabled=True, continuous_update=True, layout=ipywidgets.Layout(width="320px")
+            0, 0, 0, description="cycle", disabled=True, tooltip="the cycle that is shown", layout=ipywidgets.Layout(width="320px")
         )
         self.bar = ipywidgets.FloatProgress(0, min=0, max=1, layout=ipywidgets.Layout(width="220px"))
         self.status, self.doing, self.problem, self.legend = (ipywidgets.HTML() for _ in range(4))
-        self.progress, self.figure4 = (ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%")) for _ in range(2))
-        self.figure4.layout.display = "none"
-        self.selected = ipywidgets.HTML()
+        self.progress, self.figure4, self.selected = (ipywidgets.HTML() for _ in range(3))
         self.webgl = WebGL()
         self._places = ipywidgets.HBox(layout=ipywidgets.Layout(flex_flow="row wrap", align_items="flex-start"))
         self.view = self._arranged()
@@ -129,13 +131,24 @@ class Explorer:
             self._work(lambda: self._go(None))
 
     def stop(self) -> None:
-        """Stop what is computed at its next update; what is complete is kept, and *step* goes on from there."""
+        """Stop what is learned at its next update, and what is laid out when that is done; what is complete is kept."""
         self._stop.set()
 
     def reset(self) -> None:
         """Back to before the first cycle. Records are kept, so that cycles which are finished come again at once."""
         if self.trails:
             self._work(lambda: self._to(-1, known=-1))
+
+    def close(self) -> None:
+        """Stop, and let go of what the browser shows; records are kept."""
+        self.stop()
+        if self._thread is not None:
+            self._thread.join()
+        with self._lock:
+            for panel in self.panels:
+                panel.close()
+            self.trails, self.panels = [], []
+            self.view.close()
 
     def wait(self) -> Explorer:
         """Itself, once what it does in the background is done.
@@ -209,15 +222,34 @@ class Explorer:
             "reset": self.reset,
         }.items():
             self.buttons[name].on_click(lambda _, what=what: what())
-        self.buttons["as in Figure 4"].observe(lambda _: self._redraw(), "value")
-        self.slider.observe(self._slid, "value")
-        self.webgl.observe(lambda _: self._redraw(), "webgl")
+        for choice in self.choices.values():
+            choice.observe(lambda _: self._chosen(), "value")
+        self.buttons["as in Figure 4"].observe(lambda _: self._looked(self._redraw), "value")
+        self.slider.observe(lambda change: self._looked(lambda: self._slide(change.new)), "value")
+        self.webgl.observe(lambda _: self._looked(self._redraw), "webgl")
 
-    def _slid(self, change: Any) -> None:
-        if self.trails and change.new != self._shown and 0 <= change.new <= self._known:
-            with self._lock:
-                self._shown = change.new
-                self._redraw()
+    def _looked(self, look: Callable[[], None]) -> None:
+        """Show something else; what goes wrong is told."""
+        with self._lock:
+            try:
+                look()
+            except TOLD as error:
+                self._tell_problem(str(error))
+
+    def _slide(self, k: int) -> None:
+        if self.trails and k != self._shown and 0 <= k <= self._known:
+            self._shown = k
+            self._redraw()
+
+    def _chosen(self) -> None:
+        """Something else was chosen than what is open: that would be stepped no more."""
+        if self._thread is None or not self._thread.is_alive():
+            self._busy(False)
+            if self.trails and self._told() != self._opened_with:
+                self._say("Press <i>open</i> for what is chosen now.")
+
+    def _told(self) -> dict[str, Any]:
+        return {name: choice.value for name, choice in self.choices.items()}
 
     # ---- work that takes its time ------------------------------------------------------------------------------------------
 
@@ -240,7 +272,7 @@ class Explorer:
             with pause.asked_by(self._stop.is_set):
                 job()
         except pause.TimeIsUp:
-            self._say("Stopped. What is complete is kept; <i>step</i> goes on from there.")
+            self._say(f"Stopped. What is complete is kept; <i>{'step' if self.trails else 'open'}</i> goes on from there.")
         except TOLD as error:
             self._tell_problem(str(error))
         except Exception as error:
@@ -253,47 +285,64 @@ class Explorer:
         for name, button in self.buttons.items():
             button.disabled = not busy if name == "stop" else busy
         for name in ("step", "run to the end"):
-            self.buttons[name].disabled = busy or not self.trails or (self._known == self.trails[0].setting.cycles - 1)
+            ended = not self.trails or self._known == self.trails[0].setting.cycles - 1
+            self.buttons[name].disabled = busy or ended or self._told() != self._opened_with
         self.buttons["reset"].disabled = busy or self._known < 0
         for choice in self.choices.values():
             choice.disabled = busy
-        self.bar.layout.visibility = "visible" if busy else "hidden"
+        self.bar.value, self.bar.layout.visibility = 0, "visible" if busy else "hidden"
 
     def _opened(self) -> None:
         """Everything that is chosen: images, what is learned from them without labels, their layout, the runs."""
-        self.trails, self._layout, self._drawn, self.status.value = [], None, {}, ""
-        self.legend.value = self.selected.value = ""
-        self._places.children, self.panels, self._known, self._shown = (), [], -1, -1
-        told = {name: choice.value for name, choice in self.choices.items()}
+        told = self._told()
+        with self._lock:
+            self._cleared()
+            self._opened_with = told
         self._say("Reading the images …")
         setting = quickstart.setting(told["data set"], told["scale"], **self._source)
-        self._say(f"Learning from {len(setting.train):,} images without labels, once …")
-        start = quickstart.start(setting, told["start"], runs=self._place, report=self._report)
         names = list(dict.fromkeys(name for name in (told["strategy"], told["beside"]) if name != NONE))
+        quickstart.check(setting, told["start"], names, told["laid out by"])
+        pause.check("before learning")
+        self._say(f"Learning from all {len(setting.train):,} images, once …")
+        start = quickstart.start(setting, told["start"], runs=self._place, report=self._report)
         trails = [Trail(setting, start, name, told["seed"], self._place) for name in names]
         features = quickstart.features(setting, told["laid out by"], runs=self._place, report=self._report)
+        pause.check("before the layout")
         self._say(f"Laying out {len(features):,} images (t-SNE), once …")
-        self._layout = layout(features, cache=self._place / "layouts")
-        self.panels = [Panel(trail, self._layout, self._picked) for trail in trails]
-        self.trails = trails
-        self.legend.value = exploration.legend(setting.train.classes)
-        self._places.children = [panel.view for panel in self.panels]
-        finished = min(trail.cycle for trail in trails)
-        for k in range(-1, finished):
-            self._picture("progress", [trail.until(k) for trail in trails])
+        positions = layout(features, cache=self._place / "layouts")
+        pause.check("before anything is shown")
+        finished = min(trail.last for trail in trails)
+        with self._lock:
+            self._layout, self.trails = positions, trails
+            self.panels = [Panel(trail, positions, lambda images: self._looked(lambda: self._picked(images))) for trail in trails]
+            self.legend.value = exploration.legend(setting.train.classes)
+            self._places.children = [panel.view for panel in self.panels]
+            for k in range(-1, finished):
+                self._picture("progress", [trail.until(k) for trail in trails])
         self._to(finished)
         self._say("")
+
+    def _cleared(self) -> None:
+        """Nothing is open, and nothing is shown of what was."""
+        for panel in self.panels:
+            panel.close()
+        self.trails, self.panels, self._layout, self._drawn, self._known, self._shown = [], [], None, {}, -1, -1
+        self._places.children = ()
+        for shown in (self.status, self.legend, self.progress, self.figure4, self.selected):
+            shown.value = ""
+        self.slider.disabled, self.slider.max, self.slider.value = True, 0, 0
 
     def _go(self, cycles: int | None) -> None:
         """Add so many cycles to each run, or all; those that are finished are shown one after the other."""
         end = self.trails[0].setting.cycles if cycles is None else min(self._known + 1 + cycles, self.trails[0].setting.cycles)
         while self._known + 1 < end:
-            began = time.perf_counter()
+            began, computed = time.perf_counter(), False
             for trail in self.trails:
                 while len(trail.cycles) <= self._known + 1:
                     self._say(f"Cycle {self._known + 1}, {trail.strategy.replace('_', ' ')}: asking and training …")
+                    self.bar.value, computed = 0, True
                     trail.advance(self._report)
-            self._to(self._known + 1, took=time.perf_counter() - began)
+            self._to(self._known + 1, took=time.perf_counter() - began if computed else None)
             if self._stop.is_set():
                 raise pause.TimeIsUp
 
@@ -310,33 +359,30 @@ class Explorer:
             self.slider.max, self.slider.value = max(0, self._known), max(0, k)
             self._redraw()
         if took is not None:
-            self._say(f"Cycle {k} took {took:.1f} s.")
+            self._say(f"Cycle {k} took {took:.2f} s.")
 
     def _redraw(self) -> None:
-        """Everything, for the cycle that is shown. Pictures that were drawn before are kept."""
+        """Everything, for the cycle that is shown."""
         with self._lock:
             if self._layout is None or not self.trails:
                 return
             trails, flat = self._visible(), self.webgl.webgl == "no"
             for panel, trail in zip(self.panels, trails, strict=True):
-                panel.show(trail, self._picture("where", [trail]) if flat else None)
+                panel.show(trail, self._picture("strip", [trail]), self._picture("where", [trail]) if flat else None)
             self.progress.value = self._picture("progress", trails)
-            wanted = self.buttons["as in Figure 4"].value and self._shown >= 0
-            self.figure4.layout.display = "" if wanted else "none"
-            if wanted:
-                self.figure4.value = self._picture("queries", trails)
+            self.figure4.value = self._picture("queries", trails) if self.buttons["as in Figure 4"].value and self._shown >= 0 else ""
             self.status.value = f'<div style="font-size:16px;font-weight:600">{escape(self._title())}</div>'
 
     def _visible(self) -> list[Trail]:
         """The runs as they were in the cycle that is shown."""
         return [trail.until(self._shown) for trail in self.trails]
 
-    def _picture(self, what: str, trails: Sequence[Trail]) -> bytes:
-        """One of `PICTURES`, drawn once for each cycle: a slider does not wait for it again."""
-        key = (what, *(trail.strategy for trail in trails), trails[0].cycle)
+    def _picture(self, what: str, trails: Sequence[Trail]) -> str:
+        """One of `PICTURES`, as HTML, made once for each cycle: a slider does not wait for it again."""
+        key = (what, *(trail.strategy for trail in trails), trails[0].last)
         if key not in self._drawn:
             assert self._layout is not None
-            self._drawn[key] = exploration.as_png(PICTURES[what](trails, self._layout), DPI)
+            self._drawn[key] = PICTURES[what](trails, self._layout)
         return self._drawn[key]
 
     def _title(self) -> str:
@@ -362,6 +408,8 @@ class Explorer:
 
     def _picked(self, images: Sequence[int]) -> None:
         """Show the images of a selection, and select them in every plot."""
+        if not self.trails:
+            return
         for panel in self.panels:
             if list(panel.scatter.selection()) != list(images):
                 panel.scatter.selection(list(images))
@@ -373,89 +421,6 @@ class Explorer:
         shown = exploration.thumbnails(setting, some, names, [f"image {i}, class {n}" for i, n in zip(some, names, strict=True)])
         more = f", {SELECTED} of them shown" if len(images) > SELECTED else ""
         self.selected.value = f'<p style="margin:4px 0;font-weight:600">{len(images):,} images selected{more}</p>{shown}'
-
-
-class Panel:
-    """One run's scatter plot, the image under the pointer, and the images that were asked for."""
-
-    def __init__(self, trail: Trail, positions: Tensor, picked: Callable[[Sequence[int]], None]) -> None:
-        """`positions` [N,2]; `picked` is told of the images of a selection, by global index."""
-        self.trail = trail
-        self.scatter, self._frame = _scatter(trail, positions)
-        self.picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width=f"{HOVERED}px", height=f"{HOVERED}px", display="none"))
-        self.caption = ipywidgets.HTML("Point at an image; press the lasso, and draw, to select some.")
-        self.flat = ipywidgets.Image(format="png", layout=ipywidgets.Layout(display="none", max_width="100%"))
-        self.strip = ipywidgets.HTML()
-        name = ipywidgets.HTML(f'<h3 style="margin:2px 0">{escape(trail.strategy.replace("_", " "))}, {escape(trail.arm)}</h3>')
-        under = ipywidgets.HBox([self.picture, self.caption], layout=ipywidgets.Layout(min_height=f"{HOVERED + 8}px", align_items="center"))
-        self._drawing = self.scatter.show()
-        self.view = ipywidgets.VBox(
-            [name, self._drawing, self.flat, under, self.strip],
-            layout=ipywidgets.Layout(flex="1 1 540px", min_width="420px", padding="4px"),
-        )
-        self.scatter.widget.observe(lambda change: self.point(change.new), "hovering")
-        self.scatter.widget.observe(lambda change: picked(change.new), "selection")
-
-    def show(self, trail: Trail, flat: bytes | None) -> None:
-        """The run as it was in a cycle; `flat`: a picture for a browser that cannot draw the plot."""
-
-        self.trail = trail
-        self._frame["state"] = trail.states().numpy().astype("float64")
-        self.scatter.size(by="state")
-        self.scatter.opacity(by="state")
-        # two encodings of one column: jscatter 1.0.1 works the points out anew, and does not send them
-        self.scatter.update_widget("points", self.scatter.get_point_list())
-        self.flat.layout.display, self._drawing.layout.display = ("none", "") if flat is None else ("", "none")
-        if flat is not None:
-            self.flat.value = flat
-        self.strip.value = exploration.strip(trail)
-
-    def point(self, image: int | None) -> None:
-        """Show the image under the pointer, and what is known of it in the cycle that is shown."""
-        if image is None:
-            return
-        train = self.trail.setting.train
-        asked = self.trail.asked_in(image)
-        told = "not asked for yet" if asked == VOID else f"asked for in cycle {asked}"
-        self.picture.value = exploration.png(train.images.batch(_one(image))[0], HOVERED)
-        self.picture.layout.display = ""
-        self.caption.value = f"image {image}, class {escape(train.classes[int(train.targets[image])])}, {told}"
-
-
-def _one(image: int) -> Tensor:
-    import torch
-
-    return torch.tensor([image])
-
-
-def _scatter(trail: Trail, positions: Tensor) -> tuple[Any, Any]:
-    """The plot of jupyter-scatter, and the table that it draws."""
-    import warnings
-
-    import pandas
-
-    with warnings.catch_warnings():  # of its own use of pandas
-        warnings.simplefilter("ignore")
-        import jscatter
-    train = trail.setting.train
-    several = len(train.classes) <= len(CLASS_COLOURS)
-    names = list(train.classes) if several else ["image"]
-    codes = train.targets.tolist() if several else [0] * len(train)
-    frame = pandas.DataFrame({
-        "x": positions[:, 0].numpy(), "y": positions[:, 1].numpy(), "class": pandas.Categorical.from_codes(codes, names),
-        "state": 0.0,  # a number: of categories, those that no point has would be left out, and the others shown as their neighbours
-    })  # fmt: skip
-    (left, low), (right, high) = (end.tolist() for end in (positions.amin(0), positions.amax(0)))
-    across, up = MARGIN * (right - left), MARGIN * (high - low)
-    ranges = {"x_scale": (left - across, right + across), "y_scale": (low - up, high + up)}
-    plot = jscatter.Scatter(data=frame, x="x", y="y", height=HEIGHT, **ranges)
-    plot.color(by="class", map=dict(zip(names, exploration.colours(train.classes) if several else [PALE], strict=True)))
-    plot.color(selected=ASKED_COLOUR, hover=ASKED_COLOUR)
-    plot.size(by="state", map=list(SIZES), norm=(exploration.POOL, exploration.ASKED))
-    plot.opacity(by="state", map=list(OPACITIES), norm=(exploration.POOL, exploration.ASKED))
-    plot.axes(False)
-    plot.background("white")
-    return plot, frame
 
 
 def _choices(dataset: str, arm: str, strategy: str, beside: str, scale: str, seed: int, embedding: str) -> dict[str, Any]:
@@ -479,7 +444,7 @@ def _choices(dataset: str, arm: str, strategy: str, beside: str, scale: str, see
         "beside": menu("beside", beside or NONE, [NONE, *STRATEGIES]),
         "scale": menu("scale", scale, quickstart.SCALES),
         "laid out by": menu("laid out by", embedding, quickstart.EMBEDDINGS),
-        "seed": ipywidgets.BoundedIntText(seed, min=0, max=10**6, description="seed", layout=ipywidgets.Layout(width="180px")),
+        "seed": ipywidgets.IntText(seed, description="seed", layout=ipywidgets.Layout(width="180px")),
     }
 
 
@@ -489,6 +454,6 @@ def _buttons() -> dict[str, Any]:
         "stop": "stop what is computed; what is complete is kept", "reset": "back to before the first cycle; records are kept",
     }  # fmt: skip
     found: dict[str, Any] = {name: ipywidgets.Button(description=name, tooltip=text) for name, text in told.items()}
-    tip = f"queries of iterations {', '.join(map(str, ITERATIONS))} as {', '.join(('circle', 'triangle', 'square')[: len(SHAPES)])}"
+    tip = f"queries of iterations {', '.join(map(str, ITERATIONS))} as circle, triangle, square"
     found["as in Figure 4"] = ipywidgets.ToggleButton(description="as in Figure 4", tooltip=tip)
     return found

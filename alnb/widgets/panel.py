@@ -1,0 +1,121 @@
+"""One run's scatter plot, the image under the pointer, and the images that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+import torch
+
+from alnb import exploration
+from alnb.exploration import ASKED, PALE, POOL, STATE_COLOURS, Trail
+from alnb.pool import VOID
+from alnb.query_analysis import CLASS_COLOURS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HEIGHT = 380  # pixels, of a scatter plot
+HOVERED = 96  # pixels of the image under the pointer
+MARGIN = 0.04  # of a plot's width and height, so that no point is cut off
+SIZES, OPACITIES = (4, 9, 16), (0.3, 0.9, 1.0)  # of the points of `exploration`'s states
+MARKED = "#FF00FF"  # of points under the pointer or selected: the colour of no class
+
+
+class Panel:
+    """What one run shows of the cycle that is looked at."""
+
+    def __init__(self, trail: Trail, positions: Tensor, picked: Callable[[Sequence[int]], None]) -> None:
+        """`positions` [N,2]; `picked` is told of the images of a selection, by global index."""
+        self.trail, self._pointed = trail, VOID
+        self.scatter, self._frame = _scatter(trail, positions)
+        self._drawing = self.scatter.show()
+        self.picture, self.caption, self.flat, self.strip = (ipywidgets.HTML() for _ in range(4))
+        self.number = ipywidgets.BoundedIntText(
+            0, 0, len(trail.setting.train) - 1, description="image", layout=ipywidgets.Layout(width="170px"),
+            tooltip="an image by its number: what pointing at it shows",
+        )  # fmt: skip
+        self.caption.value = "Point at an image, or give its number; press the lasso, and draw, to select some."
+        name = ipywidgets.HTML(f'<h3 style="margin:2px 0">{escape(trail.strategy.replace("_", " "))}, {escape(trail.arm)}</h3>')
+        told = ipywidgets.VBox([self.number, self.caption])
+        under = ipywidgets.HBox([self.picture, told], layout=ipywidgets.Layout(min_height=f"{HOVERED + 8}px", align_items="center"))
+        self.view = ipywidgets.VBox(
+            [name, self._drawing, self.flat, under, self.strip],
+            layout=ipywidgets.Layout(flex="1 1 540px", min_width="420px", padding="4px"),
+        )
+        self.number.observe(lambda change: self.point(change.new), "value")
+        self.scatter.widget.observe(lambda change: self.point(change.new), "hovering")
+        self.scatter.widget.observe(lambda change: picked(change.new), "selection")
+
+    def show(self, trail: Trail, strip: str, flat: str | None) -> None:
+        """The run as it was in a cycle.
+
+        Args:
+            strip: the images that were asked for, as HTML. flat: likewise a picture, for a browser that cannot draw the plot.
+        """
+        self.trail = trail
+        self._frame["state"] = trail.states().numpy().astype("float64")
+        self.scatter.size(by="state")
+        self.scatter.opacity(by="state")
+        if not _several(trail):
+            self.scatter.color(by="state")
+        # several encodings of one column: jscatter 1.0.1 works the points out anew, and does not send them
+        self.scatter.update_widget("points", self.scatter.get_point_list())
+        self._drawing.layout.display = "" if flat is None else "none"
+        self.flat.value, self.strip.value = flat or "", strip
+        if self._pointed != VOID:
+            self.point(self._pointed)
+
+    def point(self, image: int | None) -> None:
+        """Show an image, and what is known of it in the cycle that is shown."""
+        if image is None:
+            return
+        self._pointed = image
+        train, asked = self.trail.setting.train, self.trail.asked_in(image)
+        told = f"image {image}, class {train.classes[int(train.targets[image])]}"
+        drawn = exploration.png(train.images.batch(torch.tensor([image]))[0], HOVERED)
+        self.picture.value = exploration.as_img(drawn, told, f"width:{HOVERED}px;margin-right:8px")
+        self.caption.value = escape(f"{told}, {'not asked for yet' if asked == VOID else f'asked for in cycle {asked}'}")
+
+    def close(self) -> None:
+        """Let go of the plot, in the kernel and in the browser."""
+        self.scatter.widget.close()
+        self.view.close()
+
+
+def _several(trail: Trail) -> bool:
+    """Whether each class has a colour of its own."""
+    return len(trail.setting.train.classes) <= len(CLASS_COLOURS)
+
+
+def _scatter(trail: Trail, positions: Tensor) -> tuple[Any, Any]:
+    """The plot of jupyter-scatter, and the table that it draws."""
+    import warnings
+
+    import pandas
+
+    with warnings.catch_warnings():  # of its own use of pandas
+        warnings.simplefilter("ignore")
+        import jscatter
+    train = trail.setting.train
+    frame = pandas.DataFrame({
+        "x": positions[:, 0].numpy(), "y": positions[:, 1].numpy(),
+        "class": pandas.Categorical.from_codes(train.targets.tolist(), list(train.classes)),
+        "state": 0.0,  # a number: of categories, those that no point has would be left out, and the others shown as their neighbours
+    })  # fmt: skip
+    (left, low), (right, high) = (end.tolist() for end in (positions.amin(0), positions.amax(0)))
+    across, up = MARGIN * (right - left), MARGIN * (high - low)
+    ranges = {"x_scale": (left - across, right + across), "y_scale": (low - up, high + up)}
+    plot = jscatter.Scatter(data=frame, x="x", y="y", height=HEIGHT, **ranges)
+    if _several(trail):
+        plot.color(by="class", map=dict(zip(train.classes, exploration.colours(train.classes), strict=True)))
+    else:
+        plot.color(by="state", map=[PALE, *STATE_COLOURS], norm=(POOL, ASKED))
+    plot.color(selected=MARKED, hover=MARKED)
+    plot.size(by="state", map=list(SIZES), norm=(POOL, ASKED))
+    plot.opacity(by="state", map=list(OPACITIES), norm=(POOL, ASKED))
+    plot.axes(False)
+    plot.background("white")
+    return plot, frame
