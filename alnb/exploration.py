@@ -127,7 +127,7 @@ def as_img(content: bytes, alt: str, style: str = "max-width:100%") -> str:
 def as_png(figure: Figure, dpi: int) -> bytes:
     """A figure as a PNG file; drawn without pyplot, whose state callbacks of widgets would share."""
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=dpi)
+    figure.savefig(out, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})  # larger and sooner there
     return out.getvalue()
 
 

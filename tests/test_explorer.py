@@ -110,7 +110,7 @@ def test_pointing_and_selecting(runs: Path) -> None:
     plot = one.panels[0].scatter.widget
     plot.hovering = asked
     assert f"image {asked}, class" in one.panels[0].caption.value and "asked for in cycle 1" in one.panels[0].caption.value
-    assert png_of(one.panels[0].picture.value).size == (96, 96)
+    assert png_of(one.panels[0].caption.value).size == (96, 96)
     one.slider.value = 0
     assert "not asked for yet" in one.panels[0].caption.value, "what is said of it is of the cycle that is shown"
     one.panels[0].number.value = asked + 1  # by keyboard

@@ -32,15 +32,14 @@ class Panel:
         self.trail, self._pointed = trail, VOID
         self.scatter, self._frame = _scatter(trail, positions)
         self._drawing = self.scatter.show()
-        self.picture, self.caption, self.flat, self.strip = (ipywidgets.HTML() for _ in range(4))
+        self.caption, self.flat, self.strip = (ipywidgets.HTML() for _ in range(3))
         self.number = ipywidgets.BoundedIntText(
             0, 0, len(trail.setting.train) - 1, description="image", layout=ipywidgets.Layout(width="170px"),
             tooltip="an image by its number: what pointing at it shows",
         )  # fmt: skip
         self.caption.value = "Point at an image, or give its number; press the lasso, and draw, to select some."
         name = ipywidgets.HTML(f'<h3 style="margin:2px 0">{escape(trail.strategy.replace("_", " "))}, {escape(trail.arm)}</h3>')
-        told = ipywidgets.VBox([self.number, self.caption])
-        under = ipywidgets.HBox([self.picture, told], layout=ipywidgets.Layout(min_height=f"{HOVERED + 8}px", align_items="center"))
+        under = ipywidgets.HBox([self.number, self.caption], layout=ipywidgets.Layout(min_height=f"{HOVERED + 8}px", align_items="center"))
         self.view = ipywidgets.VBox(
             [name, self._drawing, self.flat, under, self.strip],
             layout=ipywidgets.Layout(flex="1 1 540px", min_width="420px", padding="4px"),
@@ -57,11 +56,8 @@ class Panel:
         """
         self.trail = trail
         self._frame["state"] = trail.states().numpy().astype("float64")
-        self.scatter.size(by="state")
-        self.scatter.opacity(by="state")
-        if not _several(trail):
-            self.scatter.color(by="state")
-        # several encodings of one column: jscatter 1.0.1 works the points out anew, and does not send them
+        # opacity, and beyond ten classes colour, are of the same coordinate; jscatter 1.0.1 works it out anew, and does not send it
+        self.scatter.size(by="state") if _several(trail) else self.scatter.color(by="state")
         self.scatter.update_widget("points", self.scatter.get_point_list())
         self._drawing.layout.display = "" if flat is None else "none"
         self.flat.value, self.strip.value = flat or "", strip
@@ -76,8 +72,9 @@ class Panel:
         train, asked = self.trail.setting.train, self.trail.asked_in(image)
         told = f"image {image}, class {train.classes[int(train.targets[image])]}"
         drawn = exploration.png(train.images.batch(torch.tensor([image]))[0], HOVERED)
-        self.picture.value = exploration.as_img(drawn, told, f"width:{HOVERED}px;margin-right:8px")
-        self.caption.value = escape(f"{told}, {'not asked for yet' if asked == VOID else f'asked for in cycle {asked}'}")
+        shown = exploration.as_img(drawn, told, f"width:{HOVERED}px;margin-right:8px;vertical-align:middle")
+        when = "not asked for yet" if asked == VOID else f"asked for in cycle {asked}"
+        self.caption.value = f"{shown}{escape(f'{told}, {when}')}"  # one message: the pointer does not wait
 
     def close(self) -> None:
         """Let go of the plot, in the kernel and in the browser."""
