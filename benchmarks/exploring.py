@@ -63,7 +63,7 @@ def steps(page: Any) -> tuple[list[float], list[float]]:
 
 def picture(page: Any) -> None:
     """The README's."""
-    page.set_viewport_size({"width": 1280, "height": 1250})
+    page.set_viewport_size({"width": 1280, "height": 1700})
     page.wait_for_timeout(1000)
     page.locator(".alnb-explorer").screenshot(path=in_browser.PROJECT / "figures/explorer.png")
     page.set_viewport_size({"width": 1280, "height": 900})
