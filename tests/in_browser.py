@@ -122,7 +122,7 @@ def run_again(page: Any) -> None:
 def guarded(browser: Any, url: str) -> Any:
     """A page from which nothing but `url` is reached; `page.outside` are the requests to anywhere else."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     page.outside = []
 
     def route(one: Any) -> None:
@@ -212,7 +212,10 @@ def hover(page: Any) -> str:
             page.mouse.move(box["x"] + x, box["y"] + y)
             if caption.inner_text().startswith("image"):
                 return str(caption.inner_text())
-    raise AssertionError("nothing was said of any image")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.alnb-explorer .widget-html-content')].some((one) => one.innerText.startsWith('image'))"
+    )
+    return str(caption.inner_text())
 
 
 def lasso(page: Any) -> None:
