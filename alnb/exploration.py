@@ -42,12 +42,11 @@ class Trail:
         """Find the run below `runs`, and read what is finished.
 
         Raises:
-            ValueError: there is no such strategy, or the protocol asks for more images than there are.
+            ValueError: there is no such strategy.
             store.ManifestDiffers, store.Corrupted, store.NewerFormat: about the run folder. Nothing is overwritten.
         """
         self.setting, self.arm, self.strategy, self.seed = setting, start.arm, strategy, seed
         self._arguments = quickstart.arguments(setting, start, strategy, seed)
-        self._arguments["protocol"].check(self._arguments["pool"])
         self.run = quickstart.run(self._arguments, runs)
         self.run.claim(loop.describe(**self._arguments))
         self.cycles = [Cycle.read(record) for record in self.run.records()]

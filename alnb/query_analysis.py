@@ -53,7 +53,7 @@ def knn_label_entropy(
     features, classes = features.double(), int(targets.max()) + 1
     found = []
     for some in indices.split(CHUNK):
-        label = torch.nn.functional.one_hot(targets[_neighbours(features, some, k)], classes)
+        label = torch.nn.functional.one_hot(targets[neighbours(features, some, k)], classes)
         found.append(torch.special.entr(label.double().mean(dim=1)).sum(dim=1))
     return torch.cat(found)
 
@@ -218,7 +218,7 @@ def class_edge(label: int) -> str:
     return "white" if class_colour(label) in DARK else "black"
 
 
-def _neighbours(features: Tensor, some: Tensor, k: int) -> Tensor:
+def neighbours(features: Tensor, some: Tensor, k: int) -> Tensor:
     """The `k` nearest others, i64 [n,k], nearest first, of `some` [n] among `features` f64 [N,D]."""
     rows, local = features[some], torch.arange(len(some), device=some.device)
     square, slack = _squares(rows, features)

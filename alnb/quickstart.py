@@ -6,7 +6,7 @@ folder and the same records in either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -87,8 +87,7 @@ def setting(
         ValueError: there is no such scale.
         data.DataError: the images are not there, or damaged; the message says what to do.
     """
-    if scale not in SCALES:
-        raise ValueError(f"scale is {scale!r}: it must be one of {', '.join(SCALES)}")
+    _one_of("scale", scale, SCALES)
     images, test = load(dataset, root=root, device=device, download=download, image_size=image_size or None, skip_bad=skip_bad)
     tiny, classes = images.images.shape[1] < SMALL, len(images.classes)
     initial = initial or (2 if tiny else PER_CLASS[scale]) * classes
@@ -97,6 +96,11 @@ def setting(
         images, test, scale, initial, budget or (3 * classes if tiny else initial), cycles or CYCLES[scale],
         **chosen(tiny, AUGMENTATIONS["shift" if tiny else "crop_flip"]),
     )  # fmt: skip
+
+
+def _one_of(what: str, name: str, allowed: Collection[str]) -> None:
+    if name not in allowed:
+        raise ValueError(f"{what} is {name!r}: it must be one of {', '.join(allowed)}")
 
 
 def _smoke(tiny: bool, augment: Augment) -> dict[str, Any]:
@@ -141,10 +145,10 @@ def learned(setting: Setting, *, runs: Path | str, report: Report | None = None)
 
 def check(setting: Setting, arm: str, strategies: Iterable[str], embedding: str) -> None:
     """Raises: ValueError, before anything is learned, where a name is not known or the protocol asks for more images than there are."""
-    chosen = [("arm", arm, ARMS), *(("strategy", one, tuple(STRATEGIES)) for one in strategies), ("embedding", embedding, EMBEDDINGS)]
-    for what, name, allowed in chosen:
-        if name not in allowed:
-            raise ValueError(f"{what} is {name!r}: it must be one of {', '.join(allowed)}")
+    _one_of("arm", arm, ARMS)
+    for strategy in strategies:
+        _one_of("strategy", strategy, STRATEGIES)
+    _one_of("embedding", embedding, EMBEDDINGS)
     Protocol(setting.initial, setting.budget, setting.cycles).check(Pool.of(setting.train.images))
 
 
@@ -154,8 +158,7 @@ def start(setting: Setting, arm: str, *, runs: Path | str, report: Report | None
     Raises:
         ValueError: there is no such arm; or as `learned`.
     """
-    if arm not in ARMS:
-        raise ValueError(f"arm is {arm!r}: it must be one of {', '.join(ARMS)}")
+    _one_of("arm", arm, ARMS)
     train, test, base = setting.train, setting.test, _base(setting, setting.recipe)
     if arm == "from scratch":
         return Start(arm, train.images, test, base)
@@ -174,13 +177,17 @@ def features(setting: Setting, embedding: str, *, runs: Path | str, report: Repo
     Raises:
         ValueError: there is no such embedding, or as `learned`.
     """
-    if embedding not in EMBEDDINGS:
-        raise ValueError(f"embedding is {embedding!r}: it must be one of {', '.join(EMBEDDINGS)}")
+    _one_of("embedding", embedding, EMBEDDINGS)
     if embedding == "rotation":
         return learned(setting, runs=runs, report=report).features.cpu()
     if embedding == "supervised":
         return _supervised(setting, runs, report)
-    return train.predict(lambda x: x.flatten(1), setting.train.images).cpu()
+    return pixels(setting.train.images)
+
+
+def pixels(images: Images) -> Tensor:
+    """Features float [N,D] that need no learning, on the CPU: the pixels themselves, in [0, 1]."""
+    return train.predict(lambda x: x.flatten(1), images).cpu()
 
 
 def _supervised(setting: Setting, runs: Path | str, report: Report | None) -> Tensor:
@@ -214,8 +221,7 @@ def arguments(setting: Setting, start: Start, strategy: str, seed: int) -> dict[
     Raises:
         ValueError: there is no such strategy.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy is {strategy!r}: it must be one of {', '.join(STRATEGIES)}")
+    _one_of("strategy", strategy, STRATEGIES)
     pool = setting.train
     facts: Mapping[str, Any] = {"dataset": pool.name, "classes": len(pool.classes), "pool": len(pool), "scale": setting.scale}
     return {

@@ -5,9 +5,6 @@ These functions see the targets: they are for looking back, and no strategy may 
 
 from __future__ import annotations
 
-import html
-import io
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from alnb import acquire, claims, oracle, quickstart, report
+from alnb import acquire, claims, exploration, oracle, query_analysis, quickstart, report
 from alnb.acquire import Strategy
 from alnb.data import Images
 from alnb.labelling_rounds import typical
 from alnb.loop import Protocol
 from alnb.pool import Query
-from alnb.query_analysis import CLASS_COLOURS, DARK, coverage_radius, knn_label_entropy
+from alnb.query_analysis import CHUNK, CLASS_COLOURS, class_colour, class_edge, coverage_radius, knn_label_entropy
 from alnb.records import Found
-from alnb.train import Learner, predict
+from alnb.train import Learner
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
 
 RIGHT, WRONG = report.COLOURS[0], report.COLOURS[1]  # blue and vermilion; a sign says the same
 SHOWN = 10  # images of a query that a picture shows
-CHUNK = 1000  # images whose distances are held at once
 NEAR = 10  # neighbours whose classes are looked at
 STARTS = (
     "random, then random", "random, then entropy", "typical, then entropy", "class-even, then entropy", "entropy from the first query on",
@@ -70,7 +66,7 @@ def typical_start(query: Query) -> Tensor:
     if len(query.candidates) < query.n:
         raise ValueError(f"{query.n} typical images were asked for, of {len(query.candidates)} candidates: ask for fewer")
     seed = int(torch.randint(2**31, (), generator=query.rng))
-    return query.candidates[typical(pixels(query.pool.images)[query.candidates], query.n, seed)]
+    return query.candidates[typical(quickstart.pixels(query.pool.images)[query.candidates], query.n, seed)]
 
 
 def starts(targets: Tensor, learner: Learner, classes: int) -> dict[str, tuple[Strategy, Strategy]]:
@@ -99,11 +95,6 @@ def cold(setting: quickstart.Setting, start: quickstart.Start, name: str, seed: 
 # ---- what lies near what -------------------------------------------------------------------------------------------------------
 
 
-def pixels(images: Images) -> Tensor:
-    """Features float [N,D] that need no learning, on the CPU: the pixels themselves, in [0, 1]."""
-    return predict(lambda x: x.flatten(1), images).cpu()
-
-
 def neighbours(features: Tensor, k: int = NEAR) -> Tensor:
     """The `k` nearest others, i64 [N,k], nearest first, of each of `features` [N,D], by Euclidean distance.
 
@@ -114,12 +105,8 @@ def neighbours(features: Tensor, k: int = NEAR) -> Tensor:
     """
     if not 1 <= k < len(features):
         raise ValueError(f"k is {k}: of {len(features)} images one has at most {len(features) - 1} neighbours")
-    features, found = features.double(), []
-    for some in torch.arange(len(features)).split(CHUNK):
-        distance = torch.cdist(features[some], features, compute_mode="donot_use_mm_for_euclid_dist")
-        distance[torch.arange(len(some)), some] = torch.inf
-        found.append(distance.sort(dim=1, stable=True).indices[:, :k])
-    return torch.cat(found)
+    features = features.double()
+    return torch.cat([query_analysis.neighbours(features, some, k) for some in torch.arange(len(features)).split(CHUNK)])
 
 
 def alike(near: Tensor, targets: Tensor) -> Tensor:
@@ -351,9 +338,9 @@ def draw_asked(layout: Tensor, targets: Tensor, queries: Mapping[str, tuple[Tens
     if len(classes) > len(CLASS_COLOURS):
         raise ValueError(f"{len(classes)} classes, but colours for {len(CLASS_COLOURS)}: show fewer")
     figure = _figure(8.6, 6.0) if len(queries) == 1 else _figure(1.6 + 3.7 * len(queries), 4.6)
-    (x, y), colours = layout.detach().cpu().T.numpy(), [CLASS_COLOURS[label] for label in targets.tolist()]
+    (x, y), colours = layout.detach().cpu().T.numpy(), [class_colour(label) for label in targets.tolist()]
     for axis, (name, (before, asked)) in zip(figure.subplots(1, len(queries), squeeze=False)[0], queries.items(), strict=True):
-        edges = ["white" if colours[i] in DARK else "black" for i in asked.tolist()]
+        edges = [class_edge(label) for label in targets[asked].tolist()]
         axis.scatter(x, y, s=9, c=colours, alpha=0.35, linewidths=0)
         axis.scatter(x[before], y[before], s=26, c="black", marker="x", linewidths=1.2)
         axis.scatter(x[asked], y[asked], s=80, c=[colours[i] for i in asked.tolist()], edgecolors=edges, linewidths=1.4)
@@ -369,7 +356,7 @@ def _legend(figure: Figure, classes: Sequence[str]) -> None:
     look: dict[str, Any] = {"linestyle": "none", "color": "black"}
     marks = [Line2D([], [], marker="o", markersize=9, markerfacecolor="white", label="asked for now", **look)]
     marks += [Line2D([], [], marker="x", markersize=6, label="labelled before", **look)]
-    marks += [Line2D([], [], marker="o", linestyle="none", color=CLASS_COLOURS[c], label=name) for c, name in enumerate(classes)]
+    marks += [Line2D([], [], marker="o", linestyle="none", color=class_colour(c), label=name) for c, name in enumerate(classes)]
     figure.legend(handles=marks, loc="outside right center", frameon=False, fontsize=10)
 
 
@@ -448,10 +435,7 @@ def _picture(axis: Axes, images: Images, image: int, frame: str | None = None) -
 
 def as_html(figure: Figure, dpi: int = 100) -> str:
     """The figure as an HTML image, a PNG within; its title is the text for those who do not see it."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=dpi)
-    told = html.escape(figure.get_suptitle(), quote=True)
-    return f'<img alt="{told}" style="max-width:100%" src="data:image/png;base64,{b64encode(out.getvalue()).decode()}">'
+    return exploration.as_img(exploration.as_png(figure, dpi), figure.get_suptitle())
 
 
 def controls(draw: Callable[..., Figure], **choices: Iterable[Any]) -> ipywidgets.VBox:

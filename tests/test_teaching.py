@@ -132,7 +132,7 @@ def test_the_image_that_spaces_differ_about() -> None:
 
 
 def test_pixels(train: ImageSet) -> None:
-    found = teaching.pixels(train.images)
+    found = quickstart.pixels(train.images)
     assert found.shape == (60, 192) and torch.equal(found[3], train.images.batch(torch.tensor([3])).flatten().float() / 255)
 
 
@@ -194,7 +194,7 @@ def test_pretraining_is_compared_in_the_first_and_in_the_last_cycle() -> None:
 def pictured(train: ImageSet) -> dict[str, Any]:
     said = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)).log_softmax(1)
     layout, few = torch.randn(60, 2, generator=torch.Generator().manual_seed(1)), torch.arange(4)
-    near = teaching.neighbours(teaching.pixels(train.images), 3)
+    near = teaching.neighbours(quickstart.pixels(train.images), 3)
     frame = frame_of({("a", name, k): [0.5, 0.6] for name in teaching.STARTS for k in (0, 1)})
     return {
         "query": teaching.draw_query(train.images, train.targets, said, few, "one"),
