@@ -19,7 +19,6 @@ from torch import Tensor
 
 from alnb import loop, quickstart
 from alnb.loop import Cycle
-from alnb.pool import VOID
 from alnb.query_analysis import CLASS_COLOURS, class_colour, class_edge
 from alnb.quickstart import Setting, Start
 from alnb.report import looks
@@ -89,9 +88,9 @@ class Trail:
             found[list(cycle.queried)] = ASKED if cycle is self.cycles[-1] else LABELLED
         return found
 
-    def asked_in(self, image: int) -> int:
-        """The cycle in which the image with this global index was asked for; `VOID`: in none."""
-        return next((cycle.cycle for cycle in self.cycles if image in cycle.queried), VOID)
+    def asked_in(self) -> dict[int, int]:
+        """The cycle in which each image was asked for, by global index, of those that were."""
+        return {image: cycle.cycle for cycle in self.cycles for image in cycle.queried}
 
     def counts(self) -> Tensor:
         """Labels of each class, i64 [C]."""

@@ -4,7 +4,6 @@ It leaves the README's picture, `figures/explorer.png`, as it goes. Times are of
 in software.
 """
 
-import math
 import re
 import sys
 import tempfile
@@ -31,7 +30,7 @@ g = torch.Generator().manual_seed(0)
 targets = torch.randint(10, ({POINTS},), generator=g)
 train = ImageSet(Resident(torch.zeros({POINTS}, 3, 8, 8, dtype=torch.uint8)), targets, tuple("0123456789"), "many")
 positions = torch.randn(10, 2, generator=g)[targets] * 3 + torch.randn({POINTS}, 2, generator=g)
-trail = N(setting=N(train=train), strategy="random", arm="many", asked_in=lambda image: -1)
+trail = N(setting=N(train=train), strategy="random", arm="many")
 panel = Panel(trail, positions, print)
 panel.view.add_class("alnb-explorer")
 panel.view"""
@@ -82,27 +81,14 @@ def slides(page: Any) -> list[float]:
 
 
 def hovers(page: Any) -> list[float]:
-    """Seconds from the pointer at another image to that image told."""
-    box = page.locator(".alnb-explorer canvas").first.bounding_box()
-    caption = page.locator(".alnb-explorer :text-matches('Point at an image|image [0-9]+, class')").first
-    places: list[tuple[float, float]] = []
-    for y in range(int(box["height"] * 0.3), int(box["height"] * 0.7), 8):
-        for x in range(int(box["width"] * 0.3), int(box["width"] * 0.7), 8):
-            if len(places) == 2 or (places and math.dist(places[0], (box["x"] + x, box["y"] + y)) < 80):
-                continue
-            before = caption.inner_text()
-            page.mouse.move(box["x"] + x, box["y"] + y)
-            page.wait_for_timeout(100)  # so that what is told is of this very place
-            places += [(box["x"] + x, box["y"] + y)] if caption.inner_text() != before else []
-    found = []
-    for place in (places * HOVERS)[:HOVERS]:
-        before = caption.inner_text()
+    """Seconds from the pointer at another image to that image told, and drawn, with another frame."""
+    one = in_browser.hover(page)
+    places, found = [in_browser.hover(page, in_browser.pointed_at(page), one), one], []
+    for place in (places[::-1] * HOVERS)[:HOVERS]:
+        before = in_browser.pointed_at(page)
         start = time.perf_counter()
         page.mouse.move(*place)
-        page.wait_for_function(
-            "(before) => [...document.querySelectorAll('.alnb-explorer .widget-html-content')].some((one) => "
-            "one.innerText.startsWith('image') && one.innerText !== before)", arg=before,
-        )  # fmt: skip
+        page.wait_for_function(in_browser.POINTED, arg=before)
         found.append(time.perf_counter() - start)
     return found
 

@@ -203,19 +203,30 @@ def click(page: Any, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).click()
 
 
-def hover(page: Any) -> str:
-    """Move over the first plot until the pointer is at an image: what is said of it."""
+POINTED = """(was) => {
+  const told = document.querySelector('.alnb-pointed'), image = told?.dataset.image, drawn = told?.querySelector('canvas:not([hidden])');
+  return image >= 0 && image !== was && drawn?.ariaLabel?.startsWith(`image ${image},`);
+}"""
+
+
+def pointed_at(page: Any) -> str:
+    """The number of the image that is told of below the first plot."""
+    return str(page.locator(".alnb-pointed").first.get_attribute("data-image"))
+
+
+def hover(page: Any, other: str = "-1", apart: tuple[float, float] = (-math.inf, -math.inf)) -> tuple[float, float]:
+    """Move over the first plot until the pointer is at an image, another than `other` and 80 pixels from `apart`: where that is."""
     box = page.locator(".alnb-explorer canvas").first.bounding_box()
-    caption = page.locator(".alnb-explorer :text-matches('Point at an image|image [0-9]+, class')").first
-    for y in range(int(box["height"] * 0.3), int(box["height"] * 0.7), 9):
-        for x in range(int(box["width"] * 0.3), int(box["width"] * 0.7), 9):
-            page.mouse.move(box["x"] + x, box["y"] + y)
-            if caption.inner_text().startswith("image"):
-                return str(caption.inner_text())
-    page.wait_for_function(
-        "[...document.querySelectorAll('.alnb-explorer .widget-html-content')].some((one) => one.innerText.startsWith('image'))"
-    )
-    return str(caption.inner_text())
+    for y in range(int(box["height"] * 0.3), int(box["height"] * 0.7), 8):
+        for x in range(int(box["width"] * 0.3), int(box["width"] * 0.7), 8):
+            place = (box["x"] + x, box["y"] + y)
+            if math.dist(place, apart) < 80:
+                continue
+            page.mouse.move(*place)
+            page.wait_for_timeout(60)  # so that what is told is of this very place
+            if page.evaluate(POINTED, other):
+                return place
+    raise AssertionError("no image is told of, wherever one points")
 
 
 def lasso(page: Any) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from alnb import store
-from alnb.widgets import Explorer
+from alnb.widgets import Explorer, panel
 from alnb.widgets.explorer import NONE
 
 QUICK: dict[str, Any] = {"arm": "from scratch", "embedding": "pixels", "scale": "smoke", "background": False}
@@ -103,18 +104,30 @@ def test_points_are_drawn_as_the_cycle_has_them(runs: Path) -> None:
         assert points[:, 2].tolist() == one.trails[0].setting.train.targets.tolist()
 
 
-def test_pointing_and_selecting(runs: Path) -> None:
+def test_pointing_and_selecting(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = explorer(runs, seed=3)
     one.run()
     asked = one.trails[0].cycles[1].queried[0]
     plot = one.panels[0].scatter.widget
-    plot.hovering = asked
-    assert f"image {asked}, class" in one.panels[0].caption.value and "asked for in cycle 1" in one.panels[0].caption.value
-    assert png_of(one.panels[0].caption.value).size == (96, 96)
+    pointed, sent = one.panels[0].pointed, []
+    assert pointed.plot is plot and pointed.asked[str(asked)] == 1
+    pointed.image = asked  # as the browser does
+    assert one.panels[0].number.value == asked
     one.slider.value = 0
-    assert "not asked for yet" in one.panels[0].caption.value, "what is said of it is of the cycle that is shown"
+    assert str(asked) not in pointed.asked, "what is said of it is of the cycle that is shown"
     one.panels[0].number.value = asked + 1  # by keyboard
-    assert f"image {asked + 1}, class" in one.panels[0].caption.value
+    assert pointed.image == asked + 1
+    train = one.trails[0].setting.train
+    monkeypatch.setattr(pointed, "send", lambda content, buffers: sent.append((content["images"], buffers[0])))
+    for wanted, images in ((asked, [asked]), (None, list(range(len(train))))):
+        pointed._handle_custom_msg({"image": wanted}, [])
+        expected = torch.stack([train.images.batch(torch.tensor([image]))[0].permute(1, 2, 0) for image in images])
+        assert sent.pop() == (images, expected.numpy().tobytes())
+    monkeypatch.setattr(panel, "HELD", 3 * 64 * len(train) - 1)
+    large = panel.Pointed(train, plot)
+    monkeypatch.setattr(large, "send", lambda *told: sent.append(told))
+    large._handle_custom_msg({"image": None}, [])
+    assert not sent, "a large pool is not sent whole"
     plot.selection = list(range(100))
     assert one.selected.value.count("<img") == 60 and "100 images selected, 60 of them shown" in one.selected.value
     plot.selection = []

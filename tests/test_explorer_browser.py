@@ -6,7 +6,7 @@ from typing import Any
 
 import in_browser
 import pytest
-from in_browser import CHROMIUM, EXPLORER, PROJECT, click, hover, lasso, run_again, says
+from in_browser import CHROMIUM, EXPLORER, PROJECT, click, hover, lasso, pointed_at, run_again, says
 
 from alnb.widgets import Explorer
 
@@ -33,7 +33,9 @@ def test_stepping_pointing_and_selecting(opened: Callable, shot: Callable, runs:
     click(page, "run to the end")
     says(page, "cycle 2 of 2: 80 labels")
     page.set_viewport_size({"width": 1280, "height": 1600})
-    assert ", class " in hover(page)
+    hover(page)
+    first, told = pointed_at(page), page.locator(".alnb-pointed").first.inner_text()
+    assert f"image {first}, class " in told and page.get_by_role("spinbutton", name="image").first.input_value() == first
     lasso(page)
     page.wait_for_selector(".alnb-explorer :text('images selected')")
     assert page.locator(".alnb-explorer figure").count() > 60  # two strips of 30, and those that were selected
@@ -58,6 +60,21 @@ def test_a_restarted_kernel_goes_on_from_the_same_folder(opened: Callable, runs:
     says(page, "cycle 0 of 2: 20 labels")
     click(page, "step")
     says(page, "cycle 1 of 2: 50 labels")
+
+
+def test_a_reloaded_page_shows_it_again(opened: Callable, shot: Callable, runs: Path) -> None:
+    page = opened("explorer-reload.ipynb", cell(runs, beside="least_confidence"))
+    says(page, "none labelled yet")
+    click(page, "step")
+    says(page, "cycle 0 of 2: 20 labels")
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+    page.reload()
+    says(page, "cycle 0 of 2: 20 labels")
+    hover(page)
+    click(page, "step")
+    says(page, "cycle 1 of 2: 50 labels")
+    shot(page, "explorer-reload")
 
 
 def test_stopped_while_it_computes(opened: Callable, runs: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anywidget
 import ipywidgets
 import torch
+import traitlets
 
 from alnb import exploration
 from alnb.exploration import ASKED, PALE, POOL, STATE_COLOURS, Trail
@@ -17,11 +20,41 @@ from alnb.query_analysis import CLASS_COLOURS
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from alnb.data import ImageSet
+
 HEIGHT = 380  # pixels, of a scatter plot
-HOVERED = 96  # pixels of the image under the pointer
+HELD = 16 * 2**20  # bytes of images that a browser is given at once; of larger pools it asks for each
 MARGIN = 0.04  # of a plot's width and height, so that no point is cut off
 SIZES, OPACITIES = (4, 9, 16), (0.3, 0.9, 1.0)  # of the points of `exploration`'s states
 MARKED = "#FF00FF"  # of points under the pointer or selected: the colour of no class
+
+
+class Pointed(anywidget.AnyWidget):
+    """The image under a scatter plot's pointer, and what is known of it; drawn by the browser, so that it need not wait for the kernel."""
+
+    _esm = Path(__file__).with_name("pointed.js")
+    plot = traitlets.Instance(ipywidgets.Widget).tag(sync=True, **ipywidgets.widget_serialization)  # that of jupyter-scatter
+    image = traitlets.Int(VOID).tag(sync=True)  # a global index; `VOID`: none yet
+    asked = traitlets.Dict().tag(sync=True)  # the cycle in which an image was asked for, of those that were
+    classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    targets = traitlets.List(traitlets.Int()).tag(sync=True)
+    size = traitlets.Tuple().tag(sync=True)  # height and width of an image
+
+    def __init__(self, train: ImageSet, plot: ipywidgets.Widget) -> None:
+        """`train`: the images; `plot`: where one points, a widget with a trait `hovering`."""
+        self._images = train.images
+        first = train.images.batch(torch.tensor([0]))
+        self._few = len(train) * first.numel() <= HELD
+        super().__init__(plot=plot, classes=list(train.classes), targets=train.targets.tolist(), size=tuple(first.shape[-2:]))
+        self.on_msg(self._answer)
+
+    def _answer(self, _: object, content: Any, buffers: object) -> None:
+        """Pixels, uint8 [n,H,W,3], of an image that the browser lacks, or of all where it asks for them and they are few."""
+        image = content["image"]
+        if image is not None or self._few:
+            some = list(range(len(self.targets))) if image is None else [int(image)]
+            pixels = self._images.batch(torch.tensor(some)).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            self.send({"images": some}, [pixels.tobytes()])
 
 
 class Panel:
@@ -29,23 +62,22 @@ class Panel:
 
     def __init__(self, trail: Trail, positions: Tensor, picked: Callable[[Sequence[int]], None]) -> None:
         """`positions` [N,2]; `picked` is told of the images of a selection, by global index."""
-        self.trail, self._pointed = trail, VOID
         self.scatter, self._frame = _scatter(trail, positions)
         self._drawing = self.scatter.show()
-        self.caption, self.flat, self.strip = (ipywidgets.HTML() for _ in range(3))
+        self.flat, self.strip = ipywidgets.HTML(), ipywidgets.HTML()
+        self.pointed = Pointed(trail.setting.train, self.scatter.widget)
         self.number = ipywidgets.BoundedIntText(
             0, 0, len(trail.setting.train) - 1, description="image", layout=ipywidgets.Layout(width="170px"),
             tooltip="an image by its number: what pointing at it shows",
         )  # fmt: skip
-        self.caption.value = "Point at an image, or give its number; press the lasso, and draw, to select some."
         name = ipywidgets.HTML(f'<h3 style="margin:2px 0">{escape(trail.strategy.replace("_", " "))}, {escape(trail.arm)}</h3>')
-        under = ipywidgets.HBox([self.number, self.caption], layout=ipywidgets.Layout(min_height=f"{HOVERED + 8}px", align_items="center"))
+        under = ipywidgets.HBox([self.number, self.pointed], layout=ipywidgets.Layout(align_items="center"))
         self.view = ipywidgets.VBox(
             [name, self._drawing, self.flat, under, self.strip],
             layout=ipywidgets.Layout(flex="1 1 540px", min_width="420px", padding="4px"),
         )
-        self.number.observe(lambda change: self.point(change.new), "value")
-        self.scatter.widget.observe(lambda change: self.point(change.new), "hovering")
+        self.number.observe(lambda change: self.pointed.set_trait("image", change.new), "value")
+        self.pointed.observe(lambda change: self.number.set_trait("value", change.new), "image")
         self.scatter.widget.observe(lambda change: picked(change.new), "selection")
 
     def show(self, trail: Trail, strip: str, flat: str | None) -> None:
@@ -54,30 +86,17 @@ class Panel:
         Args:
             strip: the images that were asked for, as HTML. flat: likewise a picture, for a browser that cannot draw the plot.
         """
-        self.trail = trail
         self._frame["state"] = trail.states().numpy().astype("float64")
         # opacity, and beyond ten classes colour, are of the same coordinate; jscatter 1.0.1 works it out anew, and does not send it
         self.scatter.size(by="state") if _several(trail) else self.scatter.color(by="state")
         self.scatter.update_widget("points", self.scatter.get_point_list())
         self._drawing.layout.display = "" if flat is None else "none"
         self.flat.value, self.strip.value = flat or "", strip
-        if self._pointed != VOID:
-            self.point(self._pointed)
-
-    def point(self, image: int | None) -> None:
-        """Show an image, and what is known of it in the cycle that is shown."""
-        if image is None:
-            return
-        self._pointed = image
-        train, asked = self.trail.setting.train, self.trail.asked_in(image)
-        told = f"image {image}, class {train.classes[int(train.targets[image])]}"
-        drawn = exploration.png(train.images.batch(torch.tensor([image]))[0], HOVERED)
-        shown = exploration.as_img(drawn, told, f"width:{HOVERED}px;margin-right:8px;vertical-align:middle")
-        when = "not asked for yet" if asked == VOID else f"asked for in cycle {asked}"
-        self.caption.value = f"{shown}{escape(f'{told}, {when}')}"  # one message: the pointer does not wait
+        self.pointed.asked = {str(image): cycle for image, cycle in trail.asked_in().items()}
 
     def close(self) -> None:
         """Let go of the plot, in the kernel and in the browser."""
+        self.pointed.close()
         self.scatter.widget.close()
         self.view.close()
 
