@@ -23,6 +23,8 @@ from typing import IO, Any, Protocol, runtime_checkable
 
 import torch
 
+from alnb import pause
+
 Json = dict[str, Any]
 CELL = "ALNB_CELL"  # in a cell of a sweep: that cell's folder
 CODE = "ALNB_CODE"  # there: what `package` was when the sweep began
@@ -570,6 +572,7 @@ def exclusive(folder: Path, *, wait: bool | float) -> Iterator[None]:
         wait: for as long as it takes, not at all, or for so many seconds.
     Raises:
         Locked: somebody else holds it, and did so until the wait was over.
+        pause.TimeIsUp: somebody was still holding it when this process, waiting for as long as it takes, was asked to stop.
         OSError: it cannot be written to.
     """
     import filelock
@@ -581,9 +584,11 @@ def exclusive(folder: Path, *, wait: bool | float) -> Iterator[None]:
     owner, me = folder / ".owner", f"{os.getpid()} on {platform.node()}"
     lock = filelock.FileLock(folder / ".lock", timeout=-1 if wait is True else float(wait))
     try:
-        lock.acquire()
+        lock.acquire(cancel_check=pause.requested if wait is True else None)
     except filelock.Timeout as error:
         who = owner.read_text() if owner.exists() else "unknown"
+        if wait is True:
+            raise pause.TimeIsUp(f"stopped as asked for, while process {who} was using {folder}") from error
         here = " (this very process: close the earlier generator, or restart the kernel)" if who == me else ""
         raise Locked(f"{folder} is in use by process {who}{here}; wait until it has ended, or stop it") from error
     try:

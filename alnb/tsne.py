@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alnb import store
+from alnb import pause, store
 
 COMPONENTS = 50  # principal components that neighbours are looked for in
 LEAST = 3  # neighbours that t-SNE looks at, per unit of perplexity
@@ -64,7 +64,8 @@ def _fit(perplexity: float, seed: int) -> Callable[[Any], Any]:
         from openTSNE import TSNE
 
         iterations = {"early_exaggeration_iter": EARLY, "n_iter": LATER}
-        found = TSNE(initialization="pca", neighbors=NEIGHBOURS, **iterations, **options)
+        stop = {"callbacks": lambda *_: pause.check("within the layout"), "callbacks_every_iters": 10}
+        found = TSNE(initialization="pca", neighbors=NEIGHBOURS, **iterations, **stop, **options)
         return lambda x: found.fit(x).__array__()
     from sklearn import manifold
 

@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alnb import store
+from alnb import pause, store
 from alnb.acquire import margin, random
 from alnb.oracle import simulated
 from alnb.store import Corrupted, Locked, ManifestDiffers, Run
@@ -297,6 +297,21 @@ def test_a_folder_is_waited_for_as_long_as_one_likes(tmp_path: Path, monkeypatch
     thread = held_by_a_thread(tmp_path / "a", free)
     with store.exclusive(tmp_path / "a", wait=True):
         thread.join()
+
+
+def test_waiting_for_a_folder_can_be_stopped(tmp_path: Path) -> None:
+    free, stop = threading.Event(), threading.Event()
+    thread = held_by_a_thread(tmp_path / "a", free)
+    (tmp_path / "a/.owner").write_text("17")
+    threading.Timer(0.3, stop.set).start()
+    with (
+        pause.asked_by(stop.is_set),
+        pytest.raises(pause.TimeIsUp, match="while process 17 was using"),
+        store.exclusive(tmp_path / "a", wait=True),
+    ):
+        raise AssertionError
+    free.set()
+    thread.join()
 
 
 def test_a_folder_that_cannot_be_held_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alnb import tsne
+from alnb import pause, tsne
 
 
 def blobs(n: int = 120, dimensions: int = 60) -> torch.Tensor:
@@ -48,6 +48,14 @@ def test_equal_points_and_half_precision(tmp_path: Path, capfd: pytest.CaptureFi
     """Points that lie on each other are no error, and nothing is printed."""
     found = tsne.layout(blobs(12).repeat(5, 1).half(), perplexity=5, cache=tmp_path)
     assert found.shape == (60, 2) and bool(found.isfinite().all()) and capfd.readouterr() == ("", "")
+
+
+def test_it_is_stopped_midway(tmp_path: Path) -> None:
+    looks = iter([*[False] * 3, True, True])
+    with pause.asked_by(lambda: next(looks)), pytest.raises(pause.TimeIsUp, match="within the layout"):
+        tsne.layout(blobs(), perplexity=10, cache=tmp_path)
+    assert not list(tmp_path.rglob("result.pt"))
+    assert tsne.layout(blobs(), perplexity=10, cache=tmp_path).shape == (120, 2), "it goes on afterwards"
 
 
 def test_without_opentsne_scikit_learn_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
