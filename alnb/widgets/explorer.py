@@ -15,22 +15,18 @@ import traitlets
 
 from alnb import exploration, pause, quickstart, records, store
 from alnb.acquire import STRATEGIES
-from alnb.data import DATASETS, DataError
+from alnb.data import DATASETS
 from alnb.exploration import Trail
-from alnb.pretrain import Collapsed
 from alnb.query_analysis import draw_queries
-from alnb.train import NonFiniteLoss
 from alnb.tsne import layout
 from alnb.widgets.panel import Panel
+from alnb.widgets.worker import TOLD, Worker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
     from torch import Tensor
 
-TOLD = (  # what a person can do something about: shown as it is
-    ValueError, DataError, store.ManifestDiffers, store.Corrupted, store.Locked, store.NewerFormat, NonFiniteLoss, Collapsed, OSError,
-)  # fmt: skip
 NONE = "(none)"
 SELECTED = 60  # images of a selection that are shown
 DPI = 96
@@ -92,8 +88,8 @@ class Explorer:
         """
         self._place = Path(runs) if runs is not None else store.workspace() / "runs" / "quickstart"
         self._source = setting
-        self._background, self._lock, self._stop = background, threading.RLock(), threading.Event()
-        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()
+        self._worker = Worker("alnb explorer", background=background, busy=self._busy, problem=self._tell_problem)
         self._shown = -1  # the cycle that is shown; -1: before the first
         self._known = -1  # the latest that may be shown: after a reset, fewer than are finished
         self.trails: list[Trail] = []
@@ -118,32 +114,31 @@ class Explorer:
 
     def open(self) -> None:
         """Find, or begin, the runs of what is chosen; a click on *open* does it too."""
-        self._work(self._opened)
+        self._worker.do(self._opened, self._stopped)
 
     def step(self) -> None:
         """One cycle further, where something is open."""
         if self.trails:
-            self._work(lambda: self._go(1))
+            self._worker.do(lambda: self._go(1), self._stopped)
 
     def run(self) -> None:
         """To the end, where something is open."""
         if self.trails:
-            self._work(lambda: self._go(None))
+            self._worker.do(lambda: self._go(None), self._stopped)
 
     def stop(self) -> None:
         """Stop what is learned at its next update, and what is laid out when that is done; what is complete is kept."""
-        self._stop.set()
+        self._worker.stop()
 
     def reset(self) -> None:
         """Back to before the first cycle. Records are kept, so that cycles which are finished come again at once."""
         if self.trails:
-            self._work(lambda: self._to(-1, known=-1))
+            self._worker.do(lambda: self._to(-1, known=-1), self._stopped)
 
     def close(self) -> None:
         """Stop, and let go of what the browser shows; records are kept."""
         self.stop()
-        if self._thread is not None:
-            self._thread.join()
+        self._worker.wait()
         with self._lock:
             for panel in self.panels:
                 panel.close()
@@ -156,8 +151,7 @@ class Explorer:
         Raises:
             ValueError: something could not be done; it says why, as the widget does.
         """
-        if self._thread is not None:
-            self._thread.join()
+        self._worker.wait()
         if self.problem.value:
             raise ValueError(self._problem)
         return self
@@ -243,7 +237,7 @@ class Explorer:
 
     def _chosen(self) -> None:
         """Something else was chosen than what is open: that would be stepped no more."""
-        if self._thread is None or not self._thread.is_alive():
+        if not self._worker.working:
             self._busy(False)
             if self.trails and self._told() != self._opened_with:
                 self._say("Press <i>open</i> for what is chosen now.")
@@ -253,33 +247,8 @@ class Explorer:
 
     # ---- work that takes its time ------------------------------------------------------------------------------------------
 
-    def _work(self, job: Callable[[], None]) -> None:
-        """Do it while the buttons are off; what goes wrong is told. While something is done already, nothing happens."""
-        with self._lock:
-            if self._thread is not None and self._thread.is_alive():
-                return
-            self._busy(True)
-            self._stop.clear()
-            self._tell_problem("")
-            if self._background:
-                self._thread = threading.Thread(target=self._done, args=(job,), name="alnb explorer", daemon=True)
-                self._thread.start()
-        if not self._background:
-            self._done(job)
-
-    def _done(self, job: Callable[[], None]) -> None:
-        try:
-            with pause.asked_by(self._stop.is_set):
-                job()
-        except pause.TimeIsUp:
-            self._say(f"Stopped. What is complete is kept; <i>{'step' if self.trails else 'open'}</i> goes on from there.")
-        except TOLD as error:
-            self._tell_problem(str(error))
-        except Exception as error:
-            self._tell_problem(f"{type(error).__name__}: {error} (this is a bug; what is on disk is kept)")
-            raise
-        finally:
-            self._busy(False)
+    def _stopped(self) -> None:
+        self._say(f"Stopped. What is complete is kept; <i>{'step' if self.trails else 'open'}</i> goes on from there.")
 
     def _busy(self, busy: bool) -> None:
         for name, button in self.buttons.items():
@@ -343,7 +312,7 @@ class Explorer:
                     self.bar.value, computed = 0, True
                     trail.advance(self._report)
             self._to(self._known + 1, took=time.perf_counter() - began if computed else None)
-            if self._stop.is_set():
+            if self._worker.stopping:
                 raise pause.TimeIsUp
 
     def _report(self, done: int, updates: int, loss: float) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
-from alnb.data import DataError
 from alnb.labelling import KEYS, UNSURE, Labelling, Refused
 from alnb.labelling_rounds import FEATURES, Batch, advice, current, images_of, next_batch, rounds
-from alnb.store import Corrupted, Locked
+from alnb.widgets.worker import TOLD, Worker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 SIDE = 400  # pixels, the largest side of the image as it is shown
 SHARP = 64  # pixels: smaller images are shown enlarged, and sent as PNG; larger ones as JPEG
-TOLD = (Refused, DataError, Corrupted, Locked, OSError, ValueError)  # what a person can do something about: shown as it is
 
 
 class View(anywidget.AnyWidget):
@@ -73,13 +71,13 @@ class Labeller:
             background: compute in another thread, so that the kernel answers; False: now, as tests want it.
         """
         self.view, self.state = View(), None
-        self._background, self._lock = background, threading.RLock()
+        self._lock = threading.RLock()
+        self._worker = Worker("alnb labeller", background=background, busy=lambda busy: self._tell(busy=busy), problem=self._tell_problem)
         self._settings = (features, strategy, batch, image_size, seed)
         self._features: Tensor | None = None
         self._batch: Batch | None = None
         self._queue: list[str] = []
         self._guessing = False
-        self._thread: threading.Thread | None = None
         self.view.on_msg(self._heard)
         try:
             if features not in FEATURES:
@@ -90,10 +88,12 @@ class Labeller:
             return
         self._tell(news=self.state.news)
         self._counted()
-        self._work(self._prepare)
+        self._worker.do(self._prepare)
 
     def close(self) -> None:
         """Let go of the folder; every label is on disk."""
+        self._worker.stop()
+        self._worker.wait()
         if self.state is not None:
             self.state.close()
         self._tell(closed=True, busy=False, status="closed: every label is on disk", image=b"", shown="", guess="")
@@ -104,8 +104,7 @@ class Labeller:
         Raises:
             ValueError: nothing can be labelled here; it says why, as the widget does.
         """
-        if self._thread is not None:
-            self._thread.join()
+        self._worker.wait()
         if self.state is None or (self._batch is None and self.view.problem):
             raise ValueError(self.view.problem)
         return self
@@ -126,27 +125,6 @@ class Labeller:
         display(self.view)
 
     # ---- work that takes its time ------------------------------------------------------------------------------------------
-
-    def _work(self, job: Callable[[], None]) -> None:
-        """Do it while the buttons are off; what goes wrong is told."""
-
-        def run() -> None:
-            try:
-                job()
-            except TOLD as error:
-                self._tell(problem=str(error), status="no image can be asked for; every label so far is on disk")
-            except Exception as error:
-                self._tell(problem=f"{type(error).__name__}: {error}", status="this is a bug; every label so far is on disk")
-                raise
-            finally:
-                self._tell(busy=False)
-
-        self._tell(busy=True, problem="")
-        if self._background:
-            self._thread = threading.Thread(target=run, name="alnb labeller", daemon=True)
-            self._thread.start()
-        else:
-            run()
 
     def _prepare(self) -> None:
         assert self.state is not None
@@ -214,7 +192,7 @@ class Labeller:
         if self._queue:
             self._show()
         else:
-            self._work(self._choose)
+            self._worker.do(self._choose)
 
     def _taken_back(self, key: str | None) -> None:
         if key is None:
@@ -229,6 +207,10 @@ class Labeller:
         with self.view.hold_sync():
             for name, value in traits.items():
                 self.view.set_trait(name, value)
+
+    def _tell_problem(self, text: str) -> None:
+        """Of what it computes."""
+        self._tell(problem=text, **({"status": "no image can be asked for; every label so far is on disk"} if text else {}))
 
     def _counted(self) -> None:
         assert self.state is not None
