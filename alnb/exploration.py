@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alnb import loop, quickstart
 from alnb.loop import Cycle
-from alnb.query_analysis import CLASS_COLOURS, class_colour, class_edge
+from alnb.query_analysis import CLASS_COLOURS, class_colour, class_edge, draw_legend
 from alnb.quickstart import Setting, Start
 from alnb.report import looks
 from alnb.train import Report
@@ -197,7 +197,13 @@ def draw_overview(trails: Sequence[Trail], layout: Tensor, title: str) -> Figure
     above, below = parts
     for axis, trail in zip(above.subplots(1, len(trails), squeeze=False)[0], trails, strict=True):
         _where(axis, trail, layout)
-    _state_legend(above, trails[0].setting.train.classes)
+    classes = trails[0].setting.train.classes
+    labelled, asked = ("0.4", "0.8") if len(classes) <= len(CLASS_COLOURS) else STATE_COLOURS
+    marks = {
+        "pool": {"color": PALE, "markersize": 3}, "labelled": {"color": labelled, "markersize": 5},
+        "asked now": {"color": asked, "markeredgecolor": "black", "markersize": 7},
+    }  # fmt: skip
+    draw_legend(above, marks, classes)
     left, right = below.subplots(1, 2)
     _curves(left, trails)
     _histogram(right, trails)
@@ -233,22 +239,6 @@ def _where(axis: Any, trail: Trail, layout: Tensor) -> None:
         edges = ["white"] * len(found) if state != ASKED or not several else [class_edge(c) for c in targets[some].tolist()]
         axis.scatter(*layout[some].T.numpy(), c=found, edgecolors=edges, rasterized=True, **look)
     axis.set(title=trail.strategy.replace("_", " ") + (f", cycle {trail.last}" if trail.cycles else ""), xticks=[], yticks=[])
-
-
-def _state_legend(figure: Any, classes: Sequence[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    look: dict[str, Any] = {"linestyle": "none", "marker": "o"}
-    labelled, asked = ("0.4", "0.8") if len(classes) <= len(CLASS_COLOURS) else STATE_COLOURS
-    marks = [
-        Line2D([], [], color=PALE, markersize=3, label="pool", **look),
-        Line2D([], [], color=labelled, markersize=5, label="labelled", **look),
-        Line2D([], [], color=asked, markeredgecolor="black", markersize=7, label="asked now", **look),
-    ]  # fmt: skip
-    if len(classes) <= len(CLASS_COLOURS):
-        pairs = zip(classes, colours(classes), strict=True)
-        marks += [Line2D([], [], color=colour, markersize=6, label=name, **look) for name, colour in pairs]
-    figure.legend(handles=marks, loc="outside right center", frameon=False, fontsize=9)
 
 
 def _curves(axis: Any, trails: Sequence[Trail]) -> None:

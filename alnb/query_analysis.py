@@ -177,7 +177,8 @@ def draw_queries(
             axis, layout.detach().cpu().numpy(), targets.tolist(), [(i, own[i].tolist()) for i in iterations if i in own], iterations
         )
         axis.set(title=method.replace("_", " "), xticks=[], yticks=[])
-    _draw_legend(figure, classes, iterations)
+    looks = {f"iteration {i}": {"marker": SHAPES[k], "color": "0.6", "markeredgecolor": "black"} for k, i in enumerate(iterations)}
+    draw_legend(figure, looks, classes)
     figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), fontsize=11)
     return figure
 
@@ -192,20 +193,15 @@ def _draw_panel(axis: Any, layout: Any, targets: list[int], chosen: list[tuple[i
             axis.scatter(*layout[some].T, s=24, marker=shape, c=face, edgecolors=edge, linewidths=0.5, zorder=2, label=str(iteration))
 
 
-def _draw_legend(figure: Figure, classes: Sequence[str], iterations: Sequence[int]) -> None:
+def draw_legend(figure: Any, marks: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> None:
+    """Beside a figure: what each mark means, by name, with properties of its `Line2D`, and the colour of each class that has one."""
     from matplotlib.lines import Line2D
 
-    look: dict[str, Any] = {"linestyle": "none", "markersize": 6}
-    marks = [
-        Line2D([], [], marker=SHAPES[k], color="0.6", markeredgecolor="black", label=f"iteration {iteration}", **look)
-        for k, iteration in enumerate(iterations)
-    ]
-    if len(classes) <= len(CLASS_COLOURS):
-        marks += [
-            Line2D([], [], marker="o", color=class_colour(c), markeredgecolor=class_edge(c), label=name, **look)
-            for c, name in enumerate(classes)
-        ]
-    figure.legend(handles=marks, loc="outside right center", frameon=False, fontsize=9)
+    several = len(classes) <= len(CLASS_COLOURS)
+    coloured = {name: {"color": class_colour(c), "markeredgecolor": class_edge(c)} for c, name in enumerate(classes)} if several else {}
+    common: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 6}
+    marked = [Line2D([], [], label=name, **common | dict(look)) for part in (marks, coloured) for name, look in part.items()]
+    figure.legend(handles=marked, loc="outside right center", frameon=False, fontsize=9)
 
 
 def class_colour(label: int) -> str:

@@ -18,7 +18,7 @@ from alnb.data import Images
 from alnb.labelling_rounds import typical
 from alnb.loop import Protocol
 from alnb.pool import Query
-from alnb.query_analysis import CHUNK, CLASS_COLOURS, class_colour, class_edge, coverage_radius, knn_label_entropy
+from alnb.query_analysis import CHUNK, CLASS_COLOURS, class_colour, class_edge, coverage_radius, draw_legend, knn_label_entropy
 from alnb.records import Found
 from alnb.train import Learner
 
@@ -345,19 +345,13 @@ def draw_asked(layout: Tensor, targets: Tensor, queries: Mapping[str, tuple[Tens
         axis.scatter(x[before], y[before], s=26, c="black", marker="x", linewidths=1.2)
         axis.scatter(x[asked], y[asked], s=80, c=[colours[i] for i in asked.tolist()], edgecolors=edges, linewidths=1.4)
         axis.set(title=name, xticks=[], yticks=[], xlabel="layout, first axis", ylabel="layout, second axis")
-    _legend(figure, classes)
+    marks: dict[str, dict[str, Any]] = {
+        "asked for now": {"color": "black", "markersize": 9, "markerfacecolor": "white"},
+        "labelled before": {"color": "black", "marker": "x"},
+    }
+    draw_legend(figure, marks, classes)
     figure.suptitle(title, fontsize=12)
     return figure
-
-
-def _legend(figure: Figure, classes: Sequence[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    look: dict[str, Any] = {"linestyle": "none", "color": "black"}
-    marks = [Line2D([], [], marker="o", markersize=9, markerfacecolor="white", label="asked for now", **look)]
-    marks += [Line2D([], [], marker="x", markersize=6, label="labelled before", **look)]
-    marks += [Line2D([], [], marker="o", linestyle="none", color=class_colour(c), label=name) for c, name in enumerate(classes)]
-    figure.legend(handles=marks, loc="outside right center", frameon=False, fontsize=10)
 
 
 def draw_starts(frame: DataFrame, labels: Sequence[int]) -> Figure:
