@@ -112,6 +112,13 @@ def opened(browser: Any, url: str, work: Path, name: str, *cells: str) -> Any:
     return page
 
 
+def reloaded(page: Any) -> None:
+    """Save the notebook, and load the page again; the kernel goes on."""
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+    page.reload()
+
+
 def run_again(page: Any) -> None:
     """Restart the kernel, and run all cells."""
     page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }")

@@ -6,7 +6,7 @@ from typing import Any
 
 import in_browser
 import pytest
-from in_browser import CHROMIUM, EXPLORER, PROJECT, click, hover, lasso, pointed_at, run_again, says
+from in_browser import CHROMIUM, EXPLORER, PROJECT, click, hover, lasso, pointed_at, reloaded, run_again, says
 
 from alnb.widgets import Explorer
 
@@ -67,9 +67,7 @@ def test_a_reloaded_page_shows_it_again(opened: Callable, shot: Callable, runs: 
     says(page, "none labelled yet")
     click(page, "step")
     says(page, "cycle 0 of 2: 20 labels")
-    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-    page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
-    page.reload()
+    reloaded(page)
     says(page, "cycle 0 of 2: 20 labels")
     hover(page)
     click(page, "step")
