@@ -30,6 +30,7 @@ PLACE = "alnb-labels"  # the folder beside the images
 HELD_OUT = 0.2  # share of the images that is never learned from
 UNSURE = "not sure"  # what `Labelling.label` takes beside class names
 KEYS = "123456789abcdefhijklmopqrtvwxyz"  # of the classes, in the order they were named; g, n, s and u have another meaning
+LONGEST = 60  # characters of a class name
 NO_NAME = '/\\:*?"<>|\0\n\r\t'  # what no folder's name may hold on some system
 NAMED = 5  # files that a message names; of the rest it gives the number
 COLUMNS = ("file", "label", "held_out", "person", "time", "sha256")
@@ -51,6 +52,15 @@ class Item:
     def held_out(self) -> bool:
         """Whether it is never learned from: the same on every machine, whatever else is in the folder."""
         return int(hashlib.sha256(f"held out {self.key}".encode()).hexdigest()[:8], 16) < HELD_OUT * 16**8
+
+
+def keys_of(classes: Iterable[str]) -> list[str]:
+    """The key of each class: of one that is called by a digit or letter this very one, of others the first of `KEYS` that is free."""
+    found: list[str] = []
+    for name in classes:
+        own = name.lower() if name.lower() in {"0", *KEYS} else ""
+        found.append(own if own and own not in found else next(key for key in KEYS if key not in found))
+    return found
 
 
 def scan(folder: Path, place: Path) -> tuple[list[Item], dict[str, str]]:
@@ -107,6 +117,7 @@ class Labelling:
             self.by_key = {item.key: item for item in self.items}
             self.classes: list[str] = []
             self._said: list[dict[str, Any]] = []  # the answers that count, the oldest first
+            self.gone: set[str] = set()  # keys of images that could not be shown since: not asked for until the folder is opened anew
             for entry in store.read_lines(self.log, RESTORE):
                 self._apply(entry)
             self.news = _news(self, store.read_json(self._seen) if self._seen.exists() else None)
@@ -159,10 +170,10 @@ class Labelling:
             raise Refused("a class needs a name: type one")
         if same:
             raise Refused(f"there is a class {same[0]!r} already: choose another name")
-        if set(name) & set(NO_NAME) or not name.strip(".") or name.casefold() == UNSURE:
+        if set(name) & set(NO_NAME) or name.startswith(".") or name.casefold() == UNSURE or len(name) > LONGEST:
             raise Refused(
-                f"{name!r} cannot name a class, since on export a folder gets its name: do without {' '.join(NO_NAME[:9])}, line breaks "
-                f"and the names {UNSURE!r} and dots alone"
+                f"{name[: 2 * LONGEST]!r} cannot name a class, since on export a folder gets its name: do without {' '.join(NO_NAME[:9])}, "
+                f"line breaks, a dot in front, more than {LONGEST} characters and the name {UNSURE!r}"
             )
         if len(self.classes) >= len(KEYS):
             raise Refused(f"there are {len(KEYS)} classes already, one for each key: {name!r} would have none")
@@ -207,9 +218,9 @@ def _news(state: Labelling, before: dict[str, Any] | None) -> list[str]:
     told = []
     copies = [item for item in state.items if len(item.files) > 1]
     if copies:
-        told.append(f"{sum(len(item.files) - 1 for item in copies)} files are copies of others, and asked for once: {_some(copies)}")
+        told.append(f"copies of other files, asked for once ({sum(len(item.files) - 1 for item in copies)}): {_some(copies)}")
     if state.unreadable:
-        told.append(f"{len(state.unreadable)} files cannot be read, and are left out: {_listed(state.unreadable)}")
+        told.append(f"files that cannot be read, and are left out ({len(state.unreadable)}): {_listed(state.unreadable)}")
     if before is None:
         return told
     files: dict[str, list[str]] = before["files"]
@@ -219,12 +230,12 @@ def _news(state: Labelling, before: dict[str, Any] | None) -> list[str]:
     changed = [name for key in gone for name in files[key] if name in here]
     moved = [item for item in state.items if item.key in files and not set(files[item.key]) & set(item.files)]
     lost = [key for key in gone if key in state.answers]
-    told += [f"{len(added)} images are new since the folder was last opened: {_some(added)}"] if added else []
-    told += [f"{len(moved)} images have another name, and keep their labels: {_some(moved)}"] if moved else []
-    told += [f"{len(changed)} files have other content, and count as new images: {_listed(changed)}"] if changed else []
+    told += [f"images that are new since the folder was last opened ({len(added)}): {_some(added)}"] if added else []
+    told += [f"images with another name, which keep their labels ({len(moved)}): {_some(moved)}"] if moved else []
+    told += [f"files with other content, which count as new images ({len(changed)}): {_listed(changed)}"] if changed else []
     if gone:
         names = _listed(files[key][0] for key in gone)
-        told.append(f"{len(gone)} images are gone, {len(lost)} of them labelled: {names}. Their labels are kept, and count if they return")
+        told.append(f"images that are gone ({len(gone)}, {len(lost)} of them labelled): {names}. Labels are kept, and count if they return")
     return told
 
 
@@ -286,12 +297,14 @@ def export_folders(state: Labelling, path: Path | str) -> Path:
     Links are symbolic where the system has them, else hard, else copies.
 
     Raises:
-        Refused: there is something at `path`, or nothing is labelled.
+        Refused: there is something at `path`, it is among the images, or nothing is labelled.
     """
     path = Path(path).expanduser()
     labelled = [(state.by_key[key], label) for key, label in state.labels.items() if label]
     if path.exists():
         raise Refused(f"{path} is there already: name a folder that is not, or remove it")
+    if state.folder.resolve() in path.resolve().parents:
+        raise Refused(f"{path} is in {state.folder}, where its links would count as images: name a folder elsewhere")
     if not labelled:
         raise Refused("no image has a class yet: label some first")
     with _made(path) as part:
@@ -338,6 +351,14 @@ def import_folders(state: Labelling) -> int:
     if not pairs:
         raise Refused(f"no image of {state.folder} lies in a sub-folder: there are no labels to take")
     return _take(state, pairs, str(state.folder))
+
+
+def take_over(state: Labelling, labels: Path | str) -> int:
+    """Take labels that there are already, and say how many: of a CSV file, or "sub-folders" for those that the images lie in.
+
+    Raises: as `import_csv` and `import_folders`; OSError: there is no such file.
+    """
+    return import_folders(state) if str(labels) == "sub-folders" else import_csv(state, labels)
 
 
 def _take(state: Labelling, pairs: Sequence[tuple[str, str]], where: str) -> int:

@@ -144,7 +144,7 @@ class Batch:
     def left(self, state: Labelling) -> list[str]:
         """Those still to be answered, of images that are there."""
         answered = state.labels
-        return [key for key in self.keys if key in state.by_key and key not in answered]
+        return [key for key in self.keys if key in state.by_key and key not in answered and key not in state.gone]
 
 
 def rounds(state: Labelling) -> list[Round]:
@@ -253,6 +253,8 @@ def _pool(state: Labelling, features: Tensor) -> Pool:
         if item.key in said:
             name = said[item.key]
             acquired[i], labels[i] = 0, VOID if name is None else numbers[name]
+        elif item.key in state.gone:
+            acquired[i] = 0
     return Pool(Embedded(Resident(torch.zeros(len(features), 3, 1, 1, dtype=torch.uint8)), features), labels, acquired)
 
 

@@ -589,7 +589,7 @@ def exclusive(folder: Path, *, wait: bool | float) -> Iterator[None]:
         who = owner.read_text() if owner.exists() else "unknown"
         if wait is True:
             raise pause.TimeIsUp(f"stopped as asked for, while process {who} was using {folder}") from error
-        here = " (this very process: close the earlier generator, or restart the kernel)" if who == me else ""
+        here = " (this very process: close what uses it, or restart the kernel)" if who == me else ""
         raise Locked(f"{folder} is in use by process {who}{here}; wait until it has ended, or stop it") from error
     try:
         try:

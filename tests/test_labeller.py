@@ -23,6 +23,10 @@ def key(labeller: Labeller, index: int) -> View:
     return send(labeller, label=index, image=labeller.view.shown)
 
 
+def act(labeller: Labeller, action: str) -> View:
+    return send(labeller, action=action, image=labeller.view.shown)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for k in range(30):
@@ -63,34 +67,94 @@ def test_images_are_shown_one_by_one_and_the_answer_is_on_disk_first(opened: Cal
 def test_every_key_does_what_it_says(opened: Callable) -> None:
     labeller = opened()
     first = labeller.view.shown
-    send(labeller, action="skip")
+    act(labeller, "skip")
     second = labeller.view.shown
     assert second != first
-    send(labeller, action="not sure")
+    act(labeller, "not sure")
     assert labeller.state.labels == {second: None}
-    send(labeller, action="undo")
+    act(labeller, "undo")
     assert labeller.view.shown == second and labeller.state.labels == {}
-    assert "nothing to take back" in send(labeller, action="undo").problem
+    assert "nothing to take back" in act(labeller, "undo").problem
     for _ in range(4):
         key(labeller, 0)
     assert labeller.view.shown == first and labeller.view.problem == ""  # the skipped one comes last
-    assert labeller.view.guess == "" and "has not learned" in send(labeller, action="guess").guess
-    assert send(labeller, action="guess").guess == ""
+    assert labeller.view.guess == "" and "has not learned" in act(labeller, "guess").guess
+    assert act(labeller, "guess").guess == ""
 
 
 def test_a_second_press_before_the_next_image_came_labels_nothing(opened: Callable) -> None:
     labeller = opened()
     shown = labeller.view.shown
-    send(labeller, label=0, image=shown)
-    send(labeller, label=0, image=shown)
+    for _ in range(2):
+        send(labeller, label=0, image=shown)
     assert len(labeller.state.labels) == 1
+    shown = labeller.view.shown
+    for _ in range(2):
+        send(labeller, action="not sure", image=shown)
+    assert len(labeller.state.labels) == 2
+    shown = labeller.view.shown
+    for _ in range(2):
+        send(labeller, action="skip", image=shown)
+    assert labeller.view.shown != shown and len(labeller.asked) == 3 and labeller.asked[-1] == shown
+
+
+def test_an_image_that_is_gone_is_told_and_no_other_gets_its_label(opened: Callable, folder: Path) -> None:
+    labeller = opened()
+    files = {one: labeller.state.by_key[one].files[0] for one in labeller.asked}
+    first, second, third, *rest = labeller.asked
+    (folder / files[second]).unlink()
+    (folder / files[rest[0]]).write_bytes(b"damaged")
+    key(labeller, 0)
+    assert labeller.view.shown == third and f"{files[second]} cannot be shown any more" in labeller.view.news[-1]
+    key(labeller, 1)
+    assert labeller.view.shown == rest[1] and "UnidentifiedImageError" in labeller.view.news[-1]
+    key(labeller, 1)
+    assert list(labeller.state.labels) == [first, third, rest[1]]
+    assert "Round 2" in labeller.view.status and not {second, rest[0]} & set(labeller.asked)
+    for one in labeller.asked:
+        (folder / labeller.state.by_key[one].files[0]).unlink()
+    act(labeller, "guess")
+    assert "Round 3" in labeller.view.status and labeller.view.shown == labeller.asked[0], "a batch that is gone is no end"
+    for path in folder.glob("*.png"):
+        path.unlink()
+    act(labeller, "guess")
+    assert labeller.view.shown == "" and len(labeller.state.labels) == 3 and not labeller.view.busy
+
+
+def test_a_cell_may_be_run_again(opened: Callable) -> None:
+    first = opened()
+    key(first, 0)
+    shown = first.view.shown
+    again = opened()
+    assert first.view.closed and "opened again" in first.view.status
+    assert again.view.shown == shown and len(again.state.labels) == 1 and again.view.problem == ""
+
+
+def test_labels_are_taken_over_before_anything_is_asked(opened: Callable, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{k}.png,cat\n" for k in range(28)))
+    labeller = opened(labels=tmp_path / "labels.csv")
+    assert len(labeller.state.labels) == 28 and labeller.view.counts == [28, 0] and len(labeller.asked) == 2
+    assert "labels.csv: 28" in labeller.view.news[0]
+    labeller.close()
+    wrong = opened(labels="sub-folders")
+    assert "no image of" in wrong.view.problem and wrong.view.closed
+    with Labelling(folder) as state:  # it let go of the folder
+        assert len(state.labels) == 28
+
+
+def test_a_key_without_a_class_is_told(opened: Callable) -> None:
+    labeller = opened(classes=[])
+    assert "No class has a name yet" in labeller.view.status and "1" in labeller.view.free_keys
+    assert "the key 1 is of no class: name the first one" in send(labeller, free="1").problem
+    send(labeller, add="3")
+    assert labeller.view.class_keys == ["3"] and "3" not in labeller.view.free_keys and labeller.view.heard == 2
 
 
 def test_the_model_guesses_only_where_it_is_asked_to(opened: Callable) -> None:
     labeller = opened()
     for k in range(5):
         key(labeller, k % 2)
-    assert labeller.view.guess == "" and send(labeller, action="guess").guess.startswith("the model says ")
+    assert labeller.view.guess == "" and act(labeller, "guess").guess.startswith("the model says ")
 
 
 def test_a_class_can_be_added_and_a_bad_name_is_told(opened: Callable) -> None:
@@ -114,13 +178,13 @@ def test_to_the_end_and_a_second_session(opened: Callable, folder: Path) -> None
     while again.view.shown:
         key(again, 0)
     assert "Every image has been asked about: 30 labelled, 0 not sure." in again.view.status and "Every image" in again.view.estimate
-    send(again, action="undo")
+    act(again, "undo")
     assert again.view.shown and key(again, 1).shown == ""
 
 
 def test_what_cannot_be_opened_is_told_in_the_widget(tmp_path: Path, opened: Callable, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
-    opened()
+    holder = Labelling(folder)
     for labeller, message in (
         (Labeller(tmp_path / "empty"), "empty holds no image"),
         (Labeller(tmp_path / "none"), "none is no folder"),
@@ -131,6 +195,8 @@ def test_what_cannot_be_opened_is_told_in_the_widget(tmp_path: Path, opened: Cal
     ):
         assert message in labeller.view.problem and labeller.view.closed and not labeller.view.busy
         send(labeller, label=0, image="")  # a dead widget takes no harm
+        assert message in labeller.view.problem, "and goes on saying why"
+    holder.close()
 
 
 def test_a_full_disk_keeps_the_image_in_place(opened: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

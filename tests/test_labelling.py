@@ -15,7 +15,7 @@ from PIL import Image
 
 from alnb import store
 from alnb.data import DataError
-from alnb.labelling import KEYS, UNSURE, Labelling, Refused, export_csv, export_folders, import_csv, import_folders
+from alnb.labelling import KEYS, UNSURE, Labelling, Refused, export_csv, export_folders, import_csv, import_folders, keys_of
 
 
 def drawn(path: Path, shade: int, size: int = 12) -> Path:
@@ -94,6 +94,26 @@ def test_class_names_that_cannot_be(folder: Path) -> None:
     Labelling(folder).close()  # the one that failed let go of the folder
 
 
+@pytest.mark.parametrize(
+    ("classes", "keys"),
+    [
+        ("cat dog", "12"), ([str(k) for k in range(10)], "0123456789"), ("cat 1 2", "123"), ("B a c", "bac"), ("g n s", "123"), ([], ""),
+        ("2 cat dog", "213"),
+    ],
+)  # fmt: skip
+def test_a_class_that_is_called_by_a_key_has_it(classes: str | list[str], keys: str) -> None:
+    names = classes.split() if isinstance(classes, str) else classes
+    assert keys_of(names) == list(keys)
+    for k in range(len(names)):
+        assert keys_of(names[:k]) == list(keys[:k]), "a class that is added changes the key of no other"
+
+
+def test_each_of_many_classes_has_a_key_of_its_own() -> None:
+    names = [f"class {k}" for k in range(len(KEYS))]
+    assert keys_of(names) == list(KEYS)
+    assert len(set(keys_of(["z", *names[1:]]))) == len(KEYS)
+
+
 def test_folders_that_cannot_be_labelled(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(DataError, match=r"missing is no folder .looked from"):
         Labelling(tmp_path / "missing")
@@ -115,8 +135,8 @@ def test_copies_and_unreadable_files_are_told(folder: Path) -> None:
     (folder / "broken.jpg").write_bytes(b"")
     with Labelling(folder) as state:
         assert len(state.items) == 12 and set(state.unreadable) == {"broken.jpg"}
-        assert any("1 files are copies of others, and asked for once: 3.png" in line for line in state.news)
-        assert any("1 files cannot be read, and are left out: broken.jpg" in line for line in state.news)
+        assert any("copies of other files, asked for once (1): 3.png" in line for line in state.news)
+        assert any("files that cannot be read, and are left out (1): broken.jpg" in line for line in state.news)
 
 
 def test_what_became_of_the_images_is_told_and_no_label_is_lost(folder: Path) -> None:
@@ -131,10 +151,10 @@ def test_what_became_of_the_images_is_told_and_no_label_is_lost(folder: Path) ->
     drawn(folder / "new.png", 777)
     with Labelling(folder) as state:
         text = "\n".join(state.news)
-        assert "2 images are new since the folder was last opened: 2.png, new.png" in text
-        assert "1 images have another name, and keep their labels: renamed.png" in text
-        assert "1 files have other content, and count as new images: 2.png" in text
-        assert "2 images are gone, 2 of them labelled" in text and "Their labels are kept" in text
+        assert "images that are new since the folder was last opened (2): 2.png, new.png" in text
+        assert "images with another name, which keep their labels (1): renamed.png" in text
+        assert "files with other content, which count as new images (1): 2.png" in text
+        assert "images that are gone (2, 2 of them labelled): 1.png, 2.png. Labels are kept" in text
         assert state.labels == {keys["0.png"]: "cat"}
     (folder / "1.png").write_bytes(gone)
     with Labelling(folder) as state:
@@ -146,6 +166,8 @@ def test_out_and_in_again(folder: Path, tmp_path: Path) -> None:
     with Labelling(folder, classes=["cat", "dog"], person="Ada") as state:
         with pytest.raises(Refused, match="no image has a class yet"):
             export_folders(state, tmp_path / "out")
+        with pytest.raises(Refused, match="its links would count as images"):
+            export_folders(state, folder / "sub/out")
         for k, item in enumerate(state.items[:5]):
             state.label(item.key, ("cat", "dog", UNSURE)[k % 3])
         labels, items = state.labels, state.items

@@ -10,7 +10,16 @@ function element(tag, attributes = {}, ...children) {
 }
 
 function render({ model, el }) {
-  const say = (message) => model.send(message);
+  const LIMIT = 5000; // milliseconds in which the kernel answers, unless it is gone or does something else
+  let silent = null;
+  const say = (message) => {
+    model.send(message);
+    silent ??= setTimeout(() => {
+      problem.textContent = "The kernel does not answer: it is busy with another cell, or was restarted. In that case run this cell again; "
+        + "every answer that was counted is on disk.";
+    }, LIMIT);
+  };
+  const answered = () => { clearTimeout(silent); silent = null; drawTexts(); };
   const picture = element("img", { class: "alnb-image", alt: "" });
   const guess = element("div", { class: "alnb-guess" });
   const status = element("div", { class: "alnb-status", role: "status", "aria-live": "polite" });
@@ -27,8 +36,8 @@ function render({ model, el }) {
   );
   const name = element("input", { type: "text", "aria-label": "name of a new class", placeholder: "name of a new class" });
   const form = element(
-    "form", { class: "alnb-add", onsubmit: (event) => { event.preventDefault(); say({ add: name.value }); name.value = ""; root.focus(); } },
-    name, element("button", { type: "submit" }, "add class"),
+    "form", { class: "alnb-add", onsubmit: (event) => { event.preventDefault(); say({ add: name.value }); } },
+    name, element("button", { type: "submit" }, "add class"), element("span", {}, "Esc: back to the image"),
   );
   const root = element(
     "div", { class: "alnb-labeller", tabindex: "0", role: "application", "data-lm-suppress-shortcuts": "true",
@@ -36,16 +45,21 @@ function render({ model, el }) {
     element("div", { class: "alnb-stage" }, picture, guess), element("div", { class: "alnb-side" }, status, problem, classes, actions, form, estimate, news),
   );
 
-  const act = (what) => { say({ action: what }); root.focus(); };
+  const act = (what) => { say({ action: what, image: model.get("shown") }); root.focus(); };
   const label = (index) => { say({ label: index, image: model.get("shown") }); root.focus(); };
   const ACTIONS = { u: "undo", s: "skip", n: "not sure", g: "guess" };
 
   root.addEventListener("keydown", (event) => {
     event.stopPropagation(); // JupyterLab would add and delete cells
-    if (event.target === name || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-    const index = model.get("class_keys").indexOf(event.key.toLowerCase());
-    if (index >= 0 && index < model.get("classes").length) label(index);
-    else if (event.key.toLowerCase() in ACTIONS) act(ACTIONS[event.key.toLowerCase()]);
+    if (event.target === name) {
+      if (event.key === "Escape") root.focus();
+      return;
+    }
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+    const key = event.key.toLowerCase(), index = model.get("class_keys").indexOf(key);
+    if (index >= 0) label(index);
+    else if (key in ACTIONS) act(ACTIONS[key]);
+    else if (model.get("free_keys").includes(key)) say({ free: key });
     else return;
     event.preventDefault();
   });
@@ -57,7 +71,7 @@ function render({ model, el }) {
     url = bytes && bytes.byteLength ? URL.createObjectURL(new Blob([bytes])) : null;
     if (url) picture.src = url;
     else picture.removeAttribute("src");
-    picture.alt = url ? model.get("caption") : "";
+    picture.alt = picture.title = url ? model.get("caption") : "";
     picture.hidden = !url;
     root.dataset.shown = model.get("shown");
   };
@@ -77,14 +91,22 @@ function render({ model, el }) {
     for (const button of [...classes.children, ...actions.children]) button.disabled = model.get("busy") || model.get("closed");
     form.hidden = model.get("closed");
   };
+  const named = () => { // a name that was refused stays to be mended
+    if (model.get("classes").includes(name.value.trim())) name.value = "";
+  };
   model.on("change:image", drawImage);
-  model.on("change:classes change:counts", () => { drawClasses(); drawTexts(); });
+  model.on("change:classes change:counts change:class_keys", () => { drawClasses(); drawTexts(); });
+  model.on("change:classes", named);
+  model.on("change:heard", answered);
   model.on("change:status change:problem change:guess change:estimate change:news change:busy change:closed", drawTexts);
   drawImage();
   drawClasses();
   drawTexts();
   el.append(root);
-  return () => { if (url) URL.revokeObjectURL(url); };
+  return () => {
+    clearTimeout(silent);
+    if (url) URL.revokeObjectURL(url);
+  };
 }
 
 export default { render };

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import anywidget
 import traitlets
 
-from alnb.labelling import KEYS, UNSURE, Labelling, Refused
+from alnb.labelling import KEYS, PLACE, UNSURE, Labelling, Refused, keys_of, take_over
 from alnb.labelling_rounds import FEATURES, Batch, advice, current, images_of, next_batch, rounds
 from alnb.widgets.worker import TOLD, Worker
 
@@ -29,7 +31,8 @@ class View(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("labeller.js")
     _css = Path(__file__).with_name("labeller.css")
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    class_keys = traitlets.List(traitlets.Unicode(), list(KEYS)).tag(sync=True)
+    class_keys = traitlets.List(traitlets.Unicode()).tag(sync=True)  # of each class
+    free_keys = traitlets.List(traitlets.Unicode()).tag(sync=True)  # of no class yet
     counts = traitlets.List(traitlets.Int()).tag(sync=True)  # labels of each class
     shown = traitlets.Unicode().tag(sync=True)  # key of the image
     image = traitlets.Bytes().tag(sync=True)  # of a PNG or JPEG file; empty: none
@@ -41,6 +44,10 @@ class View(anywidget.AnyWidget):
     news = traitlets.List(traitlets.Unicode()).tag(sync=True)
     busy = traitlets.Bool(True).tag(sync=True)
     closed = traitlets.Bool(False).tag(sync=True)  # there is nothing to label
+    heard = traitlets.Int().tag(sync=True)  # messages from the browser, so that it notices when nobody answers
+
+
+OPEN: WeakValueDictionary[str, Labeller] = WeakValueDictionary()  # by the place of their labels: what this process has open
 
 
 class Labeller:
@@ -57,15 +64,17 @@ class Labeller:
         image_size: int = 32,
         place: Path | str | None = None,
         person: str = "",
+        labels: Path | str = "",
         seed: int = 0,
         background: bool = True,
     ) -> None:
-        """Open the folder, and begin.
+        """Open the folder, and begin. What this very process had open of it is closed: a cell may be run again.
 
         Args:
             folder, place, classes, person: as of `labelling.Labelling`.
             features: one of `labelling_rounds.FEATURES`, made once: "rotation" pre-trains on the images, "resnet18" is torchvision's,
                 "pixels" is there at once.
+            labels: to be taken over first, as of `labelling.take_over`; empty: none.
             strategy, batch, seed: as of `labelling_rounds.next_batch`.
             image_size: pixels, the side of the squares that the features are of.
             background: compute in another thread, so that the kernel answers; False: now, as tests want it.
@@ -82,21 +91,30 @@ class Labeller:
         try:
             if features not in FEATURES:
                 raise ValueError(f"features {features!r}: choose one of {', '.join(FEATURES)}")
+            key = str((Path(place).expanduser() if place else Path(folder).expanduser() / PLACE).resolve())
+            if key in OPEN:
+                OPEN[key].close("closed, since the folder was opened again in another place")
             self.state = Labelling(folder, place, classes=classes, person=person)
+            OPEN[key] = self
+            if labels:
+                self.state.news = [f"labels taken over from {labels}: {take_over(self.state, labels)}", *self.state.news]
         except TOLD as error:
+            if self.state is not None:
+                self.state.close()
+                self.state = None
             self._tell(problem=str(error), status="nothing can be labelled here", busy=False, closed=True)
             return
         self._tell(news=self.state.news)
         self._counted()
         self._worker.do(self._prepare)
 
-    def close(self) -> None:
+    def close(self, why: str = "closed") -> None:
         """Let go of the folder; every label is on disk."""
         self._worker.stop()
         self._worker.wait()
         if self.state is not None:
             self.state.close()
-        self._tell(closed=True, busy=False, status="closed: every label is on disk", image=b"", shown="", guess="")
+        self._tell(closed=True, busy=False, status=f"{why}; every label is on disk", image=b"", shown="", guess="")
 
     def wait(self) -> Labeller:
         """Itself, once what it does in the background is done.
@@ -132,8 +150,12 @@ class Labeller:
         self._tell(status=f"looking at {len(self.state.items):,} images …")
         images = images_of(self.state, size)
 
+        began = time.monotonic()
+
         def report(done: int, whole: int, loss: float) -> None:
-            self._tell(status=f"learning from {len(images):,} images without labels: {100 * done // max(1, whole)} %")
+            left = (time.monotonic() - began) * (whole - done) / max(1, done) / 60
+            told = f", about {left:.0f} min left" if done > whole / 50 and left >= 0.5 else ""
+            self._tell(status=f"learning from {len(images):,} images without labels: {100 * done // max(1, whole)} %{told}")
 
         self._features = FEATURES[name](images, self.state.place, report)
         self._choose()
@@ -141,65 +163,93 @@ class Labeller:
     def _choose(self) -> None:
         assert self.state is not None and self._features is not None
         _, strategy, n, _, seed = self._settings
-        found = current(self.state)
-        if found is None or not found.left(self.state):
-            self._tell(status="learning from the labels, and choosing what to ask next …")
-            found = next_batch(self.state, self._features, strategy, n, seed=seed)
-        with self._lock:
-            self._batch, self._queue = found, found.left(self.state)
+        found, drawn = current(self.state), None
+        while drawn is None:
+            if found is None or not found.left(self.state):
+                self._tell(status="learning from the labels, and choosing what to ask next …")
+                found = next_batch(self.state, self._features, strategy, n, seed=seed)
+            with self._lock:
+                self._batch, self._queue = found, found.left(self.state)
+                drawn = self._drawn()
+                if not found.keys:
+                    break
         self._estimated()
-        self._show()
+        self._show(drawn)
 
     # ---- what a person does ------------------------------------------------------------------------------------------------
 
     def _heard(self, view: View, content: Mapping[str, Any], buffers: Any) -> None:
         """A message from the browser. One that comes while there is nothing to answer changes nothing."""
-        if self.view.busy or self.view.closed or self.state is None:
-            return
-        self._tell(problem="")
         try:
-            with self._lock:
-                self._done(content)
+            if not (self.view.busy or self.view.closed or self.state is None):
+                self._tell(problem="")
+                with self._lock:
+                    self._done(content)
         except TOLD as error:
             self._tell(problem=str(error))
+        finally:
+            self._tell(heard=self.view.heard + 1)
 
     def _done(self, content: Mapping[str, Any]) -> None:
         assert self.state is not None
+        action, asked = content.get("action"), bool(self._queue) and content.get("image") == self.view.shown
         if "add" in content:
             self.state.add_class(content["add"])
             self._counted()
-        elif "label" in content:
-            if content.get("image") == self.view.shown and self._queue:  # else a second press, before the next image came
-                self._said(self.state.classes[content["label"]])
-        elif content.get("action") == "guess":
+        elif "free" in content:
+            raise Refused(f"the key {content['free']} is of no class: name {'one more' if self.state.classes else 'the first one'} below")
+        elif action == "guess":
             self._guessing = not self._guessing
-            self._show()
-        elif content.get("action") == "undo":
+            if self._queue:
+                self._next()
+        elif action == "undo":
             self._taken_back(self.state.undo())
-        elif not self._queue:
-            return
-        elif content.get("action") == "not sure":
+        elif not asked:
+            return  # a second press, before the next image came
+        elif "label" in content:
+            self._said(self.state.classes[content["label"]])
+        elif action == "not sure":
             self._said(UNSURE)
-        elif content.get("action") == "skip":
+        elif action == "skip":
             self._queue.append(self._queue.pop(0))
-            self._show()
+            self._next()
 
     def _said(self, label: str) -> None:
         assert self.state is not None
         self.state.label(self._queue[0], label)
         del self._queue[0]
         self._counted()
-        if self._queue:
-            self._show()
-        else:
-            self._worker.do(self._choose)
+        self._next()
 
     def _taken_back(self, key: str | None) -> None:
         if key is None:
             raise Refused("there is nothing to take back")
         self._queue = [key, *(other for other in self._queue if other != key)]
         self._counted()
-        self._show()
+        self._estimated()
+        self._next()
+
+    def _next(self) -> None:
+        """Show the image that is asked for now, or choose others."""
+        drawn = self._drawn()
+        if drawn is not None:
+            self._show(drawn)
+        else:
+            self._worker.do(self._choose)
+
+    def _drawn(self) -> bytes | None:
+        """The picture of what is asked for now; images that cannot be shown any more are left out, and told. None: no other is left."""
+        assert self.state is not None
+        while self._queue:
+            item, why = self.state.by_key[self._queue[0]], ""
+            for name in item.files:
+                try:
+                    return picture(self.state.folder / name)
+                except Exception as error:  # PIL's parsers raise nearly anything on damaged bytes
+                    why = f"{name} cannot be shown any more, and is left out: {type(error).__name__}: {error}"
+            self.state.gone.add(self._queue.pop(0))
+            self._tell(news=[*self.view.news, why])
+        return None
 
     # ---- what is shown -----------------------------------------------------------------------------------------------------
 
@@ -210,18 +260,22 @@ class Labeller:
 
     def _tell_problem(self, text: str) -> None:
         """Of what it computes."""
-        self._tell(problem=text, **({"status": "no image can be asked for; every label so far is on disk"} if text else {}))
+        if text:
+            self._tell(status="no image can be asked for: mend it, and run this cell again; every label so far is on disk")
+        self._tell(problem=text, closed=bool(text) and self._batch is None)
 
     def _counted(self) -> None:
         assert self.state is not None
         said = list(self.state.labels.values())
-        self._tell(classes=list(self.state.classes), counts=[said.count(name) for name in self.state.classes])
+        names, keys = list(self.state.classes), keys_of(self.state.classes)
+        free = [key for key in ("0", *KEYS) if key not in keys]
+        self._tell(classes=names, class_keys=keys, free_keys=free, counts=[said.count(name) for name in names])
 
-    def _show(self) -> None:
+    def _show(self, drawn: bytes | None) -> None:
         assert self.state is not None and self._batch is not None
         said = self.state.labels
         told = f"{sum(label is not None for label in said.values())} labelled, {sum(label is None for label in said.values())} not sure"
-        if not self._queue:
+        if drawn is None:
             status = f"Every image has been asked about: {told}."
             self._tell(image=b"", shown="", caption="", guess="", status=status)
             return
@@ -229,8 +283,9 @@ class Labeller:
         item, guessed = self.state.by_key[key], self._batch.guesses.get(key)
         text = f"the model says {guessed[0]} ({guessed[1]:.0%})" if guessed else "the model has not learned yet"
         status = f"Round {self._batch.round + 1}, {len(self._queue)} to go; {told} of {len(self.state.items):,}."
+        status += "" if self.state.classes else " No class has a name yet: type the first one below."
         self._tell(
-            image=picture(self.state.folder / item.files[0]), shown=key, caption=f"image {item.files[0]}", status=status,
+            image=drawn, shown=key, caption=f"image {item.files[0]}", status=status,
             guess=text if self._guessing else "",
         )  # fmt: skip
 
@@ -241,7 +296,8 @@ class Labeller:
         if history and history[-1].held_out:
             last = history[-1]
             low, high = last.interval
-            told = f"About {last.accuracy:.0%} right on {last.held_out} held-out images (95 % interval {low:.0%} to {high:.0%}). "
+            told = f"What the model says is right for {last.right} of {last.held_out} held-out images, "
+            told += f"{last.accuracy:.0%} (95 % interval {low:.0%} to {high:.0%}). "
         learned = {label for key, label in labels.items() if label and not self.state.by_key[key].held_out}
         self._tell(estimate=told + advice(history, len(learned), len(self.state.items) - len(labels)))
 
