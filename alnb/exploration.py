@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alnb import loop, quickstart
 from alnb.loop import Cycle
-from alnb.query_analysis import CLASS_COLOURS, class_colour, class_edge, draw_legend
+from alnb.query_analysis import CLASS_COLOURS, class_colour, draw_legend
 from alnb.quickstart import Setting, Start
 from alnb.report import looks
 from alnb.train import Report
@@ -155,7 +155,10 @@ def strip(trail: Trail) -> str:
         captions.append(true if said is None else f"{true} {'=' if told == true else '≠'} {told} {said[score][place]:.2f}")
         alts.append(f"image {image}, class {true}" + (f", the net said {told}, {value}" if told else ""))
     more = f"<p>and {len(cycle.queried) - SHOWN} more</p>" if len(cycle.queried) > SHOWN else ""
-    legend = "class; what the net said of it then is not known" if said is None else f"class = or ≠ what the net said, {score}"
+    name = score.replace("_", " ") + (" in nats" if score == "entropy" else "")
+    legend = "true class; what the net said of it then is not known"
+    if said is not None:
+        legend = f"below each image: true class, = or ≠ the class that the net had said, and {name} of what it said; in order of choice"
     return f'<p style="margin:2px 0;font-size:12px;color:#444">{legend}</p>{thumbnails(trail.setting, some, captions, alts)}{more}'
 
 
@@ -201,7 +204,7 @@ def draw_overview(trails: Sequence[Trail], layout: Tensor, title: str) -> Figure
     labelled, asked = ("0.4", "0.8") if len(classes) <= len(CLASS_COLOURS) else STATE_COLOURS
     marks = {
         "pool": {"color": PALE, "markersize": 3}, "labelled": {"color": labelled, "markersize": 5},
-        "asked now": {"color": asked, "markeredgecolor": "black", "markersize": 7},
+        "asked now": {"color": asked, "markeredgecolor": "black", "markersize": 9},
     }  # fmt: skip
     draw_legend(above, marks, classes)
     left, right = below.subplots(1, 2)
@@ -231,12 +234,12 @@ def _where(axis: Any, trail: Trail, layout: Tensor) -> None:
     states, targets, classes = trail.states(), trail.setting.train.targets, trail.setting.train.classes
     palette, several = colours(classes), len(classes) <= len(CLASS_COLOURS)
     marks: dict[int, dict[str, Any]] = {
-        POOL: {"s": 8, "alpha": 0.35, "linewidths": 0}, LABELLED: {"s": 22, "linewidths": 0.4}, ASKED: {"s": 48, "linewidths": 1.4},
+        POOL: {"s": 8, "alpha": 0.35, "linewidths": 0}, LABELLED: {"s": 20, "linewidths": 0.4}, ASKED: {"s": 70, "linewidths": 1.4},
     }  # fmt: skip
     for state, look in marks.items():
         some = (states == state).nonzero().flatten()
         found = [palette[c] if several or state == POOL else STATE_COLOURS[state - 1] for c in targets[some].tolist()]
-        edges = ["white"] * len(found) if state != ASKED or not several else [class_edge(c) for c in targets[some].tolist()]
+        edges = "black" if state == ASKED else "white"  # of dark classes the size tells
         axis.scatter(*layout[some].T.numpy(), c=found, edgecolors=edges, rasterized=True, **look)
     axis.set(title=trail.strategy.replace("_", " ") + (f", cycle {trail.last}" if trail.cycles else ""), xticks=[], yticks=[])
 

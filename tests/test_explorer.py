@@ -129,15 +129,37 @@ def test_pointing_and_selecting(runs: Path, monkeypatch: pytest.MonkeyPatch) -> 
     large._handle_custom_msg({"image": None}, [])
     assert not sent, "a large pool is not sent whole"
     plot.selection = list(range(100))
-    assert one.selected.value.count("<img") == 60 and "100 images selected, 60 of them shown" in one.selected.value
+    assert one.selected.value.count("<img") == 60 and "images selected: 100, 60 of them shown" in one.selected.value
     plot.selection = []
     assert one.selected.value == ""
+
+
+def test_numbers_of_labels_are_chosen_and_what_does_not_fit_is_told(runs: Path) -> None:
+    one = explorer(runs, budget=100_000)
+    assert "budget" in one.problem.value and "Nothing is open" in one.doing.value
+    for name, value in (("initial", 10), ("budget", 5), ("cycles", 2)):
+        one.choices[name].value = value
+    click(one, "open")
+    click(one, "run to the end")
+    assert one.cycle == 1 and "15 labels" in told(one) and one.problem.value == ""
+    one.choices["initial"].value = -3
+    click(one, "open")
+    assert "initial" in one.problem.value and "-3" in one.problem.value
+
+
+def test_what_was_found_finished_is_told(runs: Path) -> None:
+    one = explorer(runs, seed=3)
+    one.run()
+    again = explorer(runs, seed=3)
+    assert "Found finished up to cycle 2" in again.doing.value and again.buttons["step"].disabled
+    click(again, "reset")
+    assert "come again from their records" in again.doing.value and not again.buttons["step"].disabled
 
 
 def test_a_selection_in_one_plot_is_one_in_the_other(runs: Path) -> None:
     one = explorer(runs, seed=5, beside="random")
     one.panels[1].scatter.widget.selection = [4, 9]
-    assert list(one.panels[0].scatter.widget.selection) == [4, 9] and "2 images selected" in one.selected.value
+    assert list(one.panels[0].scatter.widget.selection) == [4, 9] and "images selected: 2" in one.selected.value
     one.panels[0].scatter.widget.selection = []
     assert list(one.panels[1].scatter.widget.selection) == [] and one.selected.value == ""
 

@@ -73,6 +73,9 @@ class Explorer:
         scale: str = "laptop",
         seed: int = 0,
         embedding: str = "rotation",
+        initial: int = 0,
+        budget: int = 0,
+        cycles: int = 0,
         runs: Path | str | None = None,
         background: bool = True,
         **setting: Any,
@@ -84,7 +87,8 @@ class Explorer:
             strategy, beside: of `acquire.STRATEGIES`; the second one is compared with the first; empty: none. seed: of the runs.
             runs: the folder of run folders; None: runs/quickstart in the project.
             background: compute in another thread, so that the kernel answers; False: now, as tests and batch executions want it.
-            setting: what else `quickstart.setting` takes: initial, budget, cycles, root, device, download, image_size, skip_bad.
+            initial, budget, cycles: as of `quickstart.setting`, and chosen in the widget, too.
+            setting: what else it takes: root, device, download, image_size, skip_bad.
         """
         self._place = Path(runs) if runs is not None else store.workspace() / "runs" / "quickstart"
         self._source = setting
@@ -99,6 +103,7 @@ class Explorer:
         self._opened_with: dict[str, Any] = {}
         self._problem = ""
         self.choices = _choices(dataset, arm, strategy, beside, scale, seed, embedding)
+        self.choices |= _numbers({"initial": initial, "budget": budget, "cycles": cycles})
         self.buttons = _buttons()
         self.slider = ipywidgets.IntSlider(
             0, 0, 0, description="cycle", disabled=True, tooltip="the cycle that is shown", layout=ipywidgets.Layout(width="320px")
@@ -133,7 +138,7 @@ class Explorer:
     def reset(self) -> None:
         """Back to before the first cycle. Records are kept, so that cycles which are finished come again at once."""
         if self.trails:
-            self._worker.do(lambda: self._to(-1, known=-1), self._stopped)
+            self._worker.do(self._restarted, self._stopped)
 
     def close(self) -> None:
         """Stop, and let go of what the browser shows; records are kept."""
@@ -268,7 +273,8 @@ class Explorer:
             self._cleared()
             self._opened_with = told
         self._say("Reading the images …")
-        setting = quickstart.setting(told["data set"], told["scale"], **self._source)
+        numbers = {name: told[name] for name in ("initial", "budget", "cycles")}
+        setting = quickstart.setting(told["data set"], told["scale"], **numbers, **self._source)
         names = list(dict.fromkeys(name for name in (told["strategy"], told["beside"]) if name != NONE))
         quickstart.check(setting, told["start"], names, told["laid out by"])
         pause.check("before learning")
@@ -285,11 +291,12 @@ class Explorer:
             self._layout, self.trails = positions, trails
             self.panels = [Panel(trail, positions, lambda images: self._looked(lambda: self._picked(images))) for trail in trails]
             self.legend.value = exploration.legend(setting.train.classes)
-            self._places.children = [panel.view for panel in self.panels]
             for k in range(-1, finished):
                 self._picture("progress", [trail.until(k) for trail in trails])
-        self._to(finished)
-        self._say("")
+            self._to(finished)
+            self._places.children = [panel.view for panel in self.panels]  # with what they show: a plot that still opens drops what comes
+        whole = finished == setting.cycles - 1
+        self._say(f"Found finished up to cycle {finished}; <i>reset</i> goes back to the beginning." if whole else "")
 
     def _cleared(self) -> None:
         """Nothing is open, and nothing is shown of what was."""
@@ -300,6 +307,10 @@ class Explorer:
         for shown in (self.status, self.legend, self.progress, self.figure4, self.selected):
             shown.value = ""
         self.slider.disabled, self.slider.max, self.slider.value = True, 0, 0
+
+    def _restarted(self) -> None:
+        self._to(-1, known=-1)
+        self._say("Cycles that are finished come again from their records." if self.trails[0].cycles else "")
 
     def _go(self, cycles: int | None) -> None:
         """Add so many cycles to each run, or all; those that are finished are shown one after the other."""
@@ -371,7 +382,7 @@ class Explorer:
         style = "font-size:15px;font-weight:600;color:#a4260a;white-space:pre-wrap"
         self.problem.value = f'<div role="alert" style="{style}">{escape(text)}</div>' if text else ""
         if text:
-            self._say("What is complete is kept.")
+            self._say("What is complete is kept." if self.trails else "Nothing is open.")
 
     # ---- what a person points at -------------------------------------------------------------------------------------------
 
@@ -389,7 +400,7 @@ class Explorer:
         names = [setting.train.classes[int(setting.train.targets[image])] for image in some]
         shown = exploration.thumbnails(setting, some, names, [f"image {i}, class {n}" for i, n in zip(some, names, strict=True)])
         more = f", {SELECTED} of them shown" if len(images) > SELECTED else ""
-        self.selected.value = f'<p style="margin:4px 0;font-weight:600">{len(images):,} images selected{more}</p>{shown}'
+        self.selected.value = f'<p style="margin:4px 0;font-weight:600">images selected: {len(images):,}{more}</p>{shown}'
 
 
 def _choices(dataset: str, arm: str, strategy: str, beside: str, scale: str, seed: int, embedding: str) -> dict[str, Any]:
@@ -417,12 +428,18 @@ def _choices(dataset: str, arm: str, strategy: str, beside: str, scale: str, see
     }
 
 
+def _numbers(values: dict[str, int]) -> dict[str, Any]:
+    """Fields for numbers of labels and cycles; 0: as the scale has it."""
+    look: dict[str, Any] = {"tooltip": "0: as the scale has it", "layout": ipywidgets.Layout(width="170px")}
+    return {name: ipywidgets.IntText(value, description=name, **look) for name, value in values.items()}
+
+
 def _buttons() -> dict[str, Any]:
     told = {
         "open": "open the runs of what is chosen", "step": "one cycle further", "run to the end": "all cycles that are left",
         "stop": "stop what is computed; what is complete is kept", "reset": "back to before the first cycle; records are kept",
     }  # fmt: skip
     found: dict[str, Any] = {name: ipywidgets.Button(description=name, tooltip=text) for name, text in told.items()}
-    tip = f"queries of iterations {', '.join(map(str, ITERATIONS))} as circle, triangle, square"
+    tip = f"below: queries of iterations {', '.join(map(str, ITERATIONS))} as circle, triangle, square, as PT4AL has them in its Figure 4"
     found["as in Figure 4"] = ipywidgets.ToggleButton(description="as in Figure 4", tooltip=tip)
     return found

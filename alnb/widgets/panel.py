@@ -64,6 +64,7 @@ class Panel:
         """`positions` [N,2]; `picked` is told of the images of a selection, by global index."""
         self.scatter, self._frame = _scatter(trail, positions)
         self._drawing = self.scatter.show()
+        self._drawing.add_class("alnb-plot")
         self.flat, self.strip = ipywidgets.HTML(), ipywidgets.HTML()
         self.pointed = Pointed(trail.setting.train, self.scatter.widget)
         self.number = ipywidgets.BoundedIntText(
@@ -74,7 +75,7 @@ class Panel:
         under = ipywidgets.HBox([self.number, self.pointed], layout=ipywidgets.Layout(align_items="center"))
         self.view = ipywidgets.VBox(
             [name, self._drawing, self.flat, under, self.strip],
-            layout=ipywidgets.Layout(flex="1 1 540px", min_width="420px", padding="4px"),
+            layout=ipywidgets.Layout(flex="1 1 400px", min_width="360px", padding="4px"),
         )
         self.number.observe(lambda change: self.pointed.set_trait("image", change.new), "value")
         self.pointed.observe(lambda change: self.number.set_trait("value", change.new), "image")

@@ -1,4 +1,6 @@
 // The image under a scatter plot's pointer. The browser holds the pixels of a small pool, and asks the kernel for those of a large one.
+const SETTLED = 800; // milliseconds after which a plot surely draws no more
+
 async function render({ model, el }) {
   const root = document.createElement("div"), canvas = document.createElement("canvas"), text = document.createElement("span");
   root.className = "alnb-pointed";
@@ -50,6 +52,18 @@ async function render({ model, el }) {
     message.images.forEach((image, k) => held.set(image, all.subarray(k * each, (k + 1) * each)));
     if (held.has(model.get("image"))) tell();
   };
+  // A plot that is given other points while it still draws the ones before, as when it opens, drops them: draw them again once it rests.
+  let rest = null;
+  const again = () => {
+    clearTimeout(rest);
+    rest = setTimeout(() => {
+      plot.off("change:points", again);
+      plot.trigger("change:points");
+      plot.on("change:points", again);
+    }, SETTLED);
+  };
+  plot.on("change:points", again);
+  again();
   model.on("change:image", tell);
   model.on("change:asked", tell);
   model.on("msg:custom", take);
@@ -57,6 +71,8 @@ async function render({ model, el }) {
   model.send({ image: null }); // all, of a small pool
   tell();
   return () => {
+    clearTimeout(rest);
+    plot.off("change:points", again);
     plot.off("change:hovering", point);
     for (const [name, callback] of [["change:image", tell], ["change:asked", tell], ["msg:custom", take]]) model.off(name, callback);
   };

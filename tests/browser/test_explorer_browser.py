@@ -1,14 +1,20 @@
 """The explorer in JupyterLab and Voilà: clicks, the slider by keyboard, pointing, the lasso, a restarted kernel, no WebGL."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import in_browser
 import pytest
+import torch
 from in_browser import CHROMIUM, EXPLORER, PROJECT, click, hover, lasso, pointed_at, reloaded, run_again, says
+from PIL import Image
 
+from alnb.query_analysis import CLASS_COLOURS
 from alnb.widgets import Explorer
+
+TRIES = 2  # on a busy machine every second one went wrong
 
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium")
 
@@ -37,7 +43,7 @@ def test_stepping_pointing_and_selecting(opened: Callable, shot: Callable, runs:
     first, told = pointed_at(page), page.locator(".alnb-pointed").first.inner_text()
     assert f"image {first}, class " in told and page.get_by_role("spinbutton", name="image").first.input_value() == first
     lasso(page)
-    page.wait_for_selector(".alnb-explorer :text('images selected')")
+    page.wait_for_selector(".alnb-explorer :text('images selected:')")
     assert page.locator(".alnb-explorer figure").count() > 60  # two strips of 30, and those that were selected
     shot(says(page, "cycle 2 of 2"), "explorer")
     slider = page.get_by_role("slider")
@@ -73,6 +79,28 @@ def test_a_reloaded_page_shows_it_again(opened: Callable, shot: Callable, runs: 
     click(page, "step")
     says(page, "cycle 1 of 2: 50 labels")
     shot(page, "explorer-reload")
+
+
+def opaque(page: Any, plot: int) -> int:
+    """Pixels of a plot that are in the very colour of a class, as only those of images with a label are."""
+    shown = Image.open(io.BytesIO(page.locator(".alnb-plot").nth(plot).screenshot())).convert("RGB")
+    pixels = torch.frombuffer(bytearray(shown.tobytes()), dtype=torch.uint8).reshape(-1, 3).int()
+    colours = torch.tensor([[int(colour[k : k + 2], 16) for k in (1, 3, 5)] for colour in CLASS_COLOURS])
+    return int(((pixels[:, None] - colours).abs().amax(dim=2) <= 2).any(dim=1).sum())
+
+
+def test_a_finished_run_is_drawn_whole_however_often_it_is_opened(opened: Callable, runs: Path) -> None:
+    for strategy in ("entropy", "margin"):
+        Explorer(arm="from scratch", embedding="pixels", scale="smoke", strategy=strategy, runs=runs, background=False).run()
+    page = opened("explorer-open.ipynb", cell(runs, beside="margin"))
+    for k in range(TRIES):
+        says(page, "cycle 2 of 2: 80 labels")
+        page.wait_for_selector("button:text-is('open'):not([disabled])")
+        page.wait_for_timeout(2500)
+        drawn = [opaque(page, plot) for plot in (0, 1)]
+        assert min(drawn) > 500, f"opened {k + 1} times: {drawn} pixels"
+        click(page, "open")
+        page.wait_for_selector("button:text-is('open')[disabled]")
 
 
 def test_stopped_while_it_computes(opened: Callable, runs: Path) -> None:
