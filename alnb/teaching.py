@@ -170,10 +170,11 @@ def variety(asked: Mapping[str, Sequence[Mapping[int, Tensor]]], targets: Tensor
 
 
 def spread(features: Tensor, targets: Tensor, asked: Mapping[str, Sequence[Mapping[int, Tensor]]], cycle: int) -> DataFrame:
-    """Where queries lie in `features` [N,D]: a row for each strategy, means over its runs.
+    """Where queries lie in `features` [N,D]: a row for each run of each strategy.
 
-    Columns: `radius`, the largest distance of any image to the nearest that was asked for up to `cycle`; `mixed`, the entropy in nats of
-    the classes among the `NEAR` nearest others of those asked for in it, LARGE where classes meet.
+    Columns: `strategy`; `run`, its place among those of the strategy; `radius`, the largest distance of any image to the nearest that was
+    asked for up to `cycle`; `mixed`, the entropy in nats of the classes among the `NEAR` nearest others of those asked for in it, LARGE
+    where classes meet.
 
     Args:
         targets: i64 [N]. asked: as `asked` gives.
@@ -182,12 +183,17 @@ def spread(features: Tensor, targets: Tensor, asked: Mapping[str, Sequence[Mappi
     """
     import pandas
 
-    rows = {}
-    for name, runs in asked.items():
-        radii = [coverage_radius(features, torch.cat([run[k] for k in range(cycle + 1)])) for run in runs]
-        mixed = [float(knn_label_entropy(features, targets, run[cycle], NEAR).mean()) for run in runs]
-        rows[name] = {"radius": sum(radii) / len(radii), "mixed": sum(mixed) / len(mixed)}
-    return pandas.DataFrame.from_dict(rows, orient="index")
+    rows = [
+        {
+            "strategy": name,
+            "run": place,
+            "radius": coverage_radius(features, torch.cat([run[k] for k in range(cycle + 1)])),
+            "mixed": float(knn_label_entropy(features, targets, run[cycle], NEAR).mean()),
+        }
+        for name, runs in asked.items()
+        for place, run in enumerate(runs)
+    ]
+    return pandas.DataFrame(rows)
 
 
 # ---- sentences -----------------------------------------------------------------------------------------------------------------
@@ -211,14 +217,28 @@ def about_coverage(frame: DataFrame, where: DataFrame) -> list[str]:
     random, margin, kcenter = ({"strategy": name} for name in ("random", "margin", "kcenter"))
     pairs = {"uncertainty beats random choice": (margin, random), "coverage beats random choice": (kcenter, random)}
     pairs["uncertainty beats coverage"] = (margin, kcenter)
+    means = where.groupby("strategy")[["radius", "mixed"]].mean()
     lines = [
-        f"distance of the farthest image from any label: {ordered(where['radius'], '.2f')}",
-        f"how mixed the classes are around the images of the query, in nats: {ordered(where['mixed'], '.2f')}",
+        f"distance of the farthest image from any label, in pixel values: {ordered(means['radius'], '.2f')}",
+        _verdict("Coverage leaves less far away than random choice", where, "radius", "random", "kcenter"),
+        "how mixed the classes are around the images of the query, in pixels (0: one class alone; 0.69: two alike): "
+        f"{ordered(means['mixed'], '.2f')}",
+        _verdict("Uncertainty asks where classes meet, more than random choice", where, "mixed", "margin", "random"),
+        _verdict("Uncertainty asks where classes meet, more than coverage", where, "mixed", "margin", "kcenter"),
     ]
     for cycle in (1, int(frame["cycle"].max())):
         told = f"With {int(frame[frame['cycle'] == cycle]['n_labelled'].max())} labels"
         lines += [verdict(f"{told} {folklore}", over(frame, *pair, cycle)) for folklore, pair in pairs.items()]
     return lines
+
+
+def _verdict(folklore: str, where: DataFrame, column: str, more: str, less: str) -> str:
+    """As `verdict`, of a column of `spread` that should be more for one strategy than for another, by run."""
+    values = where.pivot(index="run", columns="strategy", values=column)
+    gained = (values[more] - values[less]).dropna()
+    found = claims.Difference(float(gained.mean()), *report.interval(gained), len(gained))
+    spread = f"95 % interval {found.low:+.2f} to {found.high:+.2f}, {found.n} seeds" if found.n > 1 else "1 seed, no interval"
+    return f"“{folklore}” {WORDS[claims.verdict(found)]}: {found.mean:+.2f} ({spread})."
 
 
 def about_starts(frame: DataFrame, asked: Mapping[str, Sequence[Mapping[int, Tensor]]], targets: Tensor) -> list[str]:

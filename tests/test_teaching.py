@@ -147,7 +147,7 @@ def test_spread_against_loops() -> None:
     generator = torch.Generator().manual_seed(0)
     features, targets = torch.randn(30, 4, generator=generator), torch.randint(3, (30,), generator=generator)
     runs = [{0: torch.tensor([1, 2]), 1: torch.tensor([5])}, {0: torch.tensor([3, 9]), 1: torch.tensor([20])}]
-    found = teaching.spread(features, targets, {"random": runs}, 1).loc["random"]
+    found = teaching.spread(features, targets, {"random": runs}, 1)
 
     def radius(some: list[int]) -> float:
         return max(min(math.dist(row, features[j].tolist()) for j in some) for row in features.tolist())
@@ -156,8 +156,9 @@ def test_spread_against_loops() -> None:
         labels = [int(targets[j]) for j in naive_neighbours(features, i, teaching.NEAR)]
         return -sum(labels.count(c) / len(labels) * math.log(labels.count(c) / len(labels)) for c in set(labels))
 
-    assert found["radius"] == pytest.approx((radius([1, 2, 5]) + radius([3, 9, 20])) / 2)
-    assert found["mixed"] == pytest.approx((mixed(5) + mixed(20)) / 2)
+    assert found["strategy"].tolist() == ["random"] * 2 and found["run"].tolist() == [0, 1]
+    assert found["radius"].tolist() == pytest.approx([radius([1, 2, 5]), radius([3, 9, 20])])
+    assert found["mixed"].tolist() == pytest.approx([mixed(5), mixed(20)])
 
 
 # ---- sentences -------------------------------------------------------------------------------------------------------------------
@@ -167,11 +168,17 @@ def test_sentences_say_what_was_measured_and_not_what_is_said() -> None:
     worse = {("from scratch", "random", k): [0.8, 0.81, 0.82] for k in range(3)}
     worse |= {("from scratch", "margin", k): [0.7, 0.71, 0.73] for k in range(3)}
     worse |= {("from scratch", "kcenter", k): [0.9, 0.92, 0.93] for k in range(3)}
-    frame, where = frame_of(worse), pandas.DataFrame({"radius": {"random": 2.0, "kcenter": 1.0}, "mixed": {"random": 0.1, "kcenter": 0.3}})
-    lines = teaching.about_coverage(frame, where)
-    assert lines[0].endswith("random 2.00; kcenter 1.00") and lines[1].endswith("kcenter 0.30; random 0.10")
-    assert lines[2].startswith("“With 20 labels uncertainty beats random choice” is wrong here, it is the other way round: -9.7 points")
-    assert lines[6].startswith("“With 30 labels coverage beats random choice” holds here: +10.7 points")
+    places = {"random": [(2.0, 0.1), (2.2, 0.3)], "margin": [(1.5, 0.2), (1.6, 0.6)], "kcenter": [(1.0, 0.5), (1.3, 0.9)]}
+    rows = [{"strategy": name, "run": k, "radius": r, "mixed": m} for name, own in places.items() for k, (r, m) in enumerate(own)]
+    lines = teaching.about_coverage(frame_of(worse), pandas.DataFrame(rows))
+    assert lines[0].endswith("random 2.10; margin 1.55; kcenter 1.15") and lines[2].endswith("kcenter 0.70; margin 0.40; random 0.20")
+    assert lines[1].endswith("less far away than random choice” holds here: +0.95 (95 % interval +0.31 to +1.59, 2 seeds).")
+    assert "more than random choice” is not decided by these runs: +0.20" in lines[3]
+    assert "more than coverage” is wrong here, it is the other way round: -0.30 (95 % interval" in lines[4]
+    assert lines[5].startswith("“With 20 labels uncertainty beats random choice” is wrong here, it is the other way round: -9.7 points")
+    assert lines[9].startswith("“With 30 labels coverage beats random choice” holds here: +10.7 points")
+    alone = teaching.about_coverage(frame_of(worse), pandas.DataFrame(rows[::2]))
+    assert "is not decided by these runs: +1.00 (1 seed, no interval)" in alone[1]
     unclear = frame_of({("a", "random", 0): [0.5, 0.5, 0.6], ("a", "margin", 0): [0.6, 0.4, 0.6]})
     found = teaching.over(unclear, {"strategy": "margin"}, {"strategy": "random"})
     assert "is not decided by these runs: +0.0 points" in teaching.verdict("It helps", found)
