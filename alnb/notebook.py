@@ -117,6 +117,11 @@ def interactive() -> bool:
     return os.environ.get(BATCH) != "1"
 
 
+def page() -> bool:
+    """Whether the notebook is served as a page without code, by Voilà."""
+    return "VOILA_SERVER_URL" in os.environ
+
+
 class Bar(Protocol):
     """What is used of tqdm's bars."""
 

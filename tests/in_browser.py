@@ -112,10 +112,15 @@ def opened(browser: Any, url: str, work: Path, name: str, *cells: str) -> Any:
     return page
 
 
-def reloaded(page: Any) -> None:
-    """Save the notebook, and load the page again; the kernel goes on."""
+def saved(page: Any) -> None:
+    """Save the notebook."""
     page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
+
+
+def reloaded(page: Any) -> None:
+    """Save the notebook, and load the page again; the kernel goes on."""
+    saved(page)
     page.reload()
 
 
@@ -173,7 +178,8 @@ ARM = """() => {
   const root = document.querySelector('.alnb-labeller'), before = root.dataset.shown;
   let start = performance.now();
   document.addEventListener('keydown', () => { start = performance.now(); }, { capture: true, once: true });
-  window.alnbNext = new Promise((done) => {
+  window.alnbNext = new Promise((done, failed) => {
+    setTimeout(() => failed(new Error("no other image after a minute")), 60000);
     const observer = new MutationObserver(() => {
       if (root.dataset.shown === before) return;
       observer.disconnect();

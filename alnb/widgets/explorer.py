@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NONE = "(none)"
 SELECTED = 60  # images of a selection that are shown
 DPI = 96
+RESTED = 2.0  # seconds after the last work, until the picture for readers without a kernel is drawn anew
 ITERATIONS = (1, 5, 10)  # of PT4AL's Figure 4
 
 
@@ -99,6 +100,8 @@ class Explorer:
         self.trails: list[Trail] = []
         self.panels: list[Panel] = []
         self._layout: Tensor | None = None
+        self._still: Any = None  # the display of `picture`
+        self._resting: threading.Timer | None = None
         self._drawn: dict[tuple[Any, ...], str] = {}
         self._opened_with: dict[str, Any] = {}
         self._problem = ""
@@ -145,6 +148,7 @@ class Explorer:
         self.stop()
         self._worker.wait()
         with self._lock:
+            self._still = None
             for panel in self.panels:
                 panel.close()
             self.trails, self.panels = [], []
@@ -192,6 +196,28 @@ class Explorer:
         if self._layout is None or not self.trails:
             raise ValueError(self._problem or "nothing is open yet: wait() for it")
         return exploration.draw_overview(self._visible(), self._layout, self._title())
+
+    def picture(self) -> None:
+        """Display what `overview` draws, in the cell that calls it; drawn anew when something was done: readers without a kernel see it."""
+        from IPython.display import HTML, display
+
+        self._still = display(HTML("<i>A picture of what is shown above follows.</i>"), display_id=True)
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._still is not None:
+            if self._resting is not None:
+                self._resting.cancel()
+            self._resting = threading.Timer(RESTED, self._draw_still)
+            self._resting.daemon = True
+            self._resting.start()
+
+    def _draw_still(self) -> None:
+        from IPython.display import Image
+
+        with self._lock:
+            if self._still is not None and self.trails and not self._worker.working:
+                self._still.update(Image(exploration.as_png(self.overview(), DPI), alt=self._title()))
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -265,6 +291,8 @@ class Explorer:
         for choice in self.choices.values():
             choice.disabled = busy
         self.bar.value, self.bar.layout.visibility = 0, "visible" if busy else "hidden"
+        if not busy:
+            self._rest()
 
     def _opened(self) -> None:
         """Everything that is chosen: images, what is learned from them without labels, their layout, the runs."""

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import in_browser
+import nbformat
 import pytest
 import torch
-from in_browser import CHROMIUM, EXPLORER, PROJECT, click, hover, lasso, pointed_at, reloaded, run_again, says
+from in_browser import CHROMIUM, EXPLORER, PROJECT, click, hover, lasso, pointed_at, reloaded, run_again, saved, says
 from PIL import Image
 
 from alnb.query_analysis import CLASS_COLOURS
@@ -66,6 +67,18 @@ def test_a_restarted_kernel_goes_on_from_the_same_folder(opened: Callable, runs:
     says(page, "cycle 0 of 2: 20 labels")
     click(page, "step")
     says(page, "cycle 1 of 2: 50 labels")
+
+
+def test_readers_without_a_kernel_get_a_picture(opened: Callable, lab: tuple[str, Path], runs: Path) -> None:
+    page = opened("explorer-saved.ipynb", cell(runs, beside="pal"), "explorer.picture()")
+    page.wait_for_selector(".jp-RenderedImage img")
+    first = page.locator(".jp-RenderedImage img").get_attribute("src")
+    click(page, "step")
+    says(page, "cycle 0 of 2: 20 labels")
+    page.wait_for_function("(first) => document.querySelector('.jp-RenderedImage img').src !== first", arg=first)
+    saved(page)
+    content = nbformat.read(lab[1] / "explorer-saved.ipynb", 4)
+    assert "image/png" in content.cells[1].outputs[0].data
 
 
 def test_a_reloaded_page_shows_it_again(opened: Callable, shot: Callable, runs: Path) -> None:
@@ -147,8 +160,6 @@ def test_without_webgl(lab: tuple[str, Path], runs: Path, shot: Callable) -> Non
     ("name", "sees"), [("explore", ".alnb-explorer :text('none labelled yet')"), ("label", ".alnb-labeller .alnb-image")]
 )
 def test_as_a_page_without_code(name: str, sees: str, browser: Any, shot: Callable, tmp_path: Path) -> None:
-    import nbformat
-
     content = nbformat.read(PROJECT / f"notebooks/{name}.ipynb", 4)
     content.cells[1].source += f"\nscale, runs, figures = 'smoke', {str(tmp_path / 'runs')!r}, {str(tmp_path)!r}"
     nbformat.write(content, tmp_path / f"{name}.ipynb")
@@ -159,4 +170,5 @@ def test_as_a_page_without_code(name: str, sees: str, browser: Any, shot: Callab
         page.wait_for_timeout(1000)
         shot(page, f"{name}-page")
         assert "from alnb" not in page.locator("body").inner_text() and page.outside == []
+        assert name == "label" or page.locator(".jp-RenderedImage").count() == 0, "the picture is for readers without a kernel"
         page.close()

@@ -34,9 +34,15 @@ def test_labelling_by_keys(opened: Callable, shot: Callable, tmp_path: Path) -> 
     press(page, "s")
     page.keyboard.press("g")
     page.wait_for_selector(".alnb-guess:has-text('the model has not learned yet')")
-    page.get_by_label("name of a new class").fill("two")
-    page.keyboard.press("Enter")
-    page.wait_for_selector(".alnb-classes button:has-text('two')")
+    field = page.get_by_label("name of a new class")
+    for name, left in (("One", "One"), ("two", "")):  # the first is refused, and stays to be mended
+        field.fill(name)
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".alnb-problem:has-text('there is a class')" if left else ".alnb-classes button:has-text('two')")
+        page.wait_for_function("(left) => document.querySelector('.alnb-add input').value === left", arg=left)
+    page.keyboard.press("n")  # typed on
+    assert field.input_value() == "n" and "0 not sure" in page.locator(".alnb-status").inner_text()
+    page.keyboard.press("Escape")  # back to the image
     for _ in range(4):
         page.wait_for_selector(".alnb-labeller:not(.alnb-busy)")
         press(page, truth(page))
