@@ -53,10 +53,14 @@ class Difference:
 
     def __str__(self) -> str:
         """In points of accuracy, with the interval and the seeds."""
+        return self.told(100, "+.1f", " points")
+
+    def told(self, factor: float, form: str, unit: str = "") -> str:
+        """The same of what is no accuracy: `factor` times it, in a format such as "+.1f"."""
         if self.n == 0:
             return "nothing to compare"
-        spread = f"95 % interval {100 * self.low:+.1f} to {100 * self.high:+.1f}, {self.n} seeds" if self.n > 1 else "1 seed, no interval"
-        return f"{100 * self.mean:+.1f} points ({spread})"
+        mean, low, high = (f"{factor * value:{form}}" for value in (self.mean, self.low, self.high))
+        return f"{mean}{unit} ({f'95 % interval {low} to {high}, {self.n} seeds' if self.n > 1 else '1 seed, no interval'})"
 
 
 def paired(
@@ -69,7 +73,7 @@ def paired(
     Raises:
         ValueError: a column is missing, or one side mixes data sets or scales.
     """
-    return _difference(_by_seed(frame, first, second, on))
+    return difference(_by_seed(frame, first, second, on))
 
 
 def by_budget(frame: DataFrame, first: Mapping[str, Any], second: Mapping[str, Any]) -> DataFrame:
@@ -98,7 +102,8 @@ def verdict(difference: Difference, tolerance: float = 0.0) -> Verdict:
     return FAILS if difference.n >= 2 and difference.high < -tolerance else OPEN
 
 
-def _difference(by_seed: Series) -> Difference:
+def difference(by_seed: Series) -> Difference:
+    """The mean of differences, one for each seed; NaN are left out."""
     values = by_seed.dropna()
     if values.empty:
         return Difference(math.nan, math.nan, math.nan, 0)
@@ -206,8 +211,8 @@ def every(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def _part(label: str, by_seed: Series) -> _Part:
-    difference = _difference(by_seed)
-    return _Part(verdict(difference), f"{label} {difference}")
+    found = difference(by_seed)
+    return _Part(verdict(found), f"{label} {found}")
 
 
 def _chosen(runs: DataFrame, regime: float, percent: tuple[float, float]) -> DataFrame:
@@ -291,7 +296,7 @@ def _gap_shrinks(runs: DataFrame, regimes: tuple[float, float]) -> list[_Part]:
         if gains.empty:
             return [_Part(OPEN, f"no runs of regime {regime:g} of random and another strategy in the frozen arm")]
         leads.append(-_held_out_best(gains))
-    text = ", ".join(f"regime {regime:g}: {_difference(lead)}" for regime, lead in zip(regimes, leads, strict=True))
+    text = ", ".join(f"regime {regime:g}: {difference(lead)}" for regime, lead in zip(regimes, leads, strict=True))
     return [_part(f"random's lead ({text}) shrinks by", leads[0] - leads[1])]
 
 
@@ -327,7 +332,7 @@ def _gap_at_half(runs: DataFrame, *, closed: bool) -> list[_Part]:
     tables = [_at_half(runs, arm) for arm in ("frozen", "scratch")]
     if any(table.empty for table in tables):
         return [_Part(OPEN, "no runs of regime 10 up to 50 % labelled in both arms")]
-    gap = _difference(_held_out_best(tables[0]) - _held_out_best(tables[1]))
+    gap = difference(_held_out_best(tables[0]) - _held_out_best(tables[1]))
     names = [table.mean().idxmax() for table in tables]
     text = f"50 % labelled: frozen {names[0]} over scratch {names[1]} {gap}"
     if not closed:

@@ -155,7 +155,7 @@ def strip(trail: Trail) -> str:
         captions.append(true if said is None else f"{true} {'=' if told == true else '≠'} {told} {said[score][place]:.2f}")
         alts.append(f"image {image}, class {true}" + (f", the net said {told}, {value}" if told else ""))
     more = f"<p>and {len(cycle.queried) - SHOWN} more</p>" if len(cycle.queried) > SHOWN else ""
-    name = score.replace("_", " ") + (" in nats" if score == "entropy" else "")
+    name = "entropy in nats" if score == "entropy" else score
     legend = "true class; what the net said of it then is not known"
     if said is not None:
         legend = f"below each image: true class, = or ≠ the class that the net had said, and {name} of what it said; in order of choice"

@@ -63,6 +63,11 @@ def keys_of(classes: Iterable[str]) -> list[str]:
     return found
 
 
+def place_of(folder: Path, place: Path | str | None) -> Path:
+    """Where the labels of a folder are kept, where `place` was asked for; None or empty: `PLACE` in the folder."""
+    return Path(place).expanduser() if place else folder / PLACE
+
+
 def scan(folder: Path, place: Path) -> tuple[list[Item], dict[str, str]]:
     """The images in `folder` and below it, `place` left aside, and why which files cannot be read (file: reason).
 
@@ -107,7 +112,7 @@ class Labelling:
             OSError: the place cannot be written to.
         """
         self.folder, self.person = Path(folder).expanduser(), person
-        self.place = Path(place).expanduser() if place else self.folder / PLACE
+        self.place = place_of(self.folder, place)
         if not self.folder.is_dir():
             raise DataError(f"{self.folder} is no folder (looked from {Path.cwd()}): give the path of a folder of images")
         self._held = ExitStack()

@@ -235,10 +235,8 @@ def about_coverage(frame: DataFrame, where: DataFrame) -> list[str]:
 def _verdict(folklore: str, where: DataFrame, column: str, more: str, less: str) -> str:
     """As `verdict`, of a column of `spread` that should be more for one strategy than for another, by run."""
     values = where.pivot(index="run", columns="strategy", values=column)
-    gained = (values[more] - values[less]).dropna()
-    found = claims.Difference(float(gained.mean()), *report.interval(gained), len(gained))
-    spread = f"95 % interval {found.low:+.2f} to {found.high:+.2f}, {found.n} seeds" if found.n > 1 else "1 seed, no interval"
-    return f"“{folklore}” {WORDS[claims.verdict(found)]}: {found.mean:+.2f} ({spread})."
+    found = claims.difference(values[more] - values[less])
+    return f"“{folklore}” {WORDS[claims.verdict(found)]}: {found.told(1, '+.2f')}."
 
 
 def about_starts(frame: DataFrame, asked: Mapping[str, Sequence[Mapping[int, Tensor]]], targets: Tensor) -> list[str]:

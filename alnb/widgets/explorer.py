@@ -135,7 +135,7 @@ class Explorer:
             self._worker.do(lambda: self._go(None), self._stopped)
 
     def stop(self) -> None:
-        """Stop what is learned at its next update, and what is laid out when that is done; what is complete is kept."""
+        """Stop what is learned at its next update, and what is laid out likewise; what is complete is kept."""
         self._worker.stop()
 
     def reset(self) -> None:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import anywidget
 import traitlets
 
-from alnb.labelling import KEYS, PLACE, UNSURE, Labelling, Refused, keys_of, take_over
+from alnb.labelling import KEYS, UNSURE, Labelling, Refused, keys_of, place_of, take_over
 from alnb.labelling_rounds import FEATURES, Batch, advice, current, images_of, next_batch, rounds
 from alnb.widgets.worker import TOLD, Worker
 
@@ -91,7 +91,7 @@ class Labeller:
         try:
             if features not in FEATURES:
                 raise ValueError(f"features {features!r}: choose one of {', '.join(FEATURES)}")
-            key = str((Path(place).expanduser() if place else Path(folder).expanduser() / PLACE).resolve())
+            key = str(place_of(Path(folder).expanduser(), place).resolve())
             if key in OPEN:
                 OPEN[key].close("closed, since the folder was opened again in another place")
             self.state = Labelling(folder, place, classes=classes, person=person)
@@ -149,7 +149,6 @@ class Labeller:
         name, _, _, size, _ = self._settings
         self._tell(status=f"looking at {len(self.state.items):,} images …")
         images = images_of(self.state, size)
-
         began = time.monotonic()
 
         def report(done: int, whole: int, loss: float) -> None:

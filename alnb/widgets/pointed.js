@@ -48,7 +48,8 @@ async function render({ model, el }) {
     model.save_changes();
   };
   const take = (message, buffers) => {
-    const each = 3 * model.get("size")[0] * model.get("size")[1], all = new Uint8Array(buffers[0].buffer ?? buffers[0]);
+    const each = 3 * model.get("size")[0] * model.get("size")[1], { buffer, byteOffset, byteLength } = buffers[0];
+    const all = new Uint8Array(buffer, byteOffset, byteLength); // a part of the whole message, perhaps
     message.images.forEach((image, k) => held.set(image, all.subarray(k * each, (k + 1) * each)));
     if (held.has(model.get("image"))) tell();
   };

@@ -12,6 +12,7 @@ import torch
 from in_browser import CHROMIUM, EXPLORER, PROJECT, click, hover, lasso, pointed_at, reloaded, run_again, saved, says
 from PIL import Image
 
+from alnb.data import load
 from alnb.query_analysis import CLASS_COLOURS
 from alnb.widgets import Explorer
 
@@ -43,6 +44,10 @@ def test_stepping_pointing_and_selecting(opened: Callable, shot: Callable, runs:
     hover(page)
     first, told = pointed_at(page), page.locator(".alnb-pointed").first.inner_text()
     assert f"image {first}, class " in told and page.get_by_role("spinbutton", name="image").first.input_value() == first
+    drawn = page.locator(".alnb-pointed canvas").first.evaluate(
+        "(c) => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, k) => k % 4 === 0)"
+    )
+    assert drawn == load("digits")[0].images.batch(torch.tensor([int(first)]))[0, 0].flatten().tolist(), "the very pixels, of grey images"
     lasso(page)
     page.wait_for_selector(".alnb-explorer :text('images selected:')")
     assert page.locator(".alnb-explorer figure").count() > 60  # two strips of 30, and those that were selected

@@ -42,6 +42,7 @@ def test_labelling_by_keys(opened: Callable, shot: Callable, tmp_path: Path) -> 
         page.wait_for_function("(left) => document.querySelector('.alnb-add input').value === left", arg=left)
     page.keyboard.press("n")  # typed on
     assert field.input_value() == "n" and "0 not sure" in page.locator(".alnb-status").inner_text()
+    field.fill("")
     page.keyboard.press("Escape")  # back to the image
     for _ in range(4):
         page.wait_for_selector(".alnb-labeller:not(.alnb-busy)")
