@@ -29,7 +29,7 @@ RUN_ALL = """async () => {
   }
   await widget.context.ready;
   await widget.sessionContext.ready;
-  app.commands.execute('notebook:run-all-cells');
+  await app.commands.execute('notebook:run-all-cells');
 }"""
 
 
@@ -102,7 +102,7 @@ def chromium(*flags: str) -> Iterator[Any]:
 
 
 def opened(browser: Any, url: str, work: Path, name: str, *cells: str) -> Any:
-    """A page of JupyterLab with a new notebook of some cells, running; `page.outside` are the requests to anywhere else."""
+    """A page of JupyterLab with a new notebook of some cells, which have run; `page.outside` are the requests to anywhere else."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata={"kernelspec": kernel}), work / name)
     page = guarded(browser, url)
@@ -128,7 +128,7 @@ def run_again(page: Any) -> None:
     """Restart the kernel, and run all cells."""
     page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }")
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-    page.evaluate("async () => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    page.evaluate("async () => { await window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
 
 
 def guarded(browser: Any, url: str) -> Any:
@@ -177,9 +177,11 @@ def ready(page: Any) -> Any:
 ARM = """() => {
   const root = document.querySelector('.alnb-labeller'), before = root.dataset.shown;
   let start = performance.now();
-  document.addEventListener('keydown', () => { start = performance.now(); }, { capture: true, once: true });
+  window.alnbKeys = 0;
+  document.addEventListener('keydown', () => { start = performance.now(); window.alnbKeys += 1; }, { capture: true, once: true });
   window.alnbNext = new Promise((done, failed) => {
-    setTimeout(() => failed(new Error("no other image after a minute")), 60000);
+    const state = () => `the focus is on "${document.activeElement.className}", ${window.alnbKeys} keys came; the widget says: ${root.innerText}`;
+    setTimeout(() => failed(new Error(`no other image after a minute; ${state()}`)), 60000);
     const observer = new MutationObserver(() => {
       if (root.dataset.shown === before) return;
       observer.disconnect();

@@ -3,6 +3,7 @@
 import io
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -234,3 +235,24 @@ def test_pictures_and_the_sheet(tmp_path: Path) -> None:
         figure = sheet(state, [item.key for item in state.items], "what was asked")
         assert [axis.get_title() for axis in figure.axes[:2]] == ["a long nam…", "?"]
         sheet(state, [], "nothing").draw_without_rendering()
+
+
+def test_what_two_threads_tell_at_once_all_reaches_the_browser(opened: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    labeller, sent, sends = opened(), set(), threading.Event()
+
+    def slowly(names: set[str]) -> None:
+        sent.update(names)
+        if not sends.is_set():
+            sends.set()
+            time.sleep(0.5)  # in which the other would tell
+
+    monkeypatch.setattr(labeller.view, "send_state", slowly)
+    first = threading.Thread(target=lambda: labeller._tell(status="learning"))
+    second = threading.Thread(target=lambda: labeller._tell(guess="the model says cat"))
+    labeller.view.observe(lambda _: first.join(), "guess")  # the other ends just before what was told is sent
+    first.start()
+    sends.wait()
+    second.start()
+    first.join()
+    second.join()
+    assert sent == {"status", "guess"}

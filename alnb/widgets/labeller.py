@@ -80,7 +80,7 @@ class Labeller:
             background: compute in another thread, so that the kernel answers; False: now, as tests want it.
         """
         self.view, self.state = View(), None
-        self._lock = threading.RLock()
+        self._lock, self._telling = threading.RLock(), threading.Lock()
         self._worker = Worker("alnb labeller", background=background, busy=lambda busy: self._tell(busy=busy), problem=self._tell_problem)
         self._settings = (features, strategy, batch, image_size, seed)
         self._features: Tensor | None = None
@@ -253,7 +253,7 @@ class Labeller:
     # ---- what is shown -----------------------------------------------------------------------------------------------------
 
     def _tell(self, **traits: Any) -> None:
-        with self.view.hold_sync():
+        with self._telling, self.view.hold_sync():  # of two threads in it, one would lose what it tells
             for name, value in traits.items():
                 self.view.set_trait(name, value)
 
