@@ -7,6 +7,7 @@ SCALE ?= laptop
 SEEDS ?= [0, 1, 2]
 
 APP ?= build/app
+PORT ?= 8866
 
 .PHONY: help demo test lab app check bench figures readme clean
 help:           ## this list
@@ -23,7 +24,7 @@ lab: $(BIN)/.ok  ## JupyterLab on the notebooks
 
 app: $(BIN)/.ok  ## explorer and labeller as pages without code, on this machine alone (Voilà)
 	@mkdir -p $(APP) && ln -sf $(CURDIR)/notebooks/explore.ipynb $(CURDIR)/notebooks/label.ipynb $(APP)/
-	$(BIN)/voila $(APP) --Voila.config_file_paths=notebooks
+	$(BIN)/voila $(APP) --port=$(PORT) --Voila.config_file_paths=notebooks
 
 check: $(BIN)/.ok  ## lint, format of notebooks, types, layers
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ def serving(root: Path) -> Iterator[tuple[str, Path]]:
         "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=t",
         "--LabApp.news_url=None", "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={work}",
     ]  # fmt: skip
-    with started(root, f"http://127.0.0.1:{port}", "api?token=t", "jupyterlab", *options) as url:
+    with started(root, f"http://127.0.0.1:{port}", "api?token=t", sys.executable, "-m", "jupyterlab", *options) as url:
         yield url, work
 
 
@@ -54,7 +54,16 @@ def voila(root: Path, notebook: Path) -> Iterator[str]:
     """Voilà, as `make app` starts it, on one notebook: its address."""
     port = free_port()
     options = [str(notebook), f"--port={port}", f"--Voila.config_file_paths={PROJECT / 'notebooks'}", "--Voila.port_retries=0"]
-    with started(root, f"http://127.0.0.1:{port}", "voila/static/voila.js", "voila", *options) as url:
+    with started(root, f"http://127.0.0.1:{port}", "voila/static/voila.js", sys.executable, "-m", "voila", *options) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def app(root: Path) -> Iterator[str]:
+    """The pages of `make app`: their address."""
+    port = free_port()
+    told = ["-C", str(PROJECT), "app", f"VENV={sys.prefix}", f"APP={root / 'app'}", f"PORT={port}"]
+    with started(root, f"http://127.0.0.1:{port}", "", "make", *told) as url:
         yield url
 
 
@@ -66,16 +75,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def started(root: Path, url: str, there: str, module: str, *options: str) -> Iterator[str]:
+def started(root: Path, url: str, there: str, *command: str) -> Iterator[str]:
     """A server with settings of its own below `root`, once `there` answers below `url`."""
     places = {f"JUPYTER_{name}": str(root / name.lower()) for name in ("CONFIG_DIR", "DATA_DIR")}
     places |= {f"JUPYTERLAB_{name}": str(root / name.lower()) for name in ("SETTINGS_DIR", "WORKSPACES_DIR")}
     environment = {**os.environ, **places, "PYTHONPATH": str(PROJECT)}
     with (
-        open(root / f"{module}.log", "w") as log,
-        subprocess.Popen(
-            [sys.executable, "-m", module, *options], env=environment, stdout=log, stderr=log, start_new_session=True
-        ) as process,
+        open(root / "server.log", "w") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True) as process,
     ):
         try:
             for _ in range(240):
@@ -83,7 +90,7 @@ def started(root: Path, url: str, there: str, module: str, *options: str) -> Ite
                     break
                 time.sleep(0.5)
             else:
-                raise RuntimeError((root / f"{module}.log").read_text())
+                raise RuntimeError((root / "server.log").read_text())
             yield url
         finally:
             process.terminate()
@@ -180,7 +187,8 @@ ARM = """() => {
   window.alnbKeys = 0;
   document.addEventListener('keydown', () => { start = performance.now(); window.alnbKeys += 1; }, { capture: true, once: true });
   window.alnbNext = new Promise((done, failed) => {
-    const state = () => `the focus is on "${document.activeElement.className}", ${window.alnbKeys} keys came; the widget says: ${root.innerText}`;
+    const focus = () => document.activeElement.className;
+    const state = () => `${window.alnbKeys} keys came, the focus is on "${focus()}"; the widget says: ${root.innerText}`;
     setTimeout(() => failed(new Error(`no other image after a minute; ${state()}`)), 60000);
     const observer = new MutationObserver(() => {
       if (root.dataset.shown === before) return;
@@ -229,8 +237,9 @@ def pointed_at(page: Any) -> str:
     return str(page.locator(".alnb-pointed").first.get_attribute("data-image"))
 
 
-def hover(page: Any, other: str = "-1", apart: tuple[float, float] = (-math.inf, -math.inf)) -> tuple[float, float]:
-    """Move over the first plot until the pointer is at an image, another than `other` and 80 pixels from `apart`: where that is."""
+def hover(page: Any, apart: tuple[float, float] = (-math.inf, -math.inf)) -> tuple[float, float]:
+    """Move over the first plot until the pointer is at another image than it was, and 80 pixels from `apart`: where that is."""
+    other = pointed_at(page)
     box = page.locator(".alnb-explorer canvas").first.bounding_box()
     for y in range(int(box["height"] * 0.3), int(box["height"] * 0.7), 8):
         for x in range(int(box["width"] * 0.3), int(box["width"] * 0.7), 8):

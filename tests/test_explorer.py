@@ -168,7 +168,7 @@ def test_without_webgl_a_picture_stands_in(runs: Path) -> None:
     one = explorer(runs, seed=3)
     panel = one.panels[0]
     assert panel.flat.value == ""
-    one.webgl.webgl = "no"
+    one.browser.webgl = "no"
     assert png_of(panel.flat.value).width > 400 and panel._drawing.layout.display == "none"
 
 

@@ -54,10 +54,10 @@ PICTURES: dict[str, Callable[[Sequence[Trail], Tensor], str]] = {
 }
 
 
-class WebGL(anywidget.AnyWidget):
-    """Asks the browser whether it can draw with WebGL."""
+class Browser(anywidget.AnyWidget):
+    """Asks the browser whether it can draw with WebGL, and has it give the focus back to a button that was switched off for a while."""
 
-    _esm = Path(__file__).with_name("webgl.js")
+    _esm = Path(__file__).with_name("browser.js")
     webgl = traitlets.Unicode("unknown").tag(sync=True)  # "yes" or "no", once a browser shows it
 
 
@@ -114,7 +114,7 @@ class Explorer:
         self.bar = ipywidgets.FloatProgress(0, min=0, max=1, layout=ipywidgets.Layout(width="220px"))
         self.status, self.doing, self.problem, self.legend = (ipywidgets.HTML() for _ in range(4))
         self.progress, self.figure4, self.selected = (ipywidgets.HTML() for _ in range(3))
-        self.webgl = WebGL()
+        self.browser = Browser()
         self._places = ipywidgets.HBox(layout=ipywidgets.Layout(flex_flow="row wrap", align_items="flex-start"))
         self.view = self._arranged()
         self._connect()
@@ -232,7 +232,7 @@ class Explorer:
             ipywidgets.HBox([*self.choices.values(), self.buttons["open"]], layout=wrap),
             ipywidgets.HBox([*(b for n, b in self.buttons.items() if n != "open"), self.slider], layout=wrap),
             ipywidgets.HBox([self.bar, self.doing], layout=wrap),
-            self.status, self.problem, self.legend, self._places, self.progress, self.figure4, self.selected, self.webgl,
+            self.status, self.problem, self.legend, self._places, self.progress, self.figure4, self.selected, self.browser,
         ]  # fmt: skip
         box = ipywidgets.VBox(rows, layout=ipywidgets.Layout(width="100%", padding="4px"))
         box.add_class("alnb-explorer")
@@ -251,7 +251,7 @@ class Explorer:
             choice.observe(lambda _: self._chosen(), "value")
         self.buttons["as in Figure 4"].observe(lambda _: self._looked(self._redraw), "value")
         self.slider.observe(lambda change: self._looked(lambda: self._slide(change.new)), "value")
-        self.webgl.observe(lambda _: self._looked(self._redraw), "webgl")
+        self.browser.observe(lambda _: self._looked(self._redraw), "webgl")
 
     def _looked(self, look: Callable[[], None]) -> None:
         """Show something else; what goes wrong is told."""
@@ -374,7 +374,7 @@ class Explorer:
         with self._lock:
             if self._layout is None or not self.trails:
                 return
-            trails, flat = self._visible(), self.webgl.webgl == "no"
+            trails, flat = self._visible(), self.browser.webgl == "no"
             for panel, trail in zip(self.panels, trails, strict=True):
                 panel.show(trail, self._picture("strip", [trail]), self._picture("where", [trail]) if flat else None)
             self.progress.value = self._picture("progress", trails)
