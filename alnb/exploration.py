@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 POOL, LABELLED, ASKED = 0, 1, 2  # states of an image in a cycle
 PALE = "#bbbbbb"  # the pool, where there are more classes than colours
+RUN_COLOURS = ("#333333", "#A0A0A0")  # of curves and bars, since colours are of classes here
 STATE_COLOURS = ("#0072B2", "#D55E00")  # labelled and asked now, where classes have none
 SCORES = {"entropy": "entropy", "least_confidence": "confidence", "margin": "margin"}  # by which a strategy chose; of others the confidence
 SHOWN = 60  # queried images in a strip, at most
@@ -244,15 +245,21 @@ def _where(axis: Any, trail: Trail, layout: Tensor) -> None:
     axis.set(title=trail.strategy.replace("_", " ") + (f", cycle {trail.last}" if trail.cycles else ""), xticks=[], yticks=[])
 
 
+def _looks(trails: Sequence[Trail]) -> list[dict[str, Any]]:
+    """Of each run, as keyword arguments for matplotlib: the marker that its strategy has in every figure, and a grey."""
+    found = looks(trail.strategy for trail in trails)
+    return [{**found[trail.strategy], "color": colour} for trail, colour in zip(trails, RUN_COLOURS, strict=False)]
+
+
 def _curves(axis: Any, trails: Sequence[Trail]) -> None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    protocol, look = trails[0].setting, looks(trail.strategy for trail in trails)
-    for trail in trails:
+    protocol = trails[0].setting
+    for trail, look in zip(trails, _looks(trails), strict=True):
         points = [(cycle.n_labelled, cycle.metrics["accuracy"]) for cycle in trail.cycles]
         if points:
             name = trail.strategy.replace("_", " ")
-            axis.plot(*zip(*points, strict=True), label=name, markersize=5, clip_on=False, **look[trail.strategy])
+            axis.plot(*zip(*points, strict=True), label=name, markersize=5, clip_on=False, **look)
     last = protocol.initial + (protocol.cycles - 1) * protocol.budget
     axis.set(xlabel="labels", ylabel="test accuracy", xlim=(0, last * 1.03), ylim=(0, 1))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -265,12 +272,11 @@ def _curves(axis: Any, trails: Sequence[Trail]) -> None:
 def _histogram(axis: Any, trails: Sequence[Trail]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    names, look = trails[0].setting.train.classes, looks(trail.strategy for trail in trails)
-    width = 0.8 / len(trails)
-    for place, trail in enumerate(trails):
+    names, width = trails[0].setting.train.classes, 0.8 / len(trails)
+    for place, (trail, look) in enumerate(zip(trails, _looks(trails), strict=True)):
         counts = trail.counts()
         where = [c + (place - (len(trails) - 1) / 2) * width for c in range(len(names))]
-        axis.bar(where, counts.tolist(), width=width, color=look[trail.strategy]["color"])
+        axis.bar(where, counts.tolist(), width=width, color=look["color"])
     short = len(names) <= 20 and max(map(len, names)) <= 10
     axis.set(xlabel="class" if short else "class number", ylabel="labels so far")
     if short:
