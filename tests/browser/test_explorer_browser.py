@@ -49,6 +49,8 @@ def test_stepping_pointing_and_selecting(opened: Callable, shot: Callable, runs:
         "(c) => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, k) => k % 4 === 0)"
     )
     assert drawn == load("digits")[0].images.batch(torch.tensor([int(first)]))[0, 0].flatten().tolist(), "the very pixels, of grey images"
+    sizes = "(plot) => [jupyterScatter.renderer.canvas, plot].map((canvas) => [canvas.width, canvas.height].join())"
+    assert len(set(page.locator(".alnb-plot canvas").first.evaluate(sizes))) == 1, "plots are drawn on a canvas of their size"
     lasso(page)
     page.wait_for_selector(".alnb-explorer :text('images selected:')")
     assert page.locator(".alnb-explorer figure").count() > 60  # two strips of 30, and those that were selected
