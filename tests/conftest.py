@@ -94,6 +94,7 @@ def opened(lab: tuple[str, Path], browser: Any) -> Iterator[Callable[..., Any]]:
 
     yield open_and_run
     for page in pages:
+        in_browser.end_kernel(page)
         page.close()
 
 

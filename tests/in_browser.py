@@ -59,10 +59,10 @@ def voila(root: Path, notebook: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def app(root: Path) -> Iterator[str]:
-    """The pages of `make app`: their address."""
+def app(root: Path, folder: Path) -> Iterator[str]:
+    """The pages of `make app`, with a folder to label: their address."""
     port = free_port()
-    told = ["-C", str(PROJECT), "app", f"VENV={sys.prefix}", f"APP={root / 'app'}", f"PORT={port}"]
+    told = ["-C", str(PROJECT), "app", f"VENV={sys.prefix}", f"APP={root / 'app'}", f"PORT={port}", f"FOLDER={folder}"]
     with started(root, f"http://127.0.0.1:{port}", "", "make", *told) as url:
         yield url
 
@@ -129,6 +129,11 @@ def reloaded(page: Any) -> None:
     """Save the notebook, and load the page again; the kernel goes on."""
     saved(page)
     page.reload()
+
+
+def end_kernel(page: Any) -> None:
+    """Shut its kernel down: it would go on otherwise, whatever becomes of the page."""
+    page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.shutdown(); }")
 
 
 def run_again(page: Any) -> None:

@@ -237,6 +237,15 @@ def test_pictures_and_the_sheet(tmp_path: Path) -> None:
         sheet(state, [], "nothing").draw_without_rendering()
 
 
+def test_labels_so_far_are_written_as_a_table(opened: Callable, folder: Path) -> None:
+    labeller = opened()
+    key(labeller, 1)
+    for _ in range(2):
+        view = act(labeller, "write CSV")
+    assert [line for line in view.news if "written" in line] == [f"written: {folder / 'alnb-labels/labels.csv'}"] and not view.problem
+    assert [line.split(",")[1] for line in (folder / "alnb-labels/labels.csv").read_text().splitlines()] == ["label", "dog"]
+
+
 def test_what_two_threads_tell_at_once_all_reaches_the_browser(opened: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     labeller, sent, sends = opened(), set(), threading.Event()
 

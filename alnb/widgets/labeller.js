@@ -33,6 +33,7 @@ function render({ model, el }) {
     "div", { class: "alnb-actions", role: "group", "aria-label": "actions" },
     action("u", "undo", "take the last answer back"), action("s", "skip", "ask for this image at the end of the batch"),
     action("n", "not sure", "asked, but nobody can tell"), action("g", "guess", "show or hide what the model would say: it biases"),
+    element("button", { type: "button", title: "the labels so far, as a table beside them", onclick: () => act("write CSV") }, "write CSV"),
   );
   const name = element("input", { type: "text", "aria-label": "name of a new class", placeholder: "name of a new class" });
   const form = element(

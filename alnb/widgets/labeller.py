@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import anywidget
 import traitlets
 
-from alnb.labelling import KEYS, UNSURE, Labelling, Refused, keys_of, place_of, take_over
+from alnb.labelling import KEYS, UNSURE, Labelling, Refused, export_csv, keys_of, place_of, take_over
 from alnb.labelling_rounds import FEATURES, Batch, advice, current, images_of, next_batch, rounds
 from alnb.widgets.worker import TOLD, Worker
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIDE = 400  # pixels, the largest side of the image as it is shown
+TABLE = "labels.csv"  # beside the labels, where the widget is asked for it
 SHARP = 64  # pixels: smaller images are shown enlarged, and sent as PNG; larger ones as JPEG
 
 
@@ -201,6 +202,9 @@ class Labeller:
             self._guessing = not self._guessing
             if self._queue:
                 self._next()
+        elif action == "write CSV":
+            told = f"written: {export_csv(self.state, self.state.place / TABLE)}"
+            self._tell(news=[*(line for line in self.view.news if line != told), told])
         elif action == "undo":
             self._taken_back(self.state.undo())
         elif not asked:

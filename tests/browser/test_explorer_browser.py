@@ -1,7 +1,6 @@
 """The explorer in JupyterLab and Voilà: clicks, the slider by keyboard, pointing, the lasso, a restarted kernel, no WebGL."""
 
 import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import in_browser
 import nbformat
 import pytest
 import torch
-from in_browser import CHROMIUM, EXPLORER, PROJECT, click, hover, lasso, pointed_at, reloaded, run_again, saved, says
+from in_browser import CHROMIUM, EXPLORER, click, hover, lasso, pointed_at, reloaded, run_again, saved, says
 from PIL import Image
 
 from alnb.data import load
@@ -165,32 +164,3 @@ def test_without_webgl(lab: tuple[str, Path], runs: Path, shot: Callable) -> Non
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         pool.submit(look).result()
-
-
-@pytest.mark.parametrize(
-    ("name", "sees"), [("explore", ".alnb-explorer :text('none labelled yet')"), ("label", ".alnb-labeller .alnb-image")]
-)
-def test_as_a_page_without_code(name: str, sees: str, browser: Any, shot: Callable, tmp_path: Path) -> None:
-    content = nbformat.read(PROJECT / f"notebooks/{name}.ipynb", 4)
-    content.cells[1].source += f"\nscale, runs, figures = 'smoke', {str(tmp_path / 'runs')!r}, {str(tmp_path)!r}"
-    nbformat.write(content, tmp_path / f"{name}.ipynb")
-    with in_browser.voila(tmp_path, tmp_path / f"{name}.ipynb") as url:
-        page = in_browser.guarded(browser, url)
-        page.goto(url)
-        page.wait_for_selector(sees)
-        page.wait_for_timeout(1000)
-        shot(page, f"{name}-page")
-        assert "from alnb" not in page.locator("body").inner_text() and page.outside == []
-        assert name == "label" or page.locator(".jp-RenderedImage").count() == 0, "the picture is for readers without a kernel"
-        page.close()
-
-
-@pytest.mark.skipif(not (Path(sys.prefix) / "bin/.ok").exists(), reason="needs the environment that make has set up")
-def test_the_app_lists_its_pages(browser: Any, tmp_path: Path) -> None:
-    with in_browser.app(tmp_path) as url:
-        page = in_browser.guarded(browser, url)
-        page.goto(url)
-        for name in ("explore", "label"):
-            page.get_by_text(f"{name}.ipynb", exact=True).wait_for()
-        assert page.outside == []
-        page.close()

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 import pytest
-from in_browser import CHROMIUM, LABELLER, press, ready, reloaded, run_again, zeros_and_ones
+from in_browser import CHROMIUM, LABELLER, end_kernel, press, ready, reloaded, run_again, zeros_and_ones
 
 from alnb.labelling import Labelling
 
@@ -83,7 +83,7 @@ def test_a_key_press_to_the_next_image_is_quick(opened: Callable, tmp_path: Path
     page = opened("quick.ipynb", LABELLER.format(folder=str(folder), batch=40))
     ready(page).focus()
     times = [press(page, "1") for _ in range(30)]
-    page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.shutdown(); }")
+    end_kernel(page)
     page.wait_for_timeout(2000)
     with Labelling(folder) as state:
         assert len(state.labels) == 30
