@@ -5,7 +5,8 @@ said, durable line by line; ``queue.json``, what is asked now; ``rounds.jsonl``,
 known by the sha256 of its bytes, so that renamed files keep their labels and copies are asked for once.
 
 A fifth of the images, chosen by their sha256, is held out: a part of each batch comes from there, is never learned from, and is a random
-sample of the folder, however the rest was chosen. So the accuracy on it is an honest estimate.
+sample of the folder, however the rest was chosen. So the accuracy on it is an honest estimate; labels that were taken over from elsewhere,
+which may be of the easy images, do not count in it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +26,7 @@ from typing import Any
 
 from alnb import store
 from alnb.data import DataError, at_most, load
-from alnb.data.files import image_files
+from alnb.data.files import WORKERS, as_rgb, image_files
 
 PLACE = "alnb-labels"  # the folder beside the images
 HELD_OUT = 0.2  # share of the images that is never learned from
@@ -34,6 +36,9 @@ LONGEST = 60  # characters of a class name
 NO_NAME = '/\\:*?"<>|\0\n\r\t'  # what no folder's name may hold on some system
 NAMED = 5  # files that a message names; of the rest it gives the number
 COLUMNS = ("file", "label", "held_out", "person", "time", "sha256")
+SMALL = 64  # pixels to which a JPEG is decoded where it only matters whether it can be
+FORGET = "delete it: what has changed in the folder is not told then, and no label is lost"
+Stamp = tuple[int, int, str]  # of a file: its size, its time of modification in ns, its sha256
 RESTORE = "restore the file from a copy, or delete that line: the others are kept"
 
 
@@ -68,29 +73,46 @@ def place_of(folder: Path, place: Path | str | None) -> Path:
     return Path(place).expanduser() if place else folder / PLACE
 
 
-def scan(folder: Path, place: Path) -> tuple[list[Item], dict[str, str]]:
-    """The images in `folder` and below it, `place` left aside, and why which files cannot be read (file: reason).
+def scan(folder: Path, place: Path, known: Mapping[str, Stamp] | None = None) -> tuple[list[Item], dict[str, str], dict[str, Stamp]]:
+    """The images in `folder` and below it, `place` left aside.
 
+    Args:
+        known: what an earlier scan said of files: those that have not changed since are not read again.
+    Returns:
+        The images; why which files cannot be read (file: reason); of each other file its size, time of modification and sha256.
     Raises:
         DataError: there is no image, or none that can be read.
     """
+    aside, before = place.resolve(), known or {}
+    files = [path for path in image_files(folder) if aside not in (path.parent.resolve(), *path.parent.resolve().parents)]
+    names = [path.relative_to(folder).as_posix() for path in files]
+    with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
+        found = dict(zip(names, pool.map(lambda path, name: _stamp(path, before.get(name)), files, names), strict=True))
+    bad = {name: stamp for name, stamp in found.items() if isinstance(stamp, str)}
+    stamps = {name: stamp for name, stamp in found.items() if not isinstance(stamp, str)}
+    if not stamps:
+        raise DataError(f"{folder}: none of {len(files)} images can be read, such as {next(iter(bad.items()))}: put readable ones there")
+    by_key: dict[str, list[str]] = {}
+    for name, (_, _, key) in stamps.items():
+        by_key.setdefault(key, []).append(name)
+    return [Item(key, tuple(names)) for key, names in by_key.items()], bad, stamps
+
+
+def _stamp(path: Path, before: Stamp | None) -> Stamp | str:
+    """Size, time of modification and sha256 of an image file; why, where it cannot be read. Decoded unless it is as it was `before`."""
     from PIL import Image
 
-    files = [path for path in image_files(folder) if place not in path.parents]
-    by_key: dict[str, list[str]] = {}
-    bad: dict[str, str] = {}
-    for path in files:
-        name = path.relative_to(folder).as_posix()
-        try:
-            content = path.read_bytes()
-            with Image.open(io.BytesIO(content)) as image:
-                image.load()
-            by_key.setdefault(hashlib.sha256(content).hexdigest(), []).append(name)
-        except Exception as error:  # PIL's parsers raise nearly anything on damaged bytes
-            bad[name] = f"{type(error).__name__}: {error}"
-    if not by_key:
-        raise DataError(f"{folder}: none of {len(files)} images can be read, such as {next(iter(bad.items()))}: put readable ones there")
-    return [Item(key, tuple(names)) for key, names in by_key.items()], bad
+    try:
+        status = path.stat()
+        if before is not None and list(before[:2]) == [status.st_size, status.st_mtime_ns]:
+            return status.st_size, status.st_mtime_ns, before[2]
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            image.draft(None, (SMALL, SMALL))  # of a JPEG all is read, but little computed
+            as_rgb(image)
+        return status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest()
+    except Exception as error:  # PIL's parsers raise nearly anything on damaged bytes
+        return f"{type(error).__name__}: {error}"
 
 
 class Labelling:
@@ -118,15 +140,16 @@ class Labelling:
         self._held = ExitStack()
         with ExitStack() as held:
             held.enter_context(store.exclusive(self.place, wait=False))
-            self.items, self.unreadable = scan(self.folder, self.place)
+            before = store.read_json(self._seen, FORGET) if self._seen.exists() else None
+            self.items, self.unreadable, stamps = scan(self.folder, self.place, (before or {}).get("stamps"))
             self.by_key = {item.key: item for item in self.items}
             self.classes: list[str] = []
             self._said: list[dict[str, Any]] = []  # the answers that count, the oldest first
             self.gone: set[str] = set()  # keys of images that could not be shown since: not asked for until the folder is opened anew
             for entry in store.read_lines(self.log, RESTORE):
                 self._apply(entry)
-            self.news = _news(self, store.read_json(self._seen) if self._seen.exists() else None)
-            store.write_json(self._seen, {"files": {item.key: list(item.files) for item in self.items}})
+            self.news = _news(self, before)
+            store.write_json(self._seen, {"files": {item.key: list(item.files) for item in self.items}, "stamps": stamps})
             for name in classes:
                 if name.strip() not in self.classes:
                     self.add_class(name)
@@ -155,7 +178,10 @@ class Labelling:
 
     @property
     def answers(self) -> dict[str, dict[str, Any]]:
-        """The last answer to each image, by key: image, label (None for "not sure"), files, person, time. Also of images now missing."""
+        """The last answer to each image, by key: image, label (None for "not sure"), files, person, time; source, where it was taken over.
+
+        Also of images now missing.
+        """
         return {entry["image"]: entry for entry in self._said}
 
     @property
@@ -184,9 +210,11 @@ class Labelling:
             raise Refused(f"there are {len(KEYS)} classes already, one for each key: {name!r} would have none")
         self._write({"class": name})
 
-    def label(self, key: str, label: str) -> None:
+    def label(self, key: str, label: str, source: str = "") -> None:
         """Say what an image shows: a class name, or `UNSURE`. Durable when this returns; a later answer replaces an earlier one.
 
+        Args:
+            source: where it was taken from; empty: somebody was asked.
         Raises:
             Refused: there is no such image or class.
             OSError: the disk is full or not writable; nothing was said then.
@@ -196,6 +224,7 @@ class Labelling:
         if label != UNSURE and label not in self.classes:
             raise Refused(f"there is no class {label!r}: there are {', '.join(self.classes) or 'none yet'}; add it first")
         said = {"label": None if label == UNSURE else label, "files": list(self.by_key[key].files), "person": self.person}
+        said |= {"source": source} if source else {}
         self._write({"image": key, **said, "time": datetime.now(UTC).isoformat(timespec="seconds")})
 
     def undo(self) -> str | None:
@@ -232,9 +261,10 @@ def _news(state: Labelling, before: dict[str, Any] | None) -> list[str]:
     here = {name: item.key for item in state.items for name in item.files}
     added = [item for item in state.items if item.key not in files]
     gone = [key for key in files if key not in state.by_key]
+    answers = state.answers
     changed = [name for key in gone for name in files[key] if name in here]
     moved = [item for item in state.items if item.key in files and not set(files[item.key]) & set(item.files)]
-    lost = [key for key in gone if key in state.answers]
+    lost = [key for key in gone if key in answers]
     told += [f"images that are new since the folder was last opened ({len(added)}): {_some(added)}"] if added else []
     told += [f"images with another name, which keep their labels ({len(moved)}): {_some(moved)}"] if moved else []
     told += [f"files with other content, which count as new images ({len(changed)}): {_listed(changed)}"] if changed else []
@@ -284,7 +314,13 @@ def _made(path: Path) -> Iterator[Path]:
 
 
 def export_csv(state: Labelling, path: Path | str) -> Path:
-    """Write the labels, copies included, as a table: file, label (empty for "not sure"), held_out, person, time, sha256."""
+    """Write the labels, copies included, as a table: file, label (empty for "not sure"), held_out, person, time, sha256.
+
+    A table that is there is replaced.
+
+    Raises:
+        OSError: it cannot be written; an earlier one is left as it was.
+    """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
@@ -333,7 +369,7 @@ def _link(source: Path, target: Path) -> None:
 def import_csv(state: Labelling, path: Path | str) -> int:
     """Take labels from a table with columns file and label, and say how many; classes it names are added, rows without a label left out.
 
-    Images that have the same label already stay as they are.
+    Images that were answered already keep their answers; where these differ, `state.news` says so.
 
     Raises:
         Refused: no such columns, or rows about files that are not there, or two labels of one image: all are named, and none is taken.
@@ -348,6 +384,8 @@ def import_csv(state: Labelling, path: Path | str) -> int:
 
 def import_folders(state: Labelling) -> int:
     """Take the label of each image in a sub-folder from the name of that sub-folder (the first of its path), and say how many.
+
+    Images that were answered already keep their answers; where these differ, `state.news` says so.
 
     Raises:
         Refused: no image lies in a sub-folder, or copies of one image lie in two: they are named, and no label is taken.
@@ -380,7 +418,11 @@ def _take(state: Labelling, pairs: Sequence[tuple[str, str]], where: str) -> int
     for name in dict.fromkeys(label for _, label in pairs):
         if name not in state.classes:
             state.add_class(name)
-    new = {key: label for key, (label,) in wanted.items() if state.labels.get(key, "") != label}
+    said = state.labels
+    new = {key: label for key, (label,) in wanted.items() if key not in said}
     for key, label in new.items():
-        state.label(key, label)
+        state.label(key, label, where)
+    other = [state.by_key[key].files[0] for key, (label,) in wanted.items() if said.get(key, label) != label]
+    if other:
+        state.news.append(f"images that keep the answer they have, which differs from {where} ({len(other)}): {_listed(other)}")
     return len(new)

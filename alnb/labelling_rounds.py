@@ -112,7 +112,7 @@ class Round:
 
     round: int
     labelled: int  # images it learned from
-    held_out: int  # held-out images with a class
+    held_out: int  # held-out images that somebody who was asked gave a class
     right: int  # of them
     agreement: float | None  # Cohen's kappa with the predictions of the round before, on the images without a label; None: no such round
     seconds: float
@@ -187,7 +187,7 @@ def next_batch(state: Labelling, features: Tensor, strategy: str = "margin", n: 
     trained = _trained(pool, held, len(state.classes), seed, k)
     free = (pool.acquired == VOID) & ~held
     reserve = ((pool.acquired == VOID) & held).nonzero().flatten().tolist()
-    share = max(round(n * HELD_OUT), n - int(free.sum()))
+    share = max(round((k + 1) * n * HELD_OUT) - round(k * n * HELD_OUT), n - int(free.sum()))
     aside = torch.tensor(sorted(reserve, key=lambda i: _draw(state.items[i]))[: min(share, n)], dtype=torch.int64)
     wanted = min(n - len(aside), int(free.sum()))
     chosen = _chosen(pool, trained, free, strategy, wanted, rng.generator(seed, "query", k)) if wanted else aside[:0]
@@ -209,6 +209,9 @@ def typical(features: Tensor, n: int, seed: int = 0) -> Tensor:
 
     For the first labels, where nothing is known: they cover the images without picking outliers. Source: Hacohen et al. 2022, whose
     typicality is a density; here the middle of a cluster stands for it.
+
+    Args:
+        features: float [N,D]. n: from 1 to N.
     """
     from sklearn.cluster import KMeans
 
@@ -227,6 +230,9 @@ def advice(history: Iterable[Round], classes: int, left: int) -> str:
     """Whether to go on, as a sentence: by how little successive rounds differ in what they predict.
 
     Source: Bloodgood and Vijay-Shanker 2009, stabilising predictions: stop where the mean of the last three kappas is at least 0.99.
+
+    Args:
+        history: the rounds so far, the oldest first. classes: how many have labels that are learned from. left: images not asked for yet.
     """
     known = list(history)
     if not left:
@@ -289,11 +295,15 @@ def _guesses(state: Labelling, pool: Pool, net: nets.Net | None) -> dict[str, tu
 
 
 def _write_round(state: Labelling, k: int, pool: Pool, held: Tensor, guesses: Mapping[str, tuple[str, float]], seconds: float) -> None:
-    path = state.place / "predictions.json"
+    path, earlier = state.place / "predictions.json", rounds(state)
+    if earlier and earlier[-1].round == k:
+        return  # it was written before, and then the queue was not
     before = store.read_json(path)["classes"] if path.exists() else {}
     now = {key: name for key, (name, _) in guesses.items()}
     both = [item.key for i, item in enumerate(state.items) if item.key in before and pool.acquired[i] == VOID]
-    shown = [(item, state.labels[item.key]) for item in state.items if item.held_out and state.labels.get(item.key)]
+    answers = state.answers  # but not those that were taken over, which are no random sample
+    asked = {key: one["label"] for key, one in answers.items() if one["label"] and "source" not in one}
+    shown = [(item, asked[item.key]) for item in state.items if item.held_out and item.key in asked]
     found = Round(
         k, int(((pool.labels != VOID) & ~held).sum()), len(shown), sum(now[item.key] == name for item, name in shown),
         kappa([before[key] for key in both], [now[key] for key in both]) if both else None, round(seconds, 3),

@@ -139,6 +139,19 @@ def test_copies_and_unreadable_files_are_told(folder: Path) -> None:
         assert any("files that cannot be read, and are left out (1): broken.jpg" in line for line in state.news)
 
 
+def test_pixels_of_an_unknown_range_are_told_and_left_out(folder: Path) -> None:
+    Image.new("F", (8, 8), 0.5).save(folder / "depth.tiff")
+    with Labelling(folder) as state:
+        assert len(state.items) == 12 and "floating-point" in state.unreadable["depth.tiff"] and "depth.tiff" in state.news[0]
+
+
+def test_the_place_of_labels_is_left_aside_however_it_is_spelled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn(folder / "kept/figure.png", 777)
+    monkeypatch.chdir(folder.parent)
+    with Labelling("pictures", folder / "kept") as state:
+        assert len(state.items) == 12
+
+
 def test_what_became_of_the_images_is_told_and_no_label_is_lost(folder: Path) -> None:
     with Labelling(folder, classes=["cat"]) as state:
         keys = {item.files[0]: item.key for item in state.items}
@@ -184,6 +197,33 @@ def test_out_and_in_again(folder: Path, tmp_path: Path) -> None:
         assert state.labels == {key: label for key, label in labels.items() if label} and len(items) == 12
     with Labelling(made) as state:
         assert import_folders(state) == 4 and sorted(state.classes) == ["cat", "dog"]
+
+
+def test_what_is_taken_over_never_replaces_an_answer(folder: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old.csv"
+    old.write_text("file,label\n0.png,cat\n1.png,cat\n2.png,cat\n")
+    with Labelling(folder, classes=["dog"]) as state:
+        keys = {name: item.key for item in state.items for name in item.files}
+        state.label(keys["0.png"], "dog")
+        state.label(keys["1.png"], UNSURE)
+        for taken in (1, 0):  # a cell that is run again
+            assert import_csv(state, old) == taken
+        assert [state.labels[keys[f"{k}.png"]] for k in range(3)] == ["dog", None, "cat"]
+        assert "keep the answer they have, which differs" in state.news[-1] and "(2): 0.png, 1.png" in state.news[-1]
+        assert [state.answers[keys[f"{k}.png"]].get("source") for k in range(3)] == [None, None, str(old)]
+
+
+def test_files_that_are_as_they_were_are_not_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Labelling(folder) as state:
+        items = state.items
+    real, read = Path.read_bytes, []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path.name), real(path))[1])
+    (folder / "3.png").rename(folder / "moved.png")
+    drawn(folder / "4.png", 4000, size=20)
+    with Labelling(folder) as state:
+        assert sorted(name for name in read if name.endswith(".png")) == ["4.png", "moved.png"]
+        now = {name: item.key for item in state.items for name in item.files}
+        assert set(now.values()) ^ {item.key for item in items} == {items[4].key, now["4.png"]} and now["moved.png"] == items[3].key
 
 
 def test_labels_that_cannot_be_taken_leave_all_as_it_was(folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import cohen_kappa_score
 from test_labelling import drawn
 
+from alnb import store
 from alnb.labelling import HELD_OUT, UNSURE, Labelling
 from alnb.labelling_rounds import (
     CHOICES,
@@ -63,6 +64,46 @@ def test_rounds_learn_and_estimate(state: Labelling) -> None:
     low, high = last.interval
     assert low == pytest.approx(0.6097, abs=1e-3) and high == 1.0  # Wilson for 6 of 6
     assert last.agreement is not None and last.agreement <= 1
+
+
+def test_labels_from_elsewhere_are_learned_from_and_are_no_estimate(state: Labelling) -> None:
+    for item in state.items[::2]:
+        state.label(item.key, truth(state, item.key), "old.csv")
+    batch = next_batch(state, features(state), "margin", 10)
+    assert rounds(state)[-1].held_out == 0 and rounds(state)[-1].labelled == sum(not item.held_out for item in state.items[::2])
+    answer(state, batch.keys)
+    next_batch(state, features(state), "margin", 10)
+    assert rounds(state)[-1].held_out == 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_fifth_is_held_out_of_small_batches_too(n: int, state: Labelling) -> None:
+    x, aside = features(state), 0
+    for k in range(10):
+        batch = next_batch(state, x, "random", n)
+        aside += sum(state.by_key[key].held_out for key in batch.keys)
+        answer(state, batch.keys)
+        assert aside == round((k + 1) * n * HELD_OUT)
+
+
+def test_a_kill_between_a_round_and_its_questions_counts_it_once(state: Labelling, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = features(state)
+    for _ in range(3):
+        answer(state, next_batch(state, x, "margin", 5).keys)
+    real = store.write_json
+
+    def killed(path: Path, content: object) -> None:
+        if path.name == "queue.json":
+            raise KeyboardInterrupt
+        real(path, content)
+
+    monkeypatch.setattr(store, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        next_batch(state, x, "margin", 5)
+    monkeypatch.undo()
+    before = rounds(state)
+    batch = next_batch(state, x, "margin", 5)
+    assert rounds(state) == before and before[-1].round == batch.round == 3
 
 
 def test_the_same_labels_ask_for_the_same_and_a_restart_goes_on(state: Labelling) -> None:
