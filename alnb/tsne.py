@@ -12,12 +12,13 @@ from torch import Tensor
 from alnb import pause, store
 
 COMPONENTS = 50  # principal components that neighbours are looked for in
+PERPLEXITY = 30.0  # van der Maaten and Hinton 2008: typical values are between 5 and 50
 LEAST = 3  # neighbours that t-SNE looks at, per unit of perplexity
 NEIGHBOURS = "exact"  # openTSNE's own choice, Annoy, finds others with another number of threads
 EARLY, LATER = 250, 500  # iterations with and without early exaggeration: openTSNE's defaults
 
 
-def layout(features: Tensor, *, perplexity: float = 30.0, seed: int = 0, cache: Path | str) -> Tensor:
+def layout(features: Tensor, *, perplexity: float = PERPLEXITY, seed: int = 0, cache: Path | str) -> Tensor:
     """Positions f64 [N,2], on the CPU, of `features` [N,D]; the same for the same arguments, read from below `cache` after the first call.
 
     Features are first projected on their `COMPONENTS` largest principal components; positions start from the first two. By openTSNE
@@ -44,6 +45,11 @@ def layout(features: Tensor, *, perplexity: float = 30.0, seed: int = 0, cache: 
 
     found: Tensor = store.kept(cache, "tsne", experiment, torch.device("cpu"), compute)["layout"]
     return found
+
+
+def suited(n: int) -> float:
+    """A perplexity for `n` points: the usual 30, less where that is too large for them."""
+    return min(PERPLEXITY, (n - 1) / LEAST)
 
 
 def _embed(features: Tensor, perplexity: float, seed: int) -> Tensor:

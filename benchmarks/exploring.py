@@ -45,7 +45,7 @@ TOLD = """() => {
     }).observe(document.querySelector('.alnb-pointed'), { attributes: true, attributeFilter: ['data-image'] });
   });
 }"""
-DRAWN = """() => {
+COUNTED = """() => {
   const before = window.alnbDrawn, context = CanvasRenderingContext2D.prototype;
   if (before === undefined) {
     const drawImage = context.drawImage; // with which a plot that was drawn is shown: it waits for the drawing
@@ -66,7 +66,7 @@ FRAMES = """() => { window.alnbGaps = []; let last = performance.now();
 def until(page: Any, text: str) -> None:
     """Wait until the explorer's title says `text` and two more frames are drawn."""
     page.wait_for_function("(text) => document.querySelector('.alnb-explorer')?.innerText.includes(text)", arg=text)
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.evaluate(in_browser.DRAWN)
 
 
 def steps(page: Any) -> tuple[list[float], list[float]]:
@@ -94,7 +94,7 @@ def picture(page: Any) -> None:
 
 def drawn(page: Any) -> float:
     """Seconds that the browser spent on drawing plots since this was asked before."""
-    found: float = page.evaluate(DRAWN)
+    found: float = page.evaluate(COUNTED)
     return found / 1000
 
 

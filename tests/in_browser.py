@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -94,7 +95,10 @@ def started(root: Path, url: str, there: str, *command: str) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -235,6 +239,7 @@ POINTED = """(was) => {
   const told = document.querySelector('.alnb-pointed'), image = told?.dataset.image, drawn = told?.querySelector('canvas:not([hidden])');
   return image >= 0 && image !== was && drawn?.ariaLabel?.startsWith(`image ${image},`);
 }"""
+DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"  # two frames later
 
 
 def pointed_at(page: Any) -> str:
@@ -252,7 +257,7 @@ def hover(page: Any, apart: tuple[float, float] = (-math.inf, -math.inf)) -> tup
             if math.dist(place, apart) < 80:
                 continue
             page.mouse.move(*place)
-            page.wait_for_timeout(60)  # so that what is told is of this very place
+            page.evaluate(DRAWN)  # so that what is told is of this very place
             if page.evaluate(POINTED, other):
                 return place
     raise AssertionError("no image is told of, wherever one points")

@@ -1,9 +1,11 @@
 """The explorer without a browser: what its buttons do, what it tells, and that it can be stopped and gone on with."""
 
 import base64
+import gc
 import io
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ def click(one: Explorer, name: str) -> None:
 
 
 def test_step_run_reset_and_the_slider(runs: Path) -> None:
-    one = explorer(runs, seed=3)
+    one = explorer(runs, seed=30)  # no other test has stepped this one
     assert one.cycle == -1 and "none labelled yet" in told(one) and one.slider.disabled and one.buttons["reset"].disabled
     click(one, "step")
     assert one.cycle == 0 and "cycle 0 of 2: 20 labels" in told(one)
@@ -270,7 +272,9 @@ def test_a_damaged_query_is_told_where_the_slider_finds_it(runs: Path) -> None:
 
 def test_stopped_while_it_learns_without_labels(tmp_path: Path) -> None:
     one = Explorer(scale="laptop", runs=tmp_path, background=True)
-    while threading.active_count() > 1 and "Learning" not in one.doing.value:
+    for _ in range(6000):
+        if "Learning" in one.doing.value or one.problem.value:
+            break
         time.sleep(0.01)
     one.stop()
     one.wait()
@@ -278,15 +282,42 @@ def test_stopped_while_it_learns_without_labels(tmp_path: Path) -> None:
     one.close()
 
 
-def test_more_classes_than_colours_are_shown_by_state(tmp_path: Path) -> None:
-    for label in range(12):
+def of_noise(tmp_path: Path, classes: int) -> Explorer:
+    """Of a folder of images, ten of each class to learn from."""
+    for label in range(classes):
         for split, k in [("train", k) for k in range(10)] + [("test", 0)]:
             folder = tmp_path / "images" / split / f"class {label:02d}"
             folder.mkdir(parents=True, exist_ok=True)
-            shade = Image.effect_noise((12, 12), 20 + label * 9)
-            shade.save(folder / f"{k}.png")
-    layouts = tmp_path / "runs"
-    one = Explorer(str(tmp_path / "images"), **{**QUICK, "runs": layouts}, initial=12, budget=12, cycles=2, image_size=12)
+            Image.effect_noise((12, 12), 20 + label * 9).save(folder / f"{k}.png")
+    numbers = {"initial": classes, "budget": classes, "cycles": 2, "image_size": 12}
+    return Explorer(str(tmp_path / "images"), **{**QUICK, "runs": tmp_path / "runs"}, **numbers)
+
+
+def test_a_small_folder_has_a_layout_too(tmp_path: Path) -> None:
+    one = of_noise(tmp_path, 2)
+    one.step()
+    assert one.problem.value == "" and one.cycle == 0
+
+
+def test_what_was_open_is_let_go_of(runs: Path) -> None:
+    one = explorer(runs, seed=31)
+    gone = [weakref.ref(one.panels[0]), weakref.ref(one.panels[0].pointed), weakref.ref(one.panels[0].scatter)]
+    click(one, "open")
+    gc.collect()
+    assert [there() for there in gone] == [None] * 3
+
+
+def test_the_picture_for_readers_follows_the_slider(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, rested = explorer(runs, seed=3), []
+    one.run()
+    monkeypatch.setattr(one._still, "rest", lambda: rested.append(one.cycle))
+    one.slider.value = 1
+    drawn, words = one._drawn_still()
+    assert rested == [1] and "cycle 1 of 2" in words and Image.open(io.BytesIO(drawn)).width > 600
+
+
+def test_more_classes_than_colours_are_shown_by_state(tmp_path: Path) -> None:
+    one = of_noise(tmp_path, 12)
     one.step()
     assert one.problem.value == "" and one.cycle == 0
     plot = one.panels[0].scatter.widget

@@ -246,6 +246,24 @@ def test_labels_so_far_are_written_as_a_table(opened: Callable, folder: Path) ->
     assert [line.split(",")[1] for line in (folder / "alnb-labels/labels.csv").read_text().splitlines()] == ["label", "dog"]
 
 
+def test_of_an_image_of_an_earlier_round_there_is_no_guess(opened: Callable) -> None:
+    labeller = opened()
+    act(labeller, "guess")
+    assert labeller.view.guess == "the model has not learned yet"
+    for k in range(5):
+        key(labeller, k % 2)
+    assert labeller.round == 2 and labeller.view.guess.startswith("the model says")
+    act(labeller, "undo")
+    assert labeller.view.guess == "the model has no guess of this one"
+
+
+def test_a_picture_for_readers_without_a_kernel(opened: Callable) -> None:
+    labeller = opened()
+    key(labeller, 1)
+    drawn, words = labeller._drawn_still()
+    assert words == "1 of 30 images labelled; what round 1 asks" and Image.open(io.BytesIO(drawn)).width > 300
+
+
 def test_what_two_threads_tell_at_once_all_reaches_the_browser(opened: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     labeller, sent, sends = opened(), set(), threading.Event()
 

@@ -18,8 +18,9 @@ from alnb.acquire import STRATEGIES
 from alnb.data import DATASETS
 from alnb.exploration import Trail
 from alnb.query_analysis import draw_queries
-from alnb.tsne import layout
-from alnb.widgets.panel import Panel
+from alnb.tsne import layout, suited
+from alnb.widgets.panel import Panel, close_all
+from alnb.widgets.still import Still
 from alnb.widgets.worker import TOLD, Worker
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 NONE = "(none)"
 SELECTED = 60  # images of a selection that are shown
 DPI = 96
-RESTED = 2.0  # seconds after the last work, until the picture for readers without a kernel is drawn anew
 ITERATIONS = (1, 5, 10)  # of PT4AL's Figure 4
 
 
@@ -57,7 +57,7 @@ PICTURES: dict[str, Callable[[Sequence[Trail], Tensor], str]] = {
 class Browser(anywidget.AnyWidget):
     """Asks the browser whether it can draw with WebGL, and has it give the focus back to a button that was switched off for a while."""
 
-    _esm = Path(__file__).with_name("browser.js")
+    _esm = Path(__file__).with_name("browser.js").read_text()
     webgl = traitlets.Unicode("unknown").tag(sync=True)  # "yes" or "no", once a browser shows it
 
 
@@ -100,8 +100,7 @@ class Explorer:
         self.trails: list[Trail] = []
         self.panels: list[Panel] = []
         self._layout: Tensor | None = None
-        self._still: Any = None  # the display of `picture`
-        self._resting: threading.Timer | None = None
+        self._still = Still(self._drawn_still)
         self._drawn: dict[tuple[Any, ...], str] = {}
         self._opened_with: dict[str, Any] = {}
         self._problem = ""
@@ -148,11 +147,11 @@ class Explorer:
         self.stop()
         self._worker.wait()
         with self._lock:
-            self._still = None
+            self._still.close()
             for panel in self.panels:
                 panel.close()
             self.trails, self.panels = [], []
-            self.view.close()
+            close_all(self.view)
 
     def wait(self) -> Explorer:
         """Itself, once what it does in the background is done.
@@ -199,25 +198,13 @@ class Explorer:
 
     def picture(self) -> None:
         """Display what `overview` draws, in the cell that calls it; drawn anew when something was done: readers without a kernel see it."""
-        from IPython.display import HTML, display
+        self._still.display()
 
-        self._still = display(HTML("<i>A picture of what is shown above follows.</i>"), display_id=True)
-        self._rest()
-
-    def _rest(self) -> None:
-        if self._still is not None:
-            if self._resting is not None:
-                self._resting.cancel()
-            self._resting = threading.Timer(RESTED, self._draw_still)
-            self._resting.daemon = True
-            self._resting.start()
-
-    def _draw_still(self) -> None:
-        from IPython.display import Image
-
+    def _drawn_still(self) -> tuple[bytes, str] | None:
         with self._lock:
-            if self._still is not None and self.trails and not self._worker.working:
-                self._still.update(Image(exploration.as_png(self.overview(), DPI), alt=self._title()))
+            if not self.trails or self._worker.working:
+                return None
+            return exploration.as_png(self.overview(), DPI), self._title()
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -265,6 +252,7 @@ class Explorer:
         if self.trails and k != self._shown and 0 <= k <= self._known:
             self._shown = k
             self._redraw()
+            self._still.rest()
 
     def _chosen(self) -> None:
         """Something else was chosen than what is open: that would be stepped no more."""
@@ -292,7 +280,7 @@ class Explorer:
             choice.disabled = busy
         self.bar.value, self.bar.layout.visibility = 0, "visible" if busy else "hidden"
         if not busy:
-            self._rest()
+            self._still.rest()
 
     def _opened(self) -> None:
         """Everything that is chosen: images, what is learned from them without labels, their layout, the runs."""
@@ -312,7 +300,7 @@ class Explorer:
         features = quickstart.features(setting, told["laid out by"], runs=self._place, report=self._report)
         pause.check("before the layout")
         self._say(f"Laying out {len(features):,} images (t-SNE), once …")
-        positions = layout(features, cache=self._place / "layouts")
+        positions = layout(features, perplexity=suited(len(features)), cache=self._place / "layouts")
         pause.check("before anything is shown")
         finished = min(trail.last for trail in trails)
         with self._lock:

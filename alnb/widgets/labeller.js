@@ -36,9 +36,10 @@ function render({ model, el }) {
     element("button", { type: "button", title: "the labels so far, as a table beside them", onclick: () => act("write CSV") }, "write CSV"),
   );
   const name = element("input", { type: "text", "aria-label": "name of a new class", placeholder: "name of a new class" });
+  const add = element("button", { type: "submit" }, "add class");
   const form = element(
     "form", { class: "alnb-add", onsubmit: (event) => { event.preventDefault(); say({ add: name.value }); } },
-    name, element("button", { type: "submit" }, "add class"), element("span", {}, "Esc: back to the image"),
+    name, add, element("span", {}, "Esc: back to the image"),
   );
   const root = element(
     "div", { class: "alnb-labeller", tabindex: "0", role: "application", "data-lm-suppress-shortcuts": "true",
@@ -91,11 +92,12 @@ function render({ model, el }) {
     root.classList.toggle("alnb-busy", model.get("busy"));
     for (const button of [...classes.children, ...actions.children]) button.disabled = model.get("busy") || model.get("closed");
     form.hidden = model.get("closed");
+    add.disabled = model.get("busy"); // the name stays, and Enter does nothing
   };
   const named = () => { // a name that was refused stays to be mended
     if (model.get("classes").includes(name.value.trim())) name.value = "";
   };
-  model.on("change:image", drawImage);
+  model.on("change:image change:shown change:caption", drawImage);
   model.on("change:classes change:counts change:class_keys", () => { drawClasses(); drawTexts(); });
   model.on("change:classes", named);
   model.on("change:heard", answered);

@@ -13,14 +13,17 @@ from weakref import WeakValueDictionary
 import anywidget
 import traitlets
 
+from alnb import exploration
 from alnb.labelling import KEYS, UNSURE, Labelling, Refused, export_csv, keys_of, place_of, take_over
 from alnb.labelling_rounds import FEATURES, Batch, advice, current, images_of, next_batch, rounds
+from alnb.widgets.still import Still
 from alnb.widgets.worker import TOLD, Worker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+DPI = 96
 SIDE = 400  # pixels, the largest side of the image as it is shown
 TABLE = "labels.csv"  # beside the labels, where the widget is asked for it
 SHARP = 64  # pixels: smaller images are shown enlarged, and sent as PNG; larger ones as JPEG
@@ -29,8 +32,8 @@ SHARP = 64  # pixels: smaller images are shown enlarged, and sent as PNG; larger
 class View(anywidget.AnyWidget):
     """What the browser shows; it decides nothing."""
 
-    _esm = Path(__file__).with_name("labeller.js")
-    _css = Path(__file__).with_name("labeller.css")
+    _esm = Path(__file__).with_name("labeller.js").read_text()
+    _css = Path(__file__).with_name("labeller.css").read_text()
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     class_keys = traitlets.List(traitlets.Unicode()).tag(sync=True)  # of each class
     free_keys = traitlets.List(traitlets.Unicode()).tag(sync=True)  # of no class yet
@@ -82,7 +85,8 @@ class Labeller:
         """
         self.view, self.state = View(), None
         self._lock, self._telling = threading.RLock(), threading.Lock()
-        self._worker = Worker("alnb labeller", background=background, busy=lambda busy: self._tell(busy=busy), problem=self._tell_problem)
+        self._still = Still(self._drawn_still)
+        self._worker = Worker("alnb labeller", background=background, busy=self._busy, problem=self._tell_problem)
         self._settings = (features, strategy, batch, image_size, seed)
         self._features: Tensor | None = None
         self._batch: Batch | None = None
@@ -113,6 +117,7 @@ class Labeller:
         """Let go of the folder; every label is on disk."""
         self._worker.stop()
         self._worker.wait()
+        self._still.close()
         if self.state is not None:
             self.state.close()
         self._tell(closed=True, busy=False, status=f"{why}; every label is on disk", image=b"", shown="", guess="")
@@ -137,6 +142,31 @@ class Labeller:
     def round(self) -> int:
         """Its number, from 1."""
         return 1 if self._batch is None else self._batch.round + 1
+
+    def overview(self) -> Figure:
+        """What it asks now, as a figure for readers without a kernel.
+
+        Raises:
+            ValueError: nothing is asked yet, or nothing can be.
+        """
+        if self.state is None or self._batch is None:
+            raise ValueError(self.view.problem or "nothing is asked yet: wait() for it")
+        told = f"{len(self.state.labels):,} of {len(self.state.items):,} images labelled; what round {self.round} asks"
+        return sheet(self.state, self.asked, told)
+
+    def picture(self) -> None:
+        """Display what `overview` draws, in the cell that calls it; drawn anew when something was done: readers without a kernel see it."""
+        self._still.display()
+
+    def _drawn_still(self) -> tuple[bytes, str] | None:
+        with self._lock:
+            if self._batch is None or self._worker.working:
+                return None
+            try:
+                figure = self.overview()
+            except OSError:  # a file that vanished is told when its turn comes
+                return None
+            return exploration.as_png(figure, DPI), str(figure.get_suptitle())
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -261,6 +291,11 @@ class Labeller:
             for name, value in traits.items():
                 self.view.set_trait(name, value)
 
+    def _busy(self, busy: bool) -> None:
+        self._tell(busy=busy)
+        if not busy:
+            self._still.rest()
+
     def _tell_problem(self, text: str) -> None:
         """Of what it computes."""
         if text:
@@ -273,6 +308,7 @@ class Labeller:
         names, keys = list(self.state.classes), keys_of(self.state.classes)
         free = [key for key in ("0", *KEYS) if key not in keys]
         self._tell(classes=names, class_keys=keys, free_keys=free, counts=[said.count(name) for name in names])
+        self._still.rest()
 
     def _show(self, drawn: bytes | None) -> None:
         assert self.state is not None and self._batch is not None
@@ -284,7 +320,8 @@ class Labeller:
             return
         key = self._queue[0]
         item, guessed = self.state.by_key[key], self._batch.guesses.get(key)
-        text = f"the model says {guessed[0]} ({guessed[1]:.0%})" if guessed else "the model has not learned yet"
+        unknown = "the model has no guess of this one" if self._batch.guesses else "the model has not learned yet"
+        text = f"the model says {guessed[0]} ({guessed[1]:.0%})" if guessed else unknown
         status = f"Round {self._batch.round + 1}, {len(self._queue)} to go; {told} of {len(self.state.items):,}."
         status += "" if self.state.classes else " No class has a name yet: type the first one below."
         self._tell(

@@ -32,7 +32,7 @@ MARKED = "#FF00FF"  # of points under the pointer or selected: the colour of no 
 class Pointed(anywidget.AnyWidget):
     """The image under a scatter plot's pointer, and what is known of it; drawn by the browser, so that it need not wait for the kernel."""
 
-    _esm = Path(__file__).with_name("pointed.js")
+    _esm = Path(__file__).with_name("pointed.js").read_text()  # of a path, anywidget 0.9 would keep every widget for ever
     plot = traitlets.Instance(ipywidgets.Widget).tag(sync=True, **ipywidgets.widget_serialization)  # that of jupyter-scatter
     image = traitlets.Int(VOID).tag(sync=True)  # a global index; `VOID`: none yet
     asked = traitlets.Dict().tag(sync=True)  # the cycle in which an image was asked for, of those that were
@@ -97,9 +97,15 @@ class Panel:
 
     def close(self) -> None:
         """Let go of the plot, in the kernel and in the browser."""
-        self.pointed.close()
-        self.scatter.widget.close()
-        self.view.close()
+        close_all(self.view)
+
+
+def close_all(view: ipywidgets.Widget) -> None:
+    """Close a widget and all that it shows, and forget who watches them: else what is open is kept, and so the images that it holds."""
+    for child in getattr(view, "children", ()):
+        close_all(child)
+    view.unobserve_all()
+    view.close()
 
 
 def _several(trail: Trail) -> bool:
