@@ -26,9 +26,9 @@ from typing import Any
 
 from alnb import store
 from alnb.data import DataError, at_most, load
-from alnb.data.files import WORKERS, as_rgb, image_files
+from alnb.data.files import LABELS, WORKERS, as_rgb, image_files
 
-PLACE = "alnb-labels"  # the folder beside the images
+PLACE = LABELS  # the folder beside the images
 HELD_OUT = 0.2  # share of the images that is never learned from
 UNSURE = "not sure"  # what `Labelling.label` takes beside class names
 KEYS = "123456789abcdefhijklmopqrtvwxyz"  # of the classes, in the order they were named; g, n, s and u have another meaning

@@ -98,9 +98,13 @@ def resnet18(images: Resident, cache: Path, report: Report | None = None) -> Ten
 FEATURES: dict[str, Callable[[Resident, Path, Report | None], Tensor]] = {"rotation": rotation, "resnet18": resnet18, "pixels": pixels}
 
 
-def standardised(features: Tensor) -> Tensor:
-    """Float [N,D] with mean 0 and standard deviation 1 in each column (0 where a column is constant)."""
-    return (features - features.mean(dim=0)) / features.std(dim=0, correction=0).clamp_min(1e-6)
+def scaled(features: Tensor) -> Tensor:
+    """Float [N,D] with mean 0 in each column and variance 1 on average over them (0 where all are constant).
+
+    Not in each: principal components of small images are in the order of their size, and the last ones are noise.
+    """
+    centred = features - features.mean(dim=0)
+    return centred / centred.square().mean().sqrt().clamp_min(1e-6)
 
 
 # ---- rounds --------------------------------------------------------------------------------------------------------------------
@@ -183,7 +187,7 @@ def next_batch(state: Labelling, features: Tensor, strategy: str = "margin", n: 
     before = current(state)
     k = before.round + 1 if before else 0
     start = time.monotonic()
-    pool, held = _pool(state, standardised(features)), torch.tensor([item.held_out for item in state.items])
+    pool, held = _pool(state, scaled(features)), torch.tensor([item.held_out for item in state.items])
     trained = _trained(pool, held, len(state.classes), seed, k)
     free = (pool.acquired == VOID) & ~held
     reserve = ((pool.acquired == VOID) & held).nonzero().flatten().tolist()

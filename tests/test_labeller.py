@@ -148,6 +148,7 @@ def test_a_key_without_a_class_is_told(opened: Callable) -> None:
     assert "No class has a name yet" in labeller.view.status and "1" in labeller.view.free_keys
     assert "the key 1 is of no class: name the first one" in send(labeller, free="1").problem
     send(labeller, add="3")
+    assert "No class has a name" not in labeller.view.status
     assert labeller.view.class_keys == ["3"] and "3" not in labeller.view.free_keys and labeller.view.heard == 2
 
 

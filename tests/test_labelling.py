@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alnb import store
-from alnb.data import DataError
+from alnb.data import DataError, load
 from alnb.labelling import KEYS, UNSURE, Labelling, Refused, export_csv, export_folders, import_csv, import_folders, keys_of
 
 
@@ -224,6 +224,14 @@ def test_files_that_are_as_they_were_are_not_read_again(folder: Path, monkeypatc
         assert sorted(name for name in read if name.endswith(".png")) == ["4.png", "moved.png"]
         now = {name: item.key for item in state.items for name in item.files}
         assert set(now.values()) ^ {item.key for item in items} == {items[4].key, now["4.png"]} and now["moved.png"] == items[3].key
+
+
+def test_a_folder_that_was_labelled_is_a_data_set_still(tmp_path: Path) -> None:
+    for k in range(12):
+        drawn(tmp_path / f"{'cat' if k % 2 else 'dog'}/{k}.png", 20 * k)
+    with Labelling(tmp_path) as state:
+        assert import_folders(state) == 12
+    assert load(str(tmp_path), image_size=12)[0].classes == ("cat", "dog")
 
 
 def test_labels_that_cannot_be_taken_leave_all_as_it_was(folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 from test_labelling import drawn
 
@@ -20,7 +21,7 @@ from alnb.labelling_rounds import (
     kappa,
     next_batch,
     rounds,
-    standardised,
+    scaled,
     typical,
 )  # fmt: skip
 
@@ -194,6 +195,19 @@ def test_an_estimate_without_held_out_images_says_nothing() -> None:
     assert math.isnan(none.accuracy) and none.interval == (0.0, 1.0)
 
 
-def test_standardised_columns() -> None:
-    x = standardised(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
-    assert x.tolist() == [[-1.0, 0.0], [1.0, 0.0]]
+def test_scaled_columns() -> None:
+    x = scaled(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    torch.testing.assert_close(x, torch.tensor([[-(2**0.5), 0.0], [2**0.5, 0.0]]))
+    assert scaled(torch.ones(3, 2)).tolist() == [[0.0, 0.0]] * 3
+
+
+def test_dark_and_light_noise_is_told_apart_from_few_labels(tmp_path: Path) -> None:
+    for k in range(40):
+        noise = Image.effect_noise((32, 32), 40).point(lambda value, k=k: value // 2 + 127 * (k % 2))
+        noise.save(tmp_path / f"{'light' if k % 2 else 'dark'}{k}.png")
+    with Labelling(tmp_path, classes=["dark", "light"]) as state:
+        x = FEATURES["pixels"](images_of(state), state.place, None)
+        for _ in range(2):
+            answer(state, next_batch(state, x, "margin", 10).keys)
+        next_batch(state, x, "margin", 10)
+        assert rounds(state)[-1].accuracy == 1.0 and rounds(state)[-1].held_out == 4

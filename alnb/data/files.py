@@ -25,6 +25,7 @@ Row = TypeVar("Row")
 Split = Literal["train", "test"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TEST_SHARE = 0.2  # of each class, where a folder has no test images of its own
+LABELS = "alnb-labels"  # where `labelling` keeps what was said of the images of a folder: no class of images
 NAMED = 20  # files that an error names; of the rest it gives the number
 WORKERS = 16  # threads at most: beyond, PIL's Python parts, which hold the interpreter's lock, are what takes the time
 
@@ -184,8 +185,9 @@ def natural(name: str) -> tuple[list[str | int], str]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The visible ones, in natural order."""
-    return sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: natural(p.name))
+    """The visible ones, in natural order, that of labels left aside."""
+    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and path.name != LABELS)
+    return sorted(found, key=lambda path: natural(path.name))
 
 
 def visible_files(folder: Path) -> list[Path]:

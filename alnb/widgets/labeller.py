@@ -226,6 +226,8 @@ class Labeller:
         if "add" in content:
             self.state.add_class(content["add"])
             self._counted()
+            if self._queue:
+                self._next()  # it may have said that no class has a name
         elif "free" in content:
             raise Refused(f"the key {content['free']} is of no class: name {'one more' if self.state.classes else 'the first one'} below")
         elif action == "guess":
