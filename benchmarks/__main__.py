@@ -25,7 +25,7 @@ NAMES = (
     "labelling",
     "exploring",
 )
-LONG = ("bengar2021", "yi2022", "scratch_floor", "pretraining_seeds", "sweeping", "sweep_kills")  # minutes to hours: only where named
+LONG = ("teaching", "bengar2021", "yi2022", "scratch_floor", "pretraining_seeds", "sweeping", "sweep_kills")  # only where named
 RESULTS = Path(__file__).with_name("results.json")
 Row = dict[str, Any]
 
