@@ -6,7 +6,6 @@ JOBS ?= 2
 SCALE ?= laptop
 SEEDS ?= [0, 1, 2]
 
-export ALNB_FOLDER ?= $(FOLDER)
 APP ?= build/app
 PORT ?= 8866
 
@@ -23,6 +22,7 @@ test: $(BIN)/.ok  ## the whole test suite, in JOBS=2 processes
 lab: $(BIN)/.ok  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
+app: export ALNB_FOLDER ?= $(FOLDER)
 app: $(BIN)/.ok  ## explorer and labeller (of FOLDER=~/pictures) as pages without code, on this machine alone (Voilà)
 	@mkdir -p $(APP) && ln -sf $(CURDIR)/notebooks/explore.ipynb $(CURDIR)/notebooks/label.ipynb $(APP)/
 	$(BIN)/voila $(APP) --port=$(PORT) --Voila.config_file_paths=notebooks

@@ -17,7 +17,6 @@ import io
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from typing import Any
 
 from alnb import store
 from alnb.data import DataError, at_most, load
-from alnb.data.files import LABELS, WORKERS, as_rgb, image_files
+from alnb.data.files import LABELS, as_rgb, image_files, in_threads
 
 PLACE = LABELS  # the folder beside the images
 HELD_OUT = 0.2  # share of the images that is never learned from
@@ -84,10 +83,9 @@ def scan(folder: Path, place: Path, known: Mapping[str, Stamp] | None = None) ->
         DataError: there is no image, or none that can be read.
     """
     aside, before = place.resolve(), known or {}
-    files = [path for path in image_files(folder) if aside not in (path.parent.resolve(), *path.parent.resolve().parents)]
+    files = [path for path in image_files(folder) if not path.parent.resolve().is_relative_to(aside)]
     names = [path.relative_to(folder).as_posix() for path in files]
-    with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
-        found = dict(zip(names, pool.map(lambda path, name: _stamp(path, before.get(name)), files, names), strict=True))
+    found = dict(zip(names, in_threads(lambda path, name: _stamp(path, before.get(name)), files, names), strict=True))
     bad = {name: stamp for name, stamp in found.items() if isinstance(stamp, str)}
     stamps = {name: stamp for name, stamp in found.items() if not isinstance(stamp, str)}
     if not stamps:

@@ -202,9 +202,10 @@ def test_scaled_columns() -> None:
 
 
 def test_dark_and_light_noise_is_told_apart_from_few_labels(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
     for k in range(40):
-        noise = Image.effect_noise((32, 32), 40).point(lambda value, k=k: value // 2 + 127 * (k % 2))
-        noise.save(tmp_path / f"{'light' if k % 2 else 'dark'}{k}.png")
+        noise = torch.randint(0, 128, (32, 32), generator=generator) + 127 * (k % 2)
+        Image.fromarray(noise.to(torch.uint8).numpy()).save(tmp_path / f"{'light' if k % 2 else 'dark'}{k}.png")
     with Labelling(tmp_path, classes=["dark", "light"]) as state:
         x = FEATURES["pixels"](images_of(state), state.place, None)
         for _ in range(2):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -94,6 +94,12 @@ def _square(image: Image.Image, side: int) -> Image.Image:
 # ---- many images --------------------------------------------------------------------------------------------------------------
 
 
+def in_threads(job: Callable[..., Row], *columns: Iterable[Any]) -> list[Row]:
+    """What `job` gives for each row of `columns`, in their order: for work on files, which leaves the interpreter's lock."""
+    with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
+        return list(pool.map(job, *columns))
+
+
 def decode_all(paths: Sequence[Path], image_size: int, exactly: int | None = None) -> tuple[Tensor, dict[int, str]]:
     """All files as uint8 [N,3,H,W] in their order, and why which could not be read (position: reason; black in the tensor)."""
     if image_size < 1:
@@ -107,8 +113,7 @@ def decode_all(paths: Sequence[Path], image_size: int, exactly: int | None = Non
             return f"{type(error).__name__}: {error}"
         return None
 
-    with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
-        reasons = list(pool.map(one, range(len(paths))))
+    reasons = in_threads(one, range(len(paths)))
     return images, {i: reason for i, reason in enumerate(reasons) if reason is not None}
 
 

@@ -32,7 +32,7 @@ MARKED = "#FF00FF"  # of points under the pointer or selected: the colour of no 
 class Pointed(anywidget.AnyWidget):
     """The image under a scatter plot's pointer, and what is known of it; drawn by the browser, so that it need not wait for the kernel."""
 
-    _esm = Path(__file__).with_name("pointed.js").read_text()  # of a path, anywidget 0.9 would keep every widget for ever
+    _esm = Path(__file__).with_name("pointed.js").read_text()  # of a path, anywidget 0.11 would keep every widget for ever
     plot = traitlets.Instance(ipywidgets.Widget).tag(sync=True, **ipywidgets.widget_serialization)  # that of jupyter-scatter
     image = traitlets.Int(VOID).tag(sync=True)  # a global index; `VOID`: none yet
     asked = traitlets.Dict().tag(sync=True)  # the cycle in which an image was asked for, of those that were
