@@ -314,23 +314,33 @@ def _told(one: Field[Any], value: Any) -> bool:
     return one.metadata.get("result", True) and not (one.metadata.get("added", False) and getattr(value, one.name) == one.default)
 
 
+def name(thing: Any) -> str:
+    """The name of a class or function in manifests.
+
+    For this package it is the qualified name without the module ("Protocol", "margin"), so that a file may move and no run is orphaned. A
+    class or function that is renamed keeps its earlier name in the attribute `manifest_name`.
+    """
+    if _ours(thing):
+        return str(vars(thing).get("manifest_name", thing.__qualname__))
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
 def _describe_type(kind: type) -> Any:
-    name = f"{kind.__module__}.{kind.__qualname__}"
     if _ours(kind) or kind.__module__ == "builtins" or kind.__module__.startswith("torch."):
-        return name
+        return name(kind)
     with suppress(OSError, TypeError):
-        return {"class": name, "source": hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()}
-    return name
+        return {"class": name(kind), "source": hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()}
+    return name(kind)
 
 
 def _ours(thing: Any) -> bool:
     """Of this package: the commit tells what it was. What is not may change between two runs, and its source is looked at."""
-    return bool(thing.__module__.startswith("alnb."))
+    return bool(thing.__module__.partition(".")[0] == "alnb")
 
 
 def _describe_function(function: Any) -> Any:
     variables = inspect.getclosurevars(function)
-    described: Json = {"function": f"{function.__module__}.{function.__qualname__}"}
+    described: Json = {"function": name(function)}
     if variables.nonlocals:
         described["enclosed"] = describe(dict(sorted(variables.nonlocals.items())))
     if not _ours(function):

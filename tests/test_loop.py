@@ -148,7 +148,7 @@ def test_another_experiment_in_the_folder(go: Callable, learner: alnb.Learner) -
         )
     message = str(caught.value)
     for line in (
-        "strategy: the folder has 'alnb.acquire.margin'",
+        "strategy: the folder has 'margin'",
         "protocol.seed: the folder has 0, you ask for 3",
         "learner.recipe.lr: the folder has 0.05",
     ):

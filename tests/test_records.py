@@ -42,7 +42,7 @@ def test_one_row_a_cycle_with_all_that_is_known(make: Callable[..., store.Run], 
     assert len(frame) == 5 and list(frame["run"].unique()) == [str(run.path) for run in runs]
     assert list(frame["strategy"]) == ["mine"] * 2 + ["entropy"] * 3 and list(frame["arm"]) == ["a"] * 2 + ["from scratch"] * 3
     assert list(frame["seed"]) == [7, 7, 1, 1, 1] and set(frame["dataset"]) == {"bars"} and set(frame["experiment"]) == {"bars"}
-    assert frame["regime"].isna().sum() == 3 and set(frame["experiment.strategy"]) == {"alnb.acquire.margin", "alnb.acquire.entropy"}
+    assert frame["regime"].isna().sum() == 3 and set(frame["experiment.strategy"]) == {"margin", "entropy"}
     naive = [(run, Cycle.read(record)) for run in runs for record in run.records()]
     for row, (run, cycle) in zip(frame.to_dict("records"), naive, strict=True):
         assert (row["run"], row["cycle"], row["n_labelled"]) == (str(run.path), cycle.cycle, cycle.n_labelled)

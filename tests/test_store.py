@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alnb import pause, store
-from alnb.acquire import margin, random
+from alnb.acquire import STRATEGIES, margin, random
+from alnb.loop import Protocol
 from alnb.oracle import simulated
 from alnb.store import Corrupted, Locked, ManifestDiffers, Run
 
@@ -135,7 +136,7 @@ def test_descriptions_are_plain_and_complete() -> None:
     inner, kind = described["p"].pop("function"), described["s"].pop("kind")
     assert inner["function"] == f"{__name__}.zlib_like" and len(inner["source"]) == len(kind["source"]) == 64
     assert described == {
-        "f": "alnb.acquire.margin",
+        "f": "margin",
         "p": {"args": [], "keywords": {"level": 3}},
         "s": {"lr": 0.1, "sizes": [1, 2]},
         "d": "torch.float32",
@@ -357,3 +358,16 @@ def test_workspace_is_found_from_within(tmp_path: Path, monkeypatch: pytest.Monk
     assert store.workspace() == tmp_path
     monkeypatch.setenv("ALNB_WORKSPACE", str(tmp_path / "else"))
     assert store.workspace() == tmp_path / "else"
+
+
+def test_a_move_to_another_module_changes_no_name_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = Protocol(5, 5, 2), STRATEGIES["margin"], STRATEGIES["vaal"]
+    before = store.fingerprint(*described)
+    for moved in (Protocol, STRATEGIES["margin"], type(STRATEGIES["vaal"])):
+        monkeypatch.setattr(moved, "__module__", "alnb.a_room.another_file")
+    assert store.fingerprint(*described) == before
+
+
+def test_a_renamed_function_can_keep_its_name_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(STRATEGIES["margin"], "manifest_name", "smallest_margin", raising=False)
+    assert store.describe(STRATEGIES["margin"]) == "smallest_margin"

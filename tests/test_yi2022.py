@@ -101,7 +101,7 @@ def test_switches_reach_the_run() -> None:
     ((run, columns),) = find(chosen, grid(chosen, ["pt4al"], [0]), runs)[0]
     rules = run.manifest["experiment"]["protocol"]
     assert (rules["init"], rules["checkpoint"], columns["preset"], columns["key"]) == ("warm", "best_test", "as_released", "text")
-    assert run.manifest["experiment"]["strategy"]["strategy"] == "alnb.acquire.pt4al.normalised_confidence"
+    assert run.manifest["experiment"]["strategy"]["strategy"] == "normalised_confidence"
 
 
 def test_scopes_of_methods() -> None:
