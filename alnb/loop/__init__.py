@@ -1,0 +1,1 @@
+"""The loop: experiment, cycles, oracle."""

@@ -1,0 +1,1 @@
+"""Paper-specific: settings, claims, published numbers, quickstart, lesson, advisor. Nothing imports it."""
