@@ -1,14 +1,18 @@
 """Reproducible notebooks for deep active learning on images."""
 
-from alnb import acquire, augment, data, loop, metrics, nets, oracle, pool, pretrain, records, rng, store, train
+from alnb import acquire, data, store
+from alnb.acquire.query import Pool, Query
 from alnb.data import ImageSet
-from alnb.loop import Cycle, Protocol, cycles
-from alnb.oracle import Pending
-from alnb.pool import Pool, Query
-from alnb.records import load
+from alnb.learn import augment, metrics, nets, pretrain, train
+from alnb.learn.train import Learner, Recipe
+from alnb.loop import oracle
+from alnb.loop.cycles import Cycle, Protocol, cycles
+from alnb.loop.oracle import Pending
+from alnb.notebook.sweep import sweep
+from alnb.report import records
+from alnb.report.records import load
 from alnb.store import Run
-from alnb.sweeps import sweep
-from alnb.train import Learner, Recipe
+from alnb.store import streams as rng
 
 __all__ = [
     "Cycle",
@@ -25,11 +29,9 @@ __all__ = [
     "cycles",
     "data",
     "load",
-    "loop",
     "metrics",
     "nets",
     "oracle",
-    "pool",
     "pretrain",
     "records",
     "rng",

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alnb.sweeps import command
+from alnb.notebook.sweep import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from alnb import kernel_free, notebook
+    from alnb import notebook
+    from alnb.notebook import kernel_free
 
     if options.help_notebook:
         print(notebook.help_text(options.notebook))
@@ -86,7 +87,7 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from alnb import records
+    from alnb.report import records
 
     records.check_suffix(options.output)
     frame = records.load(options.runs)

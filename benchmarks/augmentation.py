@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alnb.augment import AUGMENTATIONS, normalise
-from alnb.rng import generator
+from alnb.learn.augment import AUGMENTATIONS, normalise
+from alnb.store.streams import generator
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10, training set
 WORKERS, PREFETCH = 2, 2  # torch's default prefetch, per worker

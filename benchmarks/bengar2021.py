@@ -13,7 +13,9 @@ from typing import Any
 import nbformat
 import pandas
 
-from alnb import bengar2021, claims, data, notebook
+from alnb import data, notebook
+from alnb.papers.bengar2021 import claims
+from alnb.papers.bengar2021 import experiment as bengar2021
 
 SCALE = "laptop"
 NOTEBOOKS = {  # and the data set whose images they need

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas
 
-from alnb import notebook, records, report
+from alnb import notebook
+from alnb.report import figures as report
+from alnb.report import records
 from alnb.store import Run
 
 SEEDS = [0, 1, 2, 3, 4]

@@ -25,7 +25,7 @@ explorer"""
 MANY = f"""import torch
 from types import SimpleNamespace as N
 from alnb.data import ImageSet, Resident
-from alnb.widgets.explorer import Panel
+from alnb.widgets.explorer.widget import Panel
 g = torch.Generator().manual_seed(0)
 targets = torch.randint(10, ({POINTS},), generator=g)
 train = ImageSet(Resident(torch.zeros({POINTS}, 3, 8, 8, dtype=torch.uint8)), targets, tuple("0123456789"), "many")

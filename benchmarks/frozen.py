@@ -15,9 +15,11 @@ from typing import Any
 import torch
 
 import alnb
-from alnb import acquire, bengar2021, oracle
+from alnb import acquire
 from alnb.data import Embedded, ImageSet, Resident
-from alnb.rng import generator
+from alnb.loop import oracle
+from alnb.papers.bengar2021 import experiment as bengar2021
+from alnb.store.streams import generator
 from benchmarks.kcenter import CLUSTERED, D, N, clustered
 
 CLASSES, TEST, LABELLED, BUDGET, VIEWS = 10, 10_000, 5_000, 500, 2

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from alnb import nets
 from alnb.acquire.gcn import CoreGCN, UncertainGCN, needed
+from alnb.acquire.query import Pool, Query
 from alnb.data import Embedded, Resident
-from alnb.pool import Pool, Query
-from alnb.rng import generator
+from alnb.learn import nets
+from alnb.store.streams import generator
 
 CANDIDATES, LABELLED, D, PICKS, CLUSTERS = 10_000, 5_000, 512, 1_000, 10
 N = CANDIDATES + LABELLED

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from alnb.acquire import cover
-from alnb.rng import generator
+from alnb.store.streams import generator
 
 N, D, COVERED, PICKS = 50_000, 512, 1_000, 1_000
 REPEATS = 3

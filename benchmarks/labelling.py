@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from alnb.labelling import Labelling
+from alnb.widgets.labeller.folder import Labelling
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import in_browser

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 import alnb
-from alnb import acquire, oracle, store
+from alnb import acquire, store
 from alnb.data import ImageSet, Resident
-from alnb.rng import generator
+from alnb.loop import oracle
+from alnb.store.streams import generator
 
 RUNS, CYCLES, CLASSES, POOL = 2_000, 10, 10, 50_000
 SIZES = (100, 200, 300, 400, 500)  # images asked for in each cycle, in turn over the runs
@@ -36,7 +37,7 @@ def experiment(k: int, budget: int) -> dict[str, Any]:
     roles = dict(
         learner=learner, strategy=acquire.STRATEGIES[strategy], oracle=truth, protocol=alnb.Protocol(budget, budget, CYCLES, seed=seed)
     )
-    return alnb.loop.describe(alnb.Pool.of(images), test, **roles, columns=columns)  # type: ignore[arg-type]
+    return alnb.loop.cycles.describe(alnb.Pool.of(images), test, **roles, columns=columns)  # type: ignore[arg-type]
 
 
 def record(cycle: int, budget: int, k: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas
 
-from alnb import claims
+from alnb.papers.bengar2021 import claims
 from benchmarks.bengar2021 import SCALE, plain
 from benchmarks.scratch_floor import accuracy, prepared
 

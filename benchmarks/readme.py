@@ -8,8 +8,12 @@ from typing import Any
 
 import pandas
 
-from alnb import bengar2021, claims, records, store, yi2022
-from alnb.published import published
+from alnb import store
+from alnb.papers.bengar2021 import claims
+from alnb.papers.bengar2021 import experiment as bengar2021
+from alnb.papers.published import published
+from alnb.papers.yi2022 import experiment as yi2022
+from alnb.report import records
 from benchmarks.__main__ import LONG, NAMES, RESULTS, met
 from benchmarks.yi2022 import CLAIMS, beside, claimed, compared, correlations
 

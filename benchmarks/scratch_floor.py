@@ -13,7 +13,11 @@ from typing import Any
 import pandas
 
 import alnb
-from alnb import acquire, bengar2021, claims, oracle, report
+from alnb import acquire
+from alnb.loop import oracle
+from alnb.papers.bengar2021 import claims
+from alnb.papers.bengar2021 import experiment as bengar2021
+from alnb.report import figures as report
 from benchmarks.bengar2021 import PROJECT, SCALE, plain
 
 UPDATES = {50: (100, 400, 1600), 250: (100, 400)}  # by labels; the least of scale laptop is 100

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
-from alnb import Learner, bengar2021, pretrain
-from alnb.train import fit
+from alnb import Learner
+from alnb.learn import pretrain
+from alnb.learn.train import fit
+from alnb.papers.bengar2021 import experiment as bengar2021
 from benchmarks.training import cifar_like, seconds
 
 UPDATES, REPEATS = 100, 5

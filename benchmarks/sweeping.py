@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import alnb
-from alnb import records, store
+from alnb import store
+from alnb.report import records
 
 PROJECT = Path(__file__).parents[1]
 QUICKSTART = PROJECT / "notebooks/quickstart.ipynb"

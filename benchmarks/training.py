@@ -11,10 +11,11 @@ import torch
 from torch.nn import functional
 
 import alnb
-from alnb import nets, rng
-from alnb.augment import AUGMENTATIONS
 from alnb.data import Resident
-from alnb.train import Recipe, fit
+from alnb.learn import nets
+from alnb.learn.augment import AUGMENTATIONS
+from alnb.learn.train import Recipe, fit
+from alnb.store import streams as rng
 
 BATCH = 128
 Net = Callable[[int], nets.Net]

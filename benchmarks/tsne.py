@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from alnb import tsne
-from alnb.rng import generator
+from alnb.report import layout as tsne
+from alnb.store.streams import generator
 
 N, D, CLUSTERS = 10_000, 512, 10
 FIRST, AGAIN = 60.0, 1.0  # seconds: the bars

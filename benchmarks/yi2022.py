@@ -15,8 +15,14 @@ from typing import Any
 import nbformat
 import pandas
 
-from alnb import notebook, records, store, sweeps, yi2022, yi2022_analysis, yi2022_claims, yi2022_report
-from alnb.published import published
+from alnb import notebook, store
+from alnb.notebook import sweep as sweeps
+from alnb.papers.published import published
+from alnb.papers.yi2022 import claims as yi2022_claims
+from alnb.papers.yi2022 import experiment as yi2022
+from alnb.papers.yi2022 import figures as yi2022_report
+from alnb.papers.yi2022 import lookback as yi2022_analysis
+from alnb.report import records
 from benchmarks.bengar2021 import plain, there
 
 SCALE = "laptop"

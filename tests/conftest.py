@@ -12,7 +12,7 @@ import torch
 
 import alnb
 from alnb.data import ImageSet, Resident
-from alnb.nets import small
+from alnb.learn.nets import small
 
 SHOTS = in_browser.PROJECT / "build" / "screenshots"
 torch.set_num_threads(1)  # the nets are so small that a second thread only costs time

@@ -27,7 +27,7 @@ from conftest import images_of  # noqa: E402
 import alnb  # noqa: E402
 from alnb import store  # noqa: E402
 from alnb.acquire import STRATEGIES  # noqa: E402
-from alnb.pretrain import PRETEXTS, pretrain  # noqa: E402
+from alnb.learn.pretrain import PRETEXTS, pretrain  # noqa: E402
 
 
 def work(folder: Path, updates: int) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from conftest import notebook_of
 
 import alnb
-from alnb import pause, records, store
+from alnb import store
+from alnb.report import records
+from alnb.store import stop as pause
 
 ORDER = "ALNB_TEST_ORDER"  # a file that says once what is to happen in which cycle, as "kill 1"
 CYCLES, UPDATES = 5, 100  # updates of each; `harm` is called after each 50
@@ -23,7 +25,8 @@ import torch
 from sweeping import CYCLES, UPDATES, harm
 
 import alnb
-from alnb import acquire, notebook, oracle
+from alnb import acquire, notebook
+from alnb.loop import oracle
 from alnb.data import ImageSet, Resident
 
 
@@ -53,7 +56,7 @@ for name, strategy in known.items():
             protocol=alnb.Protocol(6, 4, CYCLES, seed=seed), columns={"strategy": name, "seed": seed},
         )
         pool = alnb.Pool.of(train.images)
-        run = alnb.Run.named(runs, f"{name}-{seed}", alnb.loop.describe(pool, test, **roles))
+        run = alnb.Run.named(runs, f"{name}-{seed}", alnb.loop.cycles.describe(pool, test, **roles))
         for cycle in alnb.cycles(run, pool, test, **roles, report=partial(harm, run)):
             print(name, cycle.n_labelled, f"{cycle.metrics['accuracy']:.1%}")"""
 

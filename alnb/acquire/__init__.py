@@ -10,9 +10,9 @@ from torch import Tensor
 from alnb.acquire import cover, scores
 from alnb.acquire.gcn import CoreGCN, UncertainGCN
 from alnb.acquire.pal import PAL
+from alnb.acquire.query import Query
 from alnb.acquire.svm import SvmMargin
 from alnb.acquire.vaal import SANE
-from alnb.pool import Query
 
 Strategy = Callable[[Query], Tensor]
 """From a query to `query.n` different global indices i64 out of `query.candidates`, in order of choice."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alnb.shapes import Float, Int, Shaped
+from alnb.store.shapes import Float, Int, Shaped
 
 BLOCK = 1024  # points brought up to date together: 2 MB of features at D = 512, which stays in a core's cache
 SCAN = 4096  # rows converted, centred and multiplied together in the one pass over all features

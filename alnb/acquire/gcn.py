@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alnb import rng, train
 from alnb.acquire import cover, scores
-from alnb.pool import VOID, Query
+from alnb.acquire.query import VOID, Query
+from alnb.learn import train
+from alnb.store import streams as rng
 
 MEMINFO = Path("/proc/meminfo")  # of Linux; what is unused, by `os.sysconf`, leaves out what files in its cache would give up
 ROWS = 4096  # nodes whose outer products are summed together: fixed, so that the last bits do not depend on the machine

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alnb.acquire import scores
-from alnb.nets import Net
-from alnb.pool import Query
-from alnb.train import Later, Learner, Recipe, cross_entropy, predict
+from alnb.acquire.query import Query
+from alnb.learn.nets import Net
+from alnb.learn.train import Later, Learner, Recipe, cross_entropy, predict
 
 HIDDEN = 128  # width of a stage's layer; Yoo and Kweon 2019
 PROBE = 32  # pixels of the image that shows how many channels each stage has

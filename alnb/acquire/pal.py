@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alnb import rng, store, train
+from alnb import store
 from alnb.acquire import scores
-from alnb.augment import AUGMENTATIONS
+from alnb.acquire.query import Query
 from alnb.data import pixels
-from alnb.nets import Net, resnet18
-from alnb.pool import Query
-from alnb.shapes import Float
-from alnb.train import Recipe
+from alnb.learn import train
+from alnb.learn.augment import AUGMENTATIONS
+from alnb.learn.nets import Net, resnet18
+from alnb.learn.train import Recipe
+from alnb.store import streams as rng
+from alnb.store.shapes import Float
 
 TURNS = 4
 TRAINED, TUNED, CHOSEN = "pal.pt", "pal-tuned.pt", "pal-chosen.pt"  # in the query's folder until it is answered

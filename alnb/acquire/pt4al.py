@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alnb import rng
 from alnb.acquire import scores
-from alnb.pool import Query
-from alnb.pretrain import check_losses
-from alnb.shapes import Float, Int
-from alnb.train import predict
+from alnb.acquire.query import Query
+from alnb.learn.pretrain import check_losses
+from alnb.learn.train import predict
+from alnb.store import streams as rng
+from alnb.store.shapes import Float, Int
 
 LOSS = "pretext_loss"  # what `query.side` calls the losses
 KEYS = ("float", "text", "random")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from alnb.data import Images
-from alnb.nets import Net
-from alnb.train import log_probs, predict
+from alnb.learn.nets import Net
+from alnb.learn.train import log_probs, predict
 
 VOID = -1  # no label; or, in `acquired`, not asked for yet
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from alnb.pool import Query
+from alnb.acquire.query import Query
 
 Scope = Callable[[Query], Tensor]
 """From a query to those of its candidates that may be chosen, global indices i64 [M], in an order that strategies may use."""

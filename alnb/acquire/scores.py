@@ -8,7 +8,7 @@ Every function works on the device and in the dtype of what it is given.
 import torch
 from torch import Tensor
 
-from alnb.shapes import Float, Int, Shaped
+from alnb.store.shapes import Float, Int, Shaped
 
 
 def entropy(log_probs: Float[Tensor, "N C ..."]) -> Float[Tensor, "N ..."]:

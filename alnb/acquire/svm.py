@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alnb.acquire.query import Query
 from alnb.acquire.scores import top
-from alnb.pool import Query
-from alnb.shapes import Float, Int
+from alnb.store.shapes import Float, Int
 
 C = 5.0  # price of a violated margin; Bengar et al. 2021, section 4
 SCALE = "l2"  # so that C = 5 means the same for every net; "standard" takes far longer to fit

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from alnb import store
 from alnb.acquire import learning_loss
+from alnb.acquire.query import Query
 from alnb.acquire.vaal import VAAL, Given, least_labelled
-from alnb.pool import Query
-from alnb.train import predict
+from alnb.learn.train import predict
 
 GAME = VAAL(kl="mean_all", beta=1.0, vae_steps=1, adv_steps=1)
 

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alnb import pause, rng, store, train
+from alnb import store
 from alnb.acquire import scores
+from alnb.acquire.query import Query
 from alnb.data import Images, pixels
-from alnb.pool import Query
+from alnb.learn import train
+from alnb.store import stop as pause
+from alnb.store import streams as rng
 
 HALVINGS = 4  # strided convolutions of the encoder: sides must be multiples of 2**HALVINGS
 SMALLEST = 32  # pixels; the encoder then leaves 2x2, as in the authors' code

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from alnb import rng, store
+from alnb import store
 from alnb.data.sets import ImageSet, held_out
 from alnb.data.sources import DataError, Resident
+from alnb.store import streams as rng
 
 if TYPE_CHECKING:
     from PIL import Image

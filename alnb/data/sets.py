@@ -9,8 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from alnb import rng, store
+from alnb import store
 from alnb.data.sources import DataError, Images, Resident, Selection, check_indices, pixels
+from alnb.store import streams as rng
 
 IMBALANCED_CIFAR10 = (500, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 4500, 5000)
 """Training images of airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck; 27,500 in all.

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from alnb.shapes import Bool, Float, Int, Shaped
+from alnb.store.shapes import Bool, Float, Int, Shaped
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601 to the digits that torchvision has: they sum to 0.9999
 TRIES = 10  # candidate boxes per image before the centre crop, as torchvision

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alnb.shapes import Float, Int, Integer, Shaped
+from alnb.store.shapes import Float, Int, Integer, Shaped
 
 
 def confusion(predictions: Integer[Tensor, "N ..."], targets: Integer[Tensor, "N ..."], classes: int, void: int = -1) -> Int[Tensor, "C C"]:

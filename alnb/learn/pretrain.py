@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alnb import colorization, jigsaw, rng, simsiam, store
-from alnb.augment import AUGMENTATIONS, Augment
+from alnb import store
 from alnb.data import Embedded, Images, ImageSet
-from alnb.nets import Backbone, Net
-from alnb.train import CHUNK, Learner, Report, Watch, chunk_of, fit, predict
+from alnb.learn.augment import AUGMENTATIONS, Augment
+from alnb.learn.nets import Backbone, Net
+from alnb.learn.pretexts import colorization, jigsaw, simsiam
+from alnb.learn.train import CHUNK, Learner, Report, Watch, chunk_of, fit, predict
+from alnb.store import streams as rng
 
 COLLAPSED = 0.1  # a spread below this is an alarm; healthy runs stay near 1 (Chen and He 2021, section 4.1)
 

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alnb import metrics, pause, rng, store
-from alnb.augment import AUGMENTATIONS, Augment
+from alnb import store
 from alnb.data import Embedded, Images
-from alnb.nets import NO_CHANGE, Backbone, Net
+from alnb.learn import metrics
+from alnb.learn.augment import AUGMENTATIONS, Augment
+from alnb.learn.nets import NO_CHANGE, Backbone, Net
+from alnb.store import stop as pause
+from alnb.store import streams as rng
 
 REPORT_UPDATES = 50  # losses are read from the device once in so many updates
 CHUNK = 1000  # images of up to 64x64 a forward pass, see `chunk_of`: fixed, so that the last bits never depend on the machine's memory

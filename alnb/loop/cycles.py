@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alnb import pause, rng, store
+from alnb import store
 from alnb.acquire import Strategy, random, scores
+from alnb.acquire.query import VOID, Pool, Query, check_indices
 from alnb.data import ImageSet
-from alnb.nets import Net
-from alnb.oracle import Oracle, Pending, human
-from alnb.pool import VOID, Pool, Query, check_indices
+from alnb.learn.nets import Net
+from alnb.learn.train import Learner, Report, Watch, evaluate, fit, log_probs, predict
+from alnb.loop.oracle import Oracle, Pending, human
 from alnb.store import Json, Run
-from alnb.train import Learner, Report, Watch, evaluate, fit, log_probs, predict
+from alnb.store import stop as pause
+from alnb.store import streams as rng
 
 MEASURED = ("seconds", "peak_memory_mb")  # the fields of a record that no two executions share
 BELIEFS = ("predicted", "confidence", "margin", "entropy")  # what `beliefs` gives

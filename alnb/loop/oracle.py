@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alnb import rng
 from alnb.acquire import Strategy
-from alnb.pool import VOID, Query
+from alnb.acquire.query import VOID, Query
 from alnb.store import Run, append_line, exclusive, read_json, read_lines
+from alnb.store import streams as rng
 
 
 @dataclass(frozen=True)

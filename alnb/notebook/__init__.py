@@ -19,10 +19,10 @@ from types import NoneType, UnionType
 from typing import Any, Protocol, Self, TextIO, get_args, get_origin
 
 from alnb import store
-from alnb.train import Report
+from alnb.learn.train import Report
 
 SCALES = ("smoke", "laptop", "paper")
-PACKAGE = Path(__file__).parents[1]  # where this package is imported from
+PACKAGE = Path(__file__).parents[2]  # where this package is imported from
 BATCH = "ALNB_BATCH"  # set to "1" while a notebook is executed without anybody looking at it
 
 

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from alnb.notebook import BATCH, NotebookFailed, Source, check, parameters, sources
-from alnb.pause import TimeIsUp
+from alnb.store.stop import TimeIsUp
 
 
 def execute(path: Path, values: Mapping[str, Any]) -> None:

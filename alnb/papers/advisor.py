@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
-from alnb import claims, report
-from alnb.published import published
+from alnb.papers.bengar2021 import claims
+from alnb.papers.published import published
+from alnb.report import figures as report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

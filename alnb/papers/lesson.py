@@ -12,15 +12,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from alnb import acquire, claims, exploration, oracle, query_analysis, quickstart, report
+from alnb import acquire
 from alnb.acquire import Strategy
+from alnb.acquire.query import Query
 from alnb.data import Images
-from alnb.labelling_rounds import typical
-from alnb.loop import Protocol
-from alnb.pool import Query
-from alnb.query_analysis import CHUNK, CLASS_COLOURS, class_colour, class_edge, coverage_radius, draw_legend, knn_label_entropy
-from alnb.records import Found
-from alnb.train import Learner
+from alnb.learn.train import Learner
+from alnb.loop import oracle
+from alnb.loop.cycles import Protocol
+from alnb.papers import quickstart
+from alnb.papers.bengar2021 import claims
+from alnb.report import figures as report
+from alnb.report import queries as query_analysis
+from alnb.report.queries import CHUNK, CLASS_COLOURS, class_colour, class_edge, coverage_radius, draw_legend, knn_label_entropy
+from alnb.report.records import Found
+from alnb.widgets.explorer import trail as exploration
+from alnb.widgets.labeller.rounds import typical
 
 if TYPE_CHECKING:
     import ipywidgets

@@ -42,5 +42,5 @@ def published(paper: str | None = None, **filters: Any) -> DataFrame:
 def _table() -> DataFrame:
     import pandas
 
-    with resources.files("alnb").joinpath("published.csv").open(encoding="utf-8") as file:
+    with resources.files("alnb.papers").joinpath("published.csv").open(encoding="utf-8") as file:
         return pandas.read_csv(file, keep_default_na=False, na_values={name: [""] for name in NUMBERS})

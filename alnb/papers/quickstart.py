@@ -15,16 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alnb import loop, oracle, store, train
+from alnb import store
 from alnb.acquire import STRATEGIES
-from alnb.augment import AUGMENTATIONS, Augment
+from alnb.acquire.query import Pool
 from alnb.data import Images, ImageSet, load
 from alnb.data.official import Root
-from alnb.loop import Protocol
-from alnb.nets import Net, linear, resnet18, small
-from alnb.pool import Pool
-from alnb.pretrain import PRETEXTS, Pretrained, embed, pretrain
-from alnb.train import Learner, Recipe, Report
+from alnb.learn import train
+from alnb.learn.augment import AUGMENTATIONS, Augment
+from alnb.learn.nets import Net, linear, resnet18, small
+from alnb.learn.pretrain import PRETEXTS, Pretrained, embed, pretrain
+from alnb.learn.train import Learner, Recipe, Report
+from alnb.loop import cycles as loop
+from alnb.loop import oracle
+from alnb.loop.cycles import Protocol
 
 ARMS = ("from scratch", "rotation", "frozen rotation")
 """How the net of each cycle starts: with fresh weights; from what was learned without labels; or as a linear classifier on that, frozen."""

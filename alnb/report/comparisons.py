@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from alnb import report
-from alnb.metrics import area_under_budget_curve
+from alnb.learn.metrics import area_under_budget_curve
+from alnb.report import figures as report
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

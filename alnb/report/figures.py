@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alnb import store
 from alnb.acquire import STRATEGIES
-from alnb.metrics import area_under_budget_curve
+from alnb.learn.metrics import area_under_budget_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

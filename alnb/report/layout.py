@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alnb import pause, store
+from alnb import store
+from alnb.store import stop as pause
 
 COMPONENTS = 50  # principal components that neighbours are looked for in
 PERPLEXITY = 30.0  # van der Maaten and Hinton 2008: typical values are between 5 and 50

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from alnb import report, rng
 from alnb.acquire import scores
-from alnb.shapes import Float, Int
+from alnb.report import figures as report
+from alnb.store import streams as rng
+from alnb.store.shapes import Float, Int
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,7 +23,7 @@ from typing import IO, Any, Protocol, runtime_checkable
 
 import torch
 
-from alnb import pause
+from alnb.store import stop as pause
 
 Json = dict[str, Any]
 CELL = "ALNB_CELL"  # in a cell of a sweep: that cell's folder
@@ -400,15 +400,15 @@ def version() -> str:
     try:
         return metadata.version("alnb")
     except metadata.PackageNotFoundError:
-        project = Path(__file__).parents[1] / "pyproject.toml"
+        project = Path(__file__).parents[2] / "pyproject.toml"
         return str(tomllib.loads(project.read_text())["project"]["version"]) if project.is_file() else "unknown"
 
 
 @functools.cache
 def package() -> str:
     """Version and digest of this package's own code: the same on two machines that would do the same."""
-    files = sorted(p for p in Path(__file__).parent.rglob("*.py"))
-    parts = {p.relative_to(Path(__file__).parent).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    files = sorted(p for p in Path(__file__).parents[1].rglob("*.py"))
+    parts = {p.relative_to(Path(__file__).parents[1]).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     return f"{version()} {_digest(parts)[:10]}"
 
 
@@ -556,7 +556,7 @@ class Run:
             began = os.environ.get(CODE, package())
             if package() != began:
                 raise CodeChanged(
-                    f"alnb in {Path(__file__).parent} is {package()}, it was {began} when the sweep began: nothing was computed; "
+                    f"alnb in {Path(__file__).parents[1]} is {package()}, it was {began} when the sweep began: nothing was computed; "
                     "start it again"
                 )
             cell = Path(os.environ[CELL]).resolve()

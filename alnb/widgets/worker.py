@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from alnb import pause, store
+from alnb import store
 from alnb.data import DataError
-from alnb.pretrain import Collapsed
-from alnb.train import NonFiniteLoss
+from alnb.learn.pretrain import Collapsed
+from alnb.learn.train import NonFiniteLoss
+from alnb.store import stop as pause
 
 TOLD = (  # what a person can do something about: shown as it is
     ValueError, DataError, store.ManifestDiffers, store.Corrupted, store.Locked, store.NewerFormat, NonFiniteLoss, Collapsed, OSError,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from in_browser import CHROMIUM, LABELLER, end_kernel, press, ready, reloaded, run_again, zeros_and_ones
 
-from alnb.labelling import Labelling
+from alnb.widgets.labeller.folder import Labelling
 
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium")
 

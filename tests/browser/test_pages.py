@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from in_browser import CHROMIUM, PROJECT, press, ready, zeros_and_ones
 
-from alnb.labelling import Labelling
+from alnb.widgets.labeller.folder import Labelling
 
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium")
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alnb.nets import Net
-from alnb.shapes import Float, Int
+from alnb.learn.nets import Net
+from alnb.store.shapes import Float, Int
 
 # linear sRGB to CIE XYZ; the white point D65 is what (1, 1, 1) becomes, so that grey has exactly no colour. Source: IEC 61966-2-1
 XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))

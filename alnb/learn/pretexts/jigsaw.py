@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alnb.nets import Net
-from alnb.shapes import Float, Int
+from alnb.learn.nets import Net
+from alnb.store.shapes import Float, Int
 
 ORDERS = tuple(permutations(range(4)))  # in order of class; cell j (top left, top right, bottom left, bottom right) shows tile ORDERS[c][j]
 VIEWS = 4  # of each image in an update, as many as rotation has: the classes of one remainder modulo GROUPS

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alnb.nets import Net
+from alnb.learn.nets import Net
 
 
 class Head(nn.Module):

@@ -4,7 +4,7 @@
 machine.
 """
 
-from alnb.sweeps.engine import Sweep, Workers, sweep
-from alnb.sweeps.grid import read_file, read_words
+from alnb.notebook.sweep.engine import Sweep, Workers, sweep
+from alnb.notebook.sweep.grid import read_file, read_words
 
 __all__ = ["Sweep", "Workers", "read_file", "read_words", "sweep"]

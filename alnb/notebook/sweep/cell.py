@@ -20,8 +20,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from alnb import loop, notebook, pause, store
+from alnb import notebook, store
+from alnb.loop import cycles as loop
 from alnb.notebook import NotebookFailed
+from alnb.store import stop as pause
 
 DONE, EMPTY, FAILED, STOPPED, DIED, RUNNING, BUSY, NEW = "done", "empty", "failed", "stopped", "died", "running", "busy", "new"
 FINISHED = (DONE, EMPTY)  # EMPTY: the experiment has no such combination
@@ -285,7 +287,7 @@ def _by_itself(work: Work) -> Outcome:
     outcome = folder / "outcome.json"
     outcome.unlink(missing_ok=True)
     store.write_json(folder / "values.json", {"notebook": str(work.cell.notebook), "values": dict(work.cell.values)})
-    command = [sys.executable, "-m", "alnb.sweeps.child", str(folder), str(os.getpid())]
+    command = [sys.executable, "-m", "alnb.notebook.sweep.child", str(folder), str(os.getpid())]
     with open(folder / "log.txt", "wb") as log, _watch(work) as kill:
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
         with subprocess.Popen(command, env={**os.environ, **environment(work)}, cwd=work.folder, **options) as process:

@@ -8,9 +8,9 @@ import threading
 import time
 from pathlib import Path
 
-from alnb import kernel_free, store
-from alnb.notebook import BadParameter, NotebookFailed
-from alnb.pause import TimeIsUp
+from alnb import store
+from alnb.notebook import BadParameter, NotebookFailed, kernel_free
+from alnb.store.stop import TimeIsUp
 
 DEAD = 3  # exit status of one whose parent is gone
 

@@ -29,8 +29,8 @@ from typing import Any
 
 from alnb import store
 from alnb.notebook import BadParameter
-from alnb.sweeps.cell import OtherVersion, beside
-from alnb.sweeps.engine import Workers
+from alnb.notebook.sweep.cell import OtherVersion, beside
+from alnb.notebook.sweep.engine import Workers
 
 ANSWER = 10  # seconds that a scheduler has to answer
 ARRIVE = 60  # seconds that a first worker has to come to a scheduler that was there before

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from alnb.notebook import BadParameter
-from alnb.sweeps import table
-from alnb.sweeps.cell import BUSY
-from alnb.sweeps.engine import Sweep, Workers, asked_to_end, sweep
-from alnb.sweeps.grid import grid, read_file, read_words
+from alnb.notebook.sweep import table
+from alnb.notebook.sweep.cell import BUSY
+from alnb.notebook.sweep.engine import Sweep, Workers, asked_to_end, sweep
+from alnb.notebook.sweep.grid import grid, read_file, read_words
 
 FAILED, LEFT = 1, 75  # exit statuses; 75 is what sysexits.h calls a temporary failure: try again
 Read = tuple[Path, dict[str, Any], list[str] | None]  # notebook, values, axes
@@ -100,7 +100,7 @@ def _crew(options: argparse.Namespace) -> AbstractContextManager[Workers | None]
     """The workers of a cluster, for all sweeps; None for those of this machine, which each sweep has for itself."""
     if options.cluster is None or options.dry_run:
         return nullcontext()
-    from alnb.sweeps import cluster
+    from alnb.notebook.sweep import cluster
 
     return cluster.connect(options.cluster, threads=options.threads, patience=options.time_limit)
 

@@ -17,12 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alnb import notebook, pause, store
+from alnb import notebook, store
 from alnb.notebook import NotebookFailed
-from alnb.sweeps import cell as cells_of
-from alnb.sweeps import table
-from alnb.sweeps.cell import BUSY, DIED, FAILED, Cell, OtherVersion, Status, Work
-from alnb.sweeps.grid import Grid, grid
+from alnb.notebook.sweep import cell as cells_of
+from alnb.notebook.sweep import table
+from alnb.notebook.sweep.cell import BUSY, DIED, FAILED, Cell, OtherVersion, Status, Work
+from alnb.notebook.sweep.grid import Grid, grid
+from alnb.store import stop as pause
 
 MOST_WORKERS = 8  # that are started unasked: each is a process of half a gigabyte
 REFRESH = 1.0  # seconds between two looks at what runs

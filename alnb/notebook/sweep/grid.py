@@ -14,9 +14,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from alnb import kernel_free, notebook, store
-from alnb.notebook import BadParameter, NotebookFailed, Parameter
-from alnb.sweeps.cell import PLACES, Cell, named
+from alnb import notebook, store
+from alnb.notebook import BadParameter, NotebookFailed, Parameter, kernel_free
+from alnb.notebook.sweep.cell import PLACES, Cell, named
 
 Words = Sequence[Sequence[str]]
 FIELDS = ("notebook", "parameters", "over", "says")  # of a sweep file

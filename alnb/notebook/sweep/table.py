@@ -13,9 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from alnb import loop, notebook, store
-from alnb.sweeps import cell as cells_of
-from alnb.sweeps.cell import BUSY, DIED, DONE, EMPTY, FAILED, NEW, PLACES, RUNNING, STOPPED, Cell, Status
+from alnb import notebook, store
+from alnb.loop import cycles as loop
+from alnb.notebook.sweep import cell as cells_of
+from alnb.notebook.sweep.cell import BUSY, DIED, DONE, EMPTY, FAILED, NEW, PLACES, RUNNING, STOPPED, Cell, Status
 
 WORDS = {
     DONE: "done", EMPTY: "no such combination", FAILED: "failed", STOPPED: "stopped at a checkpoint", DIED: "killed",

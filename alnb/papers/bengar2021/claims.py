@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy
 
-from alnb import report, rng
-from alnb.published import published
+from alnb.papers.published import published
+from alnb.report import figures as report
+from alnb.store import streams as rng
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

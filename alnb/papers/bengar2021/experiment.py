@@ -15,22 +15,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alnb import comparisons, loop, oracle, report, rng, store
+from alnb import store
 from alnb.acquire import STRATEGIES, Strategy
+from alnb.acquire.query import Pool
 from alnb.acquire.svm import SvmMargin, svm_accuracy
 from alnb.acquire.vaal import FAITHFUL, SANE, VAAL
-from alnb.augment import AUGMENTATIONS
 from alnb.data import Embedded, Images, ImageSet, at_most, load, subset
 from alnb.data.official import Root
-from alnb.loop import Cycle, Protocol
-from alnb.nets import Net, linear, resnet10, resnet18, small
-from alnb.oracle import Pending
-from alnb.pool import Pool
-from alnb.pretrain import PRETEXTS, Monitor, Pretext, Pretrained, embed, pretrain
-from alnb.records import Found
-from alnb.records import find as find_runs
-from alnb.records import frame as as_frame
-from alnb.train import Learner, Recipe, Report
+from alnb.learn.augment import AUGMENTATIONS
+from alnb.learn.nets import Net, linear, resnet10, resnet18, small
+from alnb.learn.pretrain import PRETEXTS, Monitor, Pretext, Pretrained, embed, pretrain
+from alnb.learn.train import Learner, Recipe, Report
+from alnb.loop import cycles as loop
+from alnb.loop import oracle
+from alnb.loop.cycles import Cycle, Protocol
+from alnb.loop.oracle import Pending
+from alnb.report import comparisons
+from alnb.report import figures as report
+from alnb.report.records import Found
+from alnb.report.records import find as find_runs
+from alnb.report.records import frame as as_frame
+from alnb.store import streams as rng
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -475,7 +480,7 @@ def table1(frame: DataFrame) -> DataFrame:
     """
     import pandas
 
-    from alnb.published import published
+    from alnb.papers.published import published
 
     printed = published(PAPER, item="Table 1")[["dataset", "arm", "strategy", "value"]].rename(columns={"value": "published"})
     rows, half = [], frame[(frame["regime"] == 10) & (frame["cycle"] == frame["cycle"].max())]
@@ -523,7 +528,7 @@ def draw(frame: DataFrame, title: str) -> Figure:
     import seaborn
     from matplotlib.figure import Figure
 
-    from alnb.published import published
+    from alnb.papers.published import published
 
     regimes, look = sorted(frame["regime"].unique()), report.looks(ARMS["frozen"])
     printed = comparisons.printed(frame, published(PAPER))

@@ -17,25 +17,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alnb import loop, oracle, store
+from alnb import store
 from alnb.acquire import STRATEGIES, Strategy, learning_loss, pt4al, random, random_with_replacement
 from alnb.acquire.gcn import CoreGCN, Training, UncertainGCN
 from alnb.acquire.pal import PAL
 from alnb.acquire.pt4al import LossBatch
+from alnb.acquire.query import Pool
 from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.acquire.ta_vaal import TAVAAL
 from alnb.acquire.vaal import SANE, VAAL
-from alnb.augment import AUGMENTATIONS
 from alnb.data import IMBALANCED_CIFAR10, ImageSet, at_most, bgr, imbalanced, load, proportional
 from alnb.data.official import Root
-from alnb.loop import Cycle, Protocol
-from alnb.nets import Net, resnet18, resnet18_large, small
-from alnb.oracle import Pending
-from alnb.pool import Pool
-from alnb.pretrain import PRETEXTS, Pretext, Pretrained, pretrain
-from alnb.records import Found
-from alnb.records import find as find_runs
-from alnb.train import Learner, Recipe, Report, fit
+from alnb.learn.augment import AUGMENTATIONS
+from alnb.learn.nets import Net, resnet18, resnet18_large, small
+from alnb.learn.pretrain import PRETEXTS, Pretext, Pretrained, pretrain
+from alnb.learn.train import Learner, Recipe, Report, fit
+from alnb.loop import cycles as loop
+from alnb.loop import oracle
+from alnb.loop.cycles import Cycle, Protocol
+from alnb.loop.oracle import Pending
+from alnb.report.records import Found
+from alnb.report.records import find as find_runs
 
 PAPER = "yi2022"
 PAPER_PRETEXTS = ("rotation", "colorization", "jigsaw", "simsiam")  # of Figure 6b

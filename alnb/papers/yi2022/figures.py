@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alnb import comparisons, report, rng
-from alnb.claims import FAILS, HOLDS, OPEN, Verdict, at
-from alnb.loop import Cycle
-from alnb.published import published as read_published
-from alnb.rank_correlation import Correlation
-from alnb.records import Found
+from alnb.loop.cycles import Cycle
+from alnb.papers.bengar2021.claims import FAILS, HOLDS, OPEN, Verdict, at
+from alnb.papers.published import published as read_published
+from alnb.report import comparisons
+from alnb.report import figures as report
+from alnb.report.rank_correlation import Correlation
+from alnb.report.records import Found
+from alnb.store import streams as rng
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

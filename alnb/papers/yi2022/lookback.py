@@ -16,14 +16,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from alnb import query_analysis, rng, store, train, tsne
+from alnb import store
 from alnb.data import ImageSet
-from alnb.loop import Cycle
-from alnb.pretrain import losses_of
-from alnb.rank_correlation import Correlation, correlate
-from alnb.records import Found
-from alnb.train import Report
-from alnb.yi2022 import Setting, base, learned, pretext_learner, summary
+from alnb.learn import train
+from alnb.learn.pretrain import losses_of
+from alnb.learn.train import Report
+from alnb.loop.cycles import Cycle
+from alnb.papers.yi2022.experiment import Setting, base, learned, pretext_learner, summary
+from alnb.report import layout as tsne
+from alnb.report import queries as query_analysis
+from alnb.report.rank_correlation import Correlation, correlate
+from alnb.report.records import Found
+from alnb.store import streams as rng
 
 if TYPE_CHECKING:
     from pandas import DataFrame

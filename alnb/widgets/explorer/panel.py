@@ -12,10 +12,10 @@ import ipywidgets
 import torch
 import traitlets
 
-from alnb import exploration
-from alnb.exploration import ASKED, PALE, POOL, STATE_COLOURS, Trail
-from alnb.pool import VOID
-from alnb.query_analysis import CLASS_COLOURS
+from alnb.acquire.query import VOID
+from alnb.report.queries import CLASS_COLOURS
+from alnb.widgets.explorer import trail as exploration
+from alnb.widgets.explorer.trail import ASKED, PALE, POOL, STATE_COLOURS, Trail
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from alnb import loop, quickstart
-from alnb.loop import Cycle
-from alnb.query_analysis import CLASS_COLOURS, class_colour, draw_legend
-from alnb.quickstart import Setting, Start
-from alnb.report import looks
-from alnb.train import Report
+from alnb.learn.train import Report
+from alnb.loop import cycles as loop
+from alnb.loop.cycles import Cycle
+from alnb.papers import quickstart
+from alnb.papers.quickstart import Setting, Start
+from alnb.report.figures import looks
+from alnb.report.queries import CLASS_COLOURS, class_colour, draw_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,13 +13,17 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from alnb import exploration, pause, quickstart, records, store
+from alnb import store
 from alnb.acquire import STRATEGIES
 from alnb.data import DATASETS
-from alnb.exploration import Trail
-from alnb.query_analysis import draw_queries
-from alnb.tsne import layout, suited
-from alnb.widgets.panel import Panel, close_all
+from alnb.papers import quickstart
+from alnb.report import records
+from alnb.report.layout import layout, suited
+from alnb.report.queries import draw_queries
+from alnb.store import stop as pause
+from alnb.widgets.explorer import trail as exploration
+from alnb.widgets.explorer.panel import Panel, close_all
+from alnb.widgets.explorer.trail import Trail
 from alnb.widgets.still import Still
 from alnb.widgets.worker import TOLD, Worker
 

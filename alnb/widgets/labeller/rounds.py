@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alnb import nets, pretrain, rng, store
+from alnb import store
 from alnb.acquire import STRATEGIES
-from alnb.augment import AUGMENTATIONS
+from alnb.acquire.query import VOID, Pool, Query
 from alnb.data import Embedded, Resident
 from alnb.data.files import decode_all, kept
-from alnb.labelling import HELD_OUT, RESTORE, Item, Labelling
-from alnb.loop import check_query
-from alnb.pool import VOID, Pool, Query
-from alnb.train import Learner, Recipe, Report, fit, log_probs, predict
+from alnb.learn import nets, pretrain
+from alnb.learn.augment import AUGMENTATIONS
+from alnb.learn.train import Learner, Recipe, Report, fit, log_probs, predict
+from alnb.loop.cycles import check_query
+from alnb.store import streams as rng
+from alnb.widgets.labeller.folder import HELD_OUT, RESTORE, Item, Labelling
 
 CHOICES = ("margin", "entropy", "least_confidence", "kcenter", "random")  # strategies of `STRATEGIES` that suit a linear classifier
 RECIPE = Recipe(epochs=20, min_updates=200, batch=64, lr=0.1, weight_decay=1e-3)  # of the linear classifier

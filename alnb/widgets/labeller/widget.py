@@ -13,9 +13,9 @@ from weakref import WeakValueDictionary
 import anywidget
 import traitlets
 
-from alnb import exploration
-from alnb.labelling import KEYS, UNSURE, Labelling, Refused, export_csv, keys_of, place_of, take_over
-from alnb.labelling_rounds import FEATURES, Batch, advice, current, images_of, next_batch, rounds
+from alnb.widgets.explorer import trail as exploration
+from alnb.widgets.labeller.folder import KEYS, UNSURE, Labelling, Refused, export_csv, keys_of, place_of, take_over
+from alnb.widgets.labeller.rounds import FEATURES, Batch, advice, current, images_of, next_batch, rounds
 from alnb.widgets.still import Still
 from alnb.widgets.worker import TOLD, Worker
 

@@ -1,0 +1,471 @@
+"""CoreGCN and UncertainGCN: the graph and its gradients against dense formulas, the training against a plain one, and what is asked for."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from test_acquire import query_of
+from torch import Tensor, nn
+
+from alnb.acquire import cover, gcn
+from alnb.acquire.gcn import GCN, CoreGCN, Graph, Training, UncertainGCN, labelled_loss, learn, needed
+from alnb.acquire.query import VOID, Pool, Query
+from alnb.acquire.scopes import RandomSubset, Scoped
+from alnb.data import Embedded, Resident
+from alnb.learn.nets import linear
+from alnb.learn.train import NonFiniteLoss
+from alnb.loop.cycles import check_query
+from alnb.store import streams as rng
+
+SHORT = Training(hidden=8, steps=15)
+both = pytest.mark.parametrize("strategy", [CoreGCN(SHORT), UncertainGCN(SHORT)], ids=["core", "uncertain"])
+
+
+def random_features(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.rand(n, d, generator=rng.generator(seed, "features"), dtype=torch.float64).to(dtype)
+
+
+def dense(features: Tensor) -> Tensor:
+    """A [N,N] in float64 by its definition, node by node; one without anything in common with the others has the column of I."""
+    rows = [row / row.norm() if float(row.norm()) > 0 else row for row in features.double()]
+    n = len(rows)
+    eye = torch.eye(n, dtype=torch.float64)
+    S = eye + torch.stack([torch.stack([rows[i] @ rows[j] * (i != j) for j in range(n)]) for i in range(n)])
+    A = torch.zeros(n, n, dtype=torch.float64)
+    for j in range(n):
+        column = (S - eye)[:, j]
+        A[:, j] = (column / column.sum() if float(column.sum()) > 0 else column) + eye[:, j]
+    return A
+
+
+# ---- the graph -----------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def feature_tables(draw: st.DrawFn) -> Tensor:
+    """Not negative, some rows of zeros, some twice, some that share nothing with the others; of any length."""
+    n, d = draw(st.integers(1, 8)), draw(st.integers(1, 6))
+    values = draw(st.lists(st.sampled_from([0.0, 0.0, 0.25, 0.5, 1.0, 3.0]), min_size=n * d, max_size=n * d))
+    scale = draw(st.lists(st.sampled_from([1e-3, 1.0, 1e4]), min_size=n, max_size=n))
+    return torch.tensor(values, dtype=torch.float64).view(n, d) * torch.tensor(scale, dtype=torch.float64)[:, None]
+
+
+@settings(max_examples=50, deadline=None)  # the reference is two loops
+@given(feature_tables(), st.integers(1, 3), st.sampled_from([torch.float64, torch.float32, torch.float16]))
+def test_products_are_those_of_the_dense_graph(features: Tensor, K: int, dtype: torch.dtype) -> None:
+    features = features.to(dtype)
+    A, graph = dense(features), Graph.of(features)
+    v = torch.randn(len(features), K, generator=rng.generator(0, "v"), dtype=torch.float64)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    found = graph.product(v.to(wide))
+    assert found.dtype == wide
+    torch.testing.assert_close(found.double(), A @ v, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(graph.smoothed().double(), A @ graph.x.double(), rtol=tolerance, atol=tolerance)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 30), st.integers(1, 40), st.integers(0, 1000))
+def test_random_graphs_agree_to_five_digits_in_float32(N: int, D: int, seed: int) -> None:
+    features = random_features(N, D, seed, torch.float32)
+    features[seed % N] = 0
+    v = torch.randn(N, 2, generator=rng.generator(seed, "v"))
+    torch.testing.assert_close(Graph.of(features).product(v).double(), dense(features) @ v.double(), rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 15), st.integers(2, 8), st.integers(0, 1000))
+def test_negative_features_where_the_sums_are_positive(N: int, D: int, seed: int) -> None:
+    features = random_features(N, D, seed) - 0.3
+    S = nn.functional.normalize(features) @ nn.functional.normalize(features).T
+    assume(float((S.sum(0) - 1).min()) > 0.01)
+    torch.testing.assert_close(Graph.of(features).product(features), dense(features) @ features, rtol=1e-10, atol=1e-10)
+
+
+def test_a_row_of_zeros_and_one_that_shares_nothing_stand_alone() -> None:
+    features = torch.tensor([[1.0, 0, 0], [0, 0, 0], [2.0, 0, 0], [0, 5.0, 0]])
+    A = Graph.of(features).product(torch.eye(4))
+    assert torch.equal(A, torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]))
+    assert torch.equal(Graph.of(features[:1]).product(torch.ones(1, 1)), torch.ones(1, 1))  # no division by 0
+    nearly = torch.tensor([[1.0, 1e-4, 0], [0, 1, 1]])  # a cosine below ALONE: the quotient would be noise
+    assert torch.equal(Graph.of(nearly).product(torch.eye(2)), torch.eye(2))
+    assert Graph.of(torch.tensor([[1.0, 1e-2, 0], [0, 1, 1]])).product(torch.eye(2))[0, 1] == pytest.approx(1, rel=1e-3)
+
+
+def test_smoothing_does_not_depend_on_how_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Graph.of(random_features(40, 7))
+    whole = graph.smoothed()
+    monkeypatch.setattr(gcn, "ROWS", 9)
+    torch.testing.assert_close(graph.smoothed(), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_are_products_with_the_transposed_graph() -> None:
+    features = random_features(9, 4)
+    features[3] = 0
+    graph, A = Graph.of(features), dense(features)
+    v, g = (random_features(9, 2, seed).requires_grad_(seed == 1) for seed in (1, 2))
+    graph.product(v).backward(g)
+    torch.testing.assert_close(v.grad, A.T @ g, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(A, A.T)
+    assert torch.autograd.gradcheck(graph.product, random_features(9, 2, 3).requires_grad_())
+
+
+def test_features_are_left_as_they_are() -> None:
+    features = random_features(5, 3, dtype=torch.float32)
+    before = features.clone()
+    Graph.of(features).smoothed()
+    assert torch.equal(features, before)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (torch.zeros(3), r"features must be float \[N, D\], but are torch.float32 \[3\]"),
+        (torch.zeros(3, 2, dtype=torch.int64), r"features must be float \[N, D\], but are torch.int64 \[3, 2\]"),
+        (torch.tensor([[1.0, 2], [3, math.nan]]), r"features\[1\] holds NaN, infinity or values too large"),
+        (torch.tensor([[1e30, 1e30], [3, 1]]), r"features\[0\] holds NaN, infinity or values too large"),
+        (torch.tensor([[1.0, 0], [-1, 0], [1, 0]]), r"features\[0\] has cosines that add up to 0 over .*: take features that are not neg"),
+        (torch.tensor([[1.0, 1], [1, 2], [-1, 0]]), r"features\[2\] has cosines that add up to -1.15"),
+    ],
+)
+def test_features_that_make_no_graph(features: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Graph.of(features)
+
+
+# ---- the net and its training --------------------------------------------------------------------------------------------------
+
+
+def test_parameter_counts_are_those_of_the_authors_code() -> None:
+    net = GCN(512)
+    counts = [sum(p.numel() for p in layer.parameters()) for layer in (net.first, net.second)]
+    assert counts == [65_664, 129]
+
+
+def test_initial_weights() -> None:
+    with rng.scope(0, "init"):
+        net = GCN(512)
+    for values, bound in ((net.first.weight, 128**-0.5), (net.first.bias, 128**-0.5), (net.second.weight, 1.0), (net.second.bias, 1.0)):
+        assert float(values.detach().abs().max()) <= bound and bool(values.any())
+    for values, bound in ((net.first.weight, 128**-0.5), (net.second.weight, 1.0)):
+        assert float(values.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.15)
+
+
+def naive_forward(net: GCN, A: Tensor, x: Tensor, mask: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+    """As the formula has it: in each layer the graph is applied to what the weights were applied to."""
+    hidden = (A @ (x @ net.first.weight.T) + net.first.bias).clamp(min=0)
+    return hidden, (A @ ((hidden * mask) @ net.second.weight.T) + net.second.bias)[:, 0]
+
+
+def naive_loss(s: Tensor, labelled: int, weight: float) -> Tensor:
+    return -sum(s[i].log() for i in range(labelled)) / labelled - weight * sum((1 - s[i]).log() for i in range(labelled, len(s))) / (
+        len(s) - labelled
+    )
+
+
+def test_loss_and_gradients_of_all_weights_are_the_dense_ones() -> None:
+    features = random_features(14, 5)
+    features[2] = features[9] = 0
+    graph, A = Graph.of(features), dense(features)
+    with rng.scope(0, "net"):
+        net = GCN(5, 6).double()
+    mask = gcn.kept(torch.empty(14, 6, dtype=torch.float64), 0.3, 0, 0)
+    loss = labelled_loss(net.logits(graph, net.hidden(graph.smoothed()) * mask), 4, 1.2)
+    found = torch.autograd.grad(loss, list(net.parameters()))
+    expected_loss = naive_loss(naive_forward(net, A, graph.x, mask)[1].sigmoid(), 4, 1.2)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-12, atol=1e-12)
+    for got, wanted in zip(found, torch.autograd.grad(expected_loss, list(net.parameters())), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+        assert bool(wanted.any())
+
+
+def test_loss_is_stable_where_the_net_is_certain() -> None:
+    logits = torch.tensor([-300.0, 200.0, 250.0, -400.0], requires_grad=True)
+    loss = labelled_loss(logits, 2, 2.0)
+    assert float(loss.detach()) == pytest.approx(150 + 2 * 125)
+    loss.backward()
+    assert logits.grad.tolist() == pytest.approx([-0.5, 0, 1, 0])
+
+
+def test_dropout_depends_on_seed_and_step_alone() -> None:
+    like = torch.empty(200, 100)
+    first = gcn.kept(like, 0.3, 5, 0)
+    torch.manual_seed(3)
+    assert torch.equal(first, gcn.kept(like, 0.3, 5, 0))
+    assert not torch.equal(first, gcn.kept(like, 0.3, 5, 1)) and not torch.equal(first, gcn.kept(like, 0.3, 6, 0))
+    assert first.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+    assert float((first == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert bool((gcn.kept(like, 0.0, 5, 0) == 1).all())
+
+
+def naive_learn(features: Tensor, labelled: int, training: Training, seed: int) -> tuple[Tensor, Tensor]:
+    """Full-batch Adam with L2 in the gradient, written out, on the dense graph."""
+    A, x = dense(features), nn.functional.normalize(features)
+    with rng.scope(seed, "gcn", "init"):
+        net = GCN(features.shape[1], training.hidden)
+    net = net.double()
+    weights = list(net.parameters())
+    averages = [(torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
+    for step in range(training.steps):
+        mask = gcn.kept(torch.empty(len(x), training.hidden, dtype=torch.float64), training.dropout, seed, step)
+        loss = naive_loss(naive_forward(net, A, x, mask)[1].sigmoid(), labelled, training.unlabelled)
+        with torch.no_grad():
+            for w, g, (m, v) in zip(weights, torch.autograd.grad(loss, weights), averages, strict=True):
+                g = g + training.weight_decay * w
+                m.mul_(0.9).add_(0.1 * g)
+                v.mul_(0.999).add_(0.001 * g * g)
+                w -= training.lr * (m / (1 - 0.9 ** (step + 1))) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+    with torch.no_grad():
+        return naive_forward(net, A, x)
+
+
+def test_training_is_that_of_a_plain_one() -> None:
+    features, training = random_features(12, 5), Training(hidden=6, steps=5, lr=0.01, weight_decay=0.05)
+    hidden, logits = learn(Graph.of(features), 5, training, 3)
+    expected = naive_learn(features, 5, training, 3)
+    torch.testing.assert_close(hidden, expected[0], rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(logits, expected[1], rtol=1e-8, atol=1e-10)
+    assert not hidden.requires_grad and not logits.requires_grad
+    for changes in ({"dropout": 0.0}, {"weight_decay": 0.0}, {"unlabelled": 1.0}, {"lr": 0.02}, {"steps": 4}):
+        assert not torch.allclose(logits, learn(Graph.of(features), 5, replace(training, **changes), 3)[1])
+
+
+def test_the_net_learns_which_are_labelled() -> None:
+    """Labelled ones from one of two clusters only: the probability tells the clusters apart, and at the margin between them."""
+    features = torch.rand(60, 8, generator=rng.generator(0, "clusters"))
+    features[::2, :4] += 3
+    features[1::2, 4:] += 3
+    order = torch.cat([torch.arange(0, 20, 2), torch.arange(20, 60)])
+    _, logits = learn(Graph.of(features[order]), 10, replace(Training(), hidden=32, lr=0.02), 0)
+    same, other = logits[10:][::2], logits[10:][1::2]
+    assert float(same.min()) > float(other.max())
+
+
+def test_a_loss_that_is_not_finite_is_named() -> None:
+    graph = Graph.of(random_features(10, 4, dtype=torch.float32))
+    with pytest.raises(NonFiniteLoss, match=r"GCN: the loss is \w+ at step [12] of 5; lower Training\.lr"):
+        learn(graph, 3, Training(hidden=4, steps=5, lr=1e30), 0)
+    with pytest.raises(NonFiniteLoss, match=r"not finite after step 0 of 1; lower Training\.lr"):
+        learn(graph, 3, Training(hidden=4, steps=1, lr=1e37), 0)
+
+
+# ---- the strategies ------------------------------------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("n", [1, 7, 50])
+def test_contract(strategy: CoreGCN | UncertainGCN, n: int) -> None:
+    query = query_of(n)
+    before = [query.pool.labels.clone(), query.pool.acquired.clone(), *(p.clone() for p in query.net.parameters())]
+    state = torch.get_rng_state()
+    chosen = strategy(query)
+    assert torch.equal(state, torch.get_rng_state())  # nothing was drawn from the global stream
+    check_query(chosen, query, "GCN")
+    after = [query.pool.labels, query.pool.acquired, *query.net.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)) and not query.net.training
+    torch.manual_seed(7)
+    assert torch.equal(chosen, strategy(query_of(n)))
+    assert n == 50 or not torch.equal(chosen, strategy(query_of(n, seed=1)))
+
+
+@both
+def test_only_candidates_are_chosen(strategy: CoreGCN | UncertainGCN) -> None:
+    some = torch.tensor([1, 5, 9, 13, 33, 50, 59])
+    assert strategy(query_of(7, candidates=some)).sort().values.tolist() == some.tolist()
+    assert set(Scoped(RandomSubset(12), strategy)(query_of(5)).tolist()) < set(query_of().candidates.tolist())
+
+
+@both
+@pytest.mark.parametrize("chunk", [7, 51])
+def test_same_for_any_chunk_size(strategy: CoreGCN | UncertainGCN, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = strategy(query_of())
+    monkeypatch.setattr("alnb.learn.train.predict.__kwdefaults__", {"chunk": chunk})
+    assert torch.equal(expected, strategy(query_of()))
+
+
+def nodes_by_hand(query: Query) -> tuple[list[int], int, int]:
+    """Rows, how many were asked for, and the seed that the query gives."""
+    asked = [i for i in range(len(query.pool)) if int(query.pool.acquired[i]) != VOID]
+    seed = int(torch.randint(2**rng.BITS - 1, (), generator=rng.generator(0, "query", 1)))
+    return asked + query.candidates.tolist(), len(asked), seed
+
+
+def unanswered() -> Query:
+    """A query in whose pool two images were asked for without an answer."""
+    query = query_of(6)
+    pool = query.pool.acquire(torch.tensor([1, 2]), torch.full((2,), VOID), 0)
+    return replace(query, pool=pool, candidates=pool.unlabelled)
+
+
+def test_core_takes_the_farthest_from_all_that_were_asked_for() -> None:
+    query = unanswered()
+    rows, asked, seed = nodes_by_hand(query)
+    assert asked == len(query.pool.labelled) + 2
+    hidden, _ = learn(Graph.of(query.features[rows]), asked, SHORT, seed)
+    points, covered, expected = hidden.double(), list(range(asked)), []
+    for _ in range(6):
+        distances = [min(float((points[i] - points[j]).norm()) for j in covered) for i in range(len(rows))]
+        best = max(range(len(rows)), key=lambda i: distances[i])
+        covered.append(best)
+        expected.append(rows[best])
+    assert CoreGCN(SHORT)(query).tolist() == expected
+    assert expected != rows_of_features(query)  # what was learnt matters
+
+
+def rows_of_features(query: Query) -> list[int]:
+    rows, asked, _ = nodes_by_hand(query)
+    picks = cover.kcenter(query.features[rows], torch.arange(len(rows)) < asked, query.n)
+    return [rows[i] for i in picks.tolist()]
+
+
+@pytest.mark.parametrize("margin", [0.1, 0.5, 1.0])
+def test_uncertain_takes_the_nearest_to_the_margin(margin: float) -> None:
+    query = unanswered()
+    rows, asked, seed = nodes_by_hand(query)
+    _, logits = learn(Graph.of(query.features[rows]), asked, SHORT, seed)
+    distance = {rows[i]: abs(1 / (1 + math.exp(-float(logits[i]))) - margin) for i in range(asked, len(rows))}
+    assert UncertainGCN(SHORT, margin)(query).tolist() == sorted(distance, key=distance.__getitem__)[:6]
+
+
+def test_defaults_are_those_of_the_fact_sheet() -> None:
+    assert CoreGCN().training == UncertainGCN().training == Training(128, 0.3, 1.2, 1e-3, 5e-4, 200)
+    assert UncertainGCN().margin == 0.1
+
+
+def test_features_stand_for_images_too() -> None:
+    """Of half precision, as embedded ones may be kept."""
+    features = random_features(30, 6, dtype=torch.float16)
+    images = Embedded(Resident(torch.zeros(30, 3, 1, 1, dtype=torch.uint8)), features)
+    pool = Pool.of(images).acquire(torch.arange(5), torch.zeros(5, dtype=torch.int64), 0)
+    for strategy in (CoreGCN(SHORT), UncertainGCN(SHORT)):
+        query = Query(pool, linear(2, 6), pool.unlabelled, 4, rng.generator(0))
+        check_query(strategy(query), query, "GCN")
+
+
+@both
+def test_nothing_labelled_or_no_candidates(strategy: CoreGCN | UncertainGCN) -> None:
+    query, name = query_of(), type(strategy).__name__
+    with pytest.raises(ValueError, match=f"{name} tells labelled .* there are 0 labelled and 60 candidates: choose the first images with"):
+        strategy(replace(query, pool=Pool.of(query.pool.images), candidates=torch.arange(60)))
+    with pytest.raises(ValueError, match=f"{name} tells labelled .* there are 10 labelled and 0 candidates"):
+        strategy(replace(query, candidates=torch.arange(0)))
+    with pytest.raises(ValueError, match="there is no trained net before the first labels"):
+        strategy(replace(query, net=None))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"hidden": 0},
+        {"hidden": 1.5},
+        {"steps": True},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"unlabelled": 0.0},
+        {"lr": math.inf},
+        {"weight_decay": -1.0},
+        {"weight_decay": math.nan},
+    ],
+    ids=lambda bad: next(iter(bad)),
+)
+def test_a_bad_setting_is_refused_by_name(bad: dict) -> None:
+    (name, value) = next(iter(bad.items()))
+    with pytest.raises(ValueError, match=f"Training.{name} is {re.escape(str(value))}: it must "):
+        Training(**bad)
+
+
+def test_the_training_is_settings_of_its_own() -> None:
+    with pytest.raises(ValueError, match=r"CoreGCN.training is 0.1: it must be a Training"):
+        CoreGCN(0.1)
+    with pytest.raises(ValueError, match=r"UncertainGCN.training is 0.1: it must be a Training"):
+        UncertainGCN(0.1)  # the margin comes second
+
+
+@pytest.mark.parametrize("margin", [-0.1, 1.5, math.nan])
+def test_a_margin_is_a_probability(margin: float) -> None:
+    with pytest.raises(ValueError, match=r"UncertainGCN.margin is .*: it must be a probability, in \[0, 1\]"):
+        UncertainGCN(margin=margin)
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------------------
+
+
+@both
+def test_a_graph_that_does_not_fit_is_refused_before_it_is_begun(strategy: CoreGCN | UncertainGCN, monkeypatch: pytest.MonkeyPatch) -> None:
+    query = query_of()
+    bytes_needed = needed(60, 16, 8)
+    monkeypatch.setattr(gcn, "free", lambda device: bytes_needed)
+    strategy(query)
+    monkeypatch.setattr(gcn, "free", lambda device: bytes_needed - 1)
+    monkeypatch.setattr(gcn, "learn", lambda *_: pytest.fail("it began"))
+    name = type(strategy).__name__
+    with pytest.raises(
+        MemoryError, match=rf"{name}: a graph of N = 60 images with D = 16 .* takes .* GB, but cpu has .*: score a random sub"
+    ):
+        strategy(query)
+
+
+def test_need_is_linear_in_nodes_and_numbers() -> None:
+    assert needed(15_000, 512, 128) == 15_000 * (2 * 512 + 8 * 128) * 4
+    assert needed(10, 5, 2, size=8) == 2 * needed(10, 5, 2)
+    with pytest.raises(MemoryError, match=r"X: a graph of N = 1,000,000,000,000 .* D = 512 .* takes 8.19e\+06 GB"):
+        gcn.check_memory("X", 10**12, torch.empty(0, 512), 128)
+    gcn.check_memory("X", 10, torch.empty(0, 512, dtype=torch.float16), 128)
+
+
+def test_free_memory_is_what_the_system_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    assert 2**20 < gcn.free(cpu) < 2**50
+    monkeypatch.setattr(gcn, "MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:   5 kB\n")
+    assert gcn.free(cpu) == 5120
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\n")  # an old kernel
+    told = {"SC_PHYS_PAGES": 7, "SC_PAGE_SIZE": 100}
+    monkeypatch.setattr("os.sysconf", told.__getitem__, raising=False)
+    monkeypatch.setattr("os.sysconf_names", told, raising=False)
+    assert gcn.free(cpu) == 700
+    (tmp_path / "meminfo").unlink()  # macOS
+    assert gcn.free(cpu) == 700
+    told["SC_PHYS_PAGES"] = -1  # it has the name, but no answer
+    assert gcn.free(cpu) == math.inf
+    monkeypatch.delattr("os.sysconf")
+    monkeypatch.delattr("os.sysconf_names")  # Windows
+    assert gcn.free(cpu) == math.inf
+
+
+class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+    """Writes down the largest tensor that any operation makes."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(value, Tensor):
+                self.largest = max(self.largest, value.untyped_storage().nbytes() // value.element_size())
+        return out
+
+
+def test_nothing_of_the_size_of_the_dense_graph_is_made() -> None:
+    features = random_features(500, 10, dtype=torch.float32)
+    with Sizes() as sizes:
+        learn(Graph.of(features), 100, Training(hidden=20, steps=2), 0)
+    assert 500 * 10 <= sizes.largest <= 500 * 20  # where the dense graph has 500 * 500
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu_on_the_graph_and_answers_on_the_cpu() -> None:
+    features = random_features(50, 8, dtype=torch.float32)
+    there = Graph.of(features.to("cuda"))
+    torch.testing.assert_close(there.smoothed().cpu(), Graph.of(features).smoothed(), rtol=1e-4, atol=1e-5)
+    query = query_of()
+    moved = replace(query, pool=replace(query.pool, images=query.pool.images.to("cuda")), net=query.net.to("cuda"))
+    for strategy in (CoreGCN(SHORT), UncertainGCN(SHORT)):
+        chosen = strategy(moved)
+        assert chosen.device.type == "cpu"
+        check_query(chosen, moved, "GCN")

@@ -1,0 +1,516 @@
+"""VAAL: its nets and losses against naive references, its batches, what it finds, and that a killed one goes on."""
+
+import math
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from alnb import store
+from alnb.acquire.query import VOID, Pool, Query
+from alnb.acquire.vaal import (
+    FAITHFUL,
+    SANE,
+    VAAL,
+    VAE,
+    _Game,
+    discriminator,
+    divergence,
+    fooling_loss,
+    reconstruction_loss,
+    side,
+    telling_loss,
+)
+from alnb.data import Embedded, Images, Resident
+from alnb.learn.train import NonFiniteLoss, Order
+from alnb.loop.cycles import check_query
+from alnb.store import streams as rng
+
+TINY = replace(SANE, width=2, latent=3, hidden=8, batch=4, updates=3)
+
+
+def scene(n: int = 30, size: int = 8, seed: int = 0) -> Pool:
+    """Noise: a third is labelled and dark, a third unlabelled and dark, a third unlabelled and bright."""
+    images = torch.randint(0, 80, (n, 3, size, size), generator=rng.generator(seed, "scene"))
+    images[2::3] += 150
+    return pool_of(Resident(images.to(torch.uint8)))
+
+
+def pool_of(images: Images) -> Pool:
+    labelled = torch.arange(0, len(images), 3)
+    return Pool.of(images).acquire(labelled, torch.zeros_like(labelled), 0)
+
+
+def query_of(pool: Pool, n: int = 5, seed: int = 0, folder: Path | None = None) -> Query:
+    return Query(pool, None, pool.unlabelled, n, rng.generator(seed, "query"), folder=folder)
+
+
+class Stop(Exception):
+    pass
+
+
+@dataclass
+class Watched:
+    """Images that write down which of them are asked for, and can break."""
+
+    inner: Resident
+    calls: list[list[int]] = field(default_factory=list)
+    last: float = math.inf  # the call at which they break
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.inner.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    @property
+    def fingerprint(self) -> str:
+        return self.inner.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        if len(self.calls) >= self.last:
+            raise Stop
+        self.calls.append(indices.tolist())
+        return self.inner.batch(indices)
+
+
+# ---- the nets ------------------------------------------------------------------------------------------------------------------
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_parameter_counts_are_those_of_the_authors_code() -> None:
+    assert parameters(VAE(32, 32)) == 22_835_139
+    assert parameters(discriminator()) == 280_065
+
+
+def naive_side(length: int) -> int:
+    while length < 32 or length % 16:
+        length += 1
+    return length
+
+
+@given(st.integers(1, 300))
+def test_side_is_the_next_that_fits(length: int) -> None:
+    assert side(length) == naive_side(length)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (32, 32), (64, 64), (33, 50)])
+def test_shapes(height: int, width: int) -> None:
+    vae = VAE(height, width, channels=2, latent=5)
+    expected = naive_side(height), naive_side(width)
+    x = vae.prepare(torch.rand(3, 3, height, width))
+    assert x.shape == (3, 3, *expected)
+    mu, log_variance = vae.encode(x)
+    assert mu.shape == log_variance.shape == (3, 5)
+    assert vae.decode(mu).shape == x.shape
+    assert vae.decoder[1](vae.decoder[0](mu)).shape == (3, 16, expected[0] // 8, expected[1] // 8)
+
+
+def test_layers_are_those_of_the_fact_sheet() -> None:
+    vae = VAE(32, 32, channels=4)
+    kinds = [type(layer).__name__ for layer in vae.encoder], [type(layer).__name__ for layer in vae.decoder]
+    assert kinds[0] == ["Conv2d", "BatchNorm2d", "ReLU"] * 4 + ["Flatten"]
+    assert kinds[1] == ["Linear", "Unflatten"] + ["ConvTranspose2d", "BatchNorm2d", "ReLU"] * 3 + ["ConvTranspose2d"]
+    downs = [layer for layer in vae.encoder if isinstance(layer, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels) for c in downs] == [(3, 4), (4, 8), (8, 16), (16, 32)]
+    ups = [layer for layer in vae.decoder if isinstance(layer, nn.ConvTranspose2d)]
+    assert [(c.in_channels, c.out_channels) for c in ups] == [(32, 16), (16, 8), (8, 4), (4, 3)]
+    assert {(c.kernel_size, c.stride, c.padding, c.bias is None) for c in (*downs, *ups[:-1])} == {((4, 4), (2, 2), (1, 1), True)}
+    assert ups[-1].kernel_size == (1, 1) and ups[-1].bias is not None
+    assert [type(layer).__name__ for layer in discriminator()] == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
+
+
+def test_initial_weights() -> None:
+    with rng.scope(0, "init"):
+        vae, judge = VAE(32, 32, channels=16), discriminator()
+    he = [(vae.encoder[9].weight, 64 * 16), (vae.decoder[0].weight, 32), (judge[0].weight, 32), (judge[2].weight, 512)]
+    for weight, fan_in in he:
+        assert float(weight.detach().std()) == pytest.approx(math.sqrt(2 / fan_in), rel=0.05)
+    assert not vae.decoder[0].bias.any() and not any(layer.bias.any() for layer in judge[::2])
+    bound = 1 / math.sqrt(vae.mean.in_features)  # torch's default for linear layers: uniform in +-1/sqrt(fan in)
+    for head in (vae.mean, vae.log_variance):
+        assert 0.95 * bound < float(head.weight.detach().abs().max()) <= bound and head.bias.any()
+
+
+def test_pixels_become_minus_one_to_one_and_are_enlarged_bilinearly() -> None:
+    vae = VAE(8, 8, channels=2)
+    flat = torch.tensor([0.0, 0.5, 1.0])[:, None, None, None].expand(3, 3, 8, 8)
+    assert vae.prepare(flat).amin(dim=(1, 2, 3)).tolist() == vae.prepare(flat).amax(dim=(1, 2, 3)).tolist() == [-1.0, 0.0, 1.0]
+    ramp = torch.arange(8.0).expand(1, 3, 8, 8) / 8
+    place = ((torch.arange(32.0) + 0.5) / 4 - 0.5).clamp(0, 7)  # pixels' centres, the edge repeated
+    torch.testing.assert_close(vae.prepare(ramp)[0, 0], (place / 8 * 2 - 1).expand(32, 32))
+    kept = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(VAE(32, 32, channels=2).prepare(kept), kept * 2 - 1)
+
+
+# ---- the losses ----------------------------------------------------------------------------------------------------------------
+
+numbers = st.lists(st.floats(-5, 5, width=32), min_size=12, max_size=12)
+
+
+@given(numbers, numbers)
+def test_divergence_against_torch_distributions(mu: list[float], log_variance: list[float]) -> None:
+    means, logs = torch.tensor(mu, dtype=torch.float64).view(4, 3), torch.tensor(log_variance, dtype=torch.float64).view(4, 3)
+    normal = torch.distributions.Normal(means, (0.5 * logs).exp())
+    expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(torch.zeros_like(means), torch.ones_like(means)))
+    torch.testing.assert_close(divergence(means, logs), expected.sum(dim=1))
+
+
+@pytest.mark.parametrize("kl", ["sum", "mean"])
+def test_reconstruction_loss_against_loops(kl: str) -> None:
+    g = rng.generator(0, "losses")
+    x, decoded = torch.randn(2, 3, 4, 4, generator=g, dtype=torch.float64), torch.randn(2, 3, 4, 4, generator=g, dtype=torch.float64)
+    mu, logs = torch.randn(2, 5, generator=g, dtype=torch.float64), torch.randn(2, 5, generator=g, dtype=torch.float64)
+    pairs = list(zip(x.flatten().tolist(), decoded.flatten().tolist(), strict=True))
+    error = sum((a - b) ** 2 for a, b in pairs) / len(pairs)
+    terms = zip(mu.flatten().tolist(), logs.flatten().tolist(), strict=True)
+    total = -0.5 * sum(1 + s - m**2 - math.exp(s) for m, s in terms)
+    expected = error + 0.3 * (total if kl == "sum" else total / 2)
+    assert float(reconstruction_loss(x, decoded, mu, logs, beta=0.3, kl=kl)) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(-9, 9), min_size=1, max_size=6), st.lists(st.floats(-9, 9), min_size=1, max_size=6))
+def test_adversarial_losses_against_sigmoid_and_logarithm(labelled: list[float], unlabelled: list[float]) -> None:
+    def looks(logits: list[float], said: float) -> float:
+        shares = [1 / (1 + math.exp(-value)) for value in logits]
+        return -sum(math.log(p if said else 1 - p) for p in shares) / len(shares)
+
+    one, other = torch.tensor(labelled, dtype=torch.float64)[:, None], torch.tensor(unlabelled, dtype=torch.float64)[:, None]
+    assert float(fooling_loss(one, other)) == pytest.approx(looks(labelled, 1) + looks(unlabelled, 1))
+    assert float(telling_loss(one, other)) == pytest.approx(looks(labelled, 1) + looks(unlabelled, 0))
+
+
+def test_labels_are_the_right_way_round() -> None:
+    sure = torch.full((2, 1), 8.0)
+    assert telling_loss(sure, -sure) < 0.01 < 10 < telling_loss(-sure, sure)
+    assert (
+        fooling_loss(sure, sure) < 0.01 < 10 < min(fooling_loss(-sure, -sure), fooling_loss(sure, -2 * sure), fooling_loss(-2 * sure, sure))
+    )
+
+
+# ---- the game ------------------------------------------------------------------------------------------------------------------
+
+
+def game_of(vaal: VAAL, pool: Pool, seed: int = 0) -> _Game:
+    return _Game(vaal, pool.images, pool.labelled, pool.unlabelled, seed, None)
+
+
+def naive_updates(game: _Game, updates: int) -> None:
+    """The algorithm as its authors wrote it down: sigmoids, whole passes, plain Adam, all gradients cleared before each step."""
+    vaal, vae, judge = game.vaal, game.vae, game.judge
+    optimisers = [torch.optim.Adam(net.parameters(), lr=vaal.lr, foreach=False) for net in (vae, judge)]
+    entropy, error = nn.BCELoss(), nn.MSELoss()
+    named = zip(game.rows, ("labelled", "unlabelled"), strict=True)
+    orders = [Order(len(rows), vaal.batch, 0, ("vaal", name), torch.device("cpu")) for rows, name in named]
+    positions = iter(range(1000))
+
+    def following() -> list[Tensor]:
+        position = next(positions)
+        chosen = [rows[order(position)] for rows, order in zip(game.rows, orders, strict=True)]
+        return [vae.prepare(game.images.batch(rows).float() / 255) for rows in chosen]
+
+    def verdict(mu: Tensor, said: float) -> Tensor:
+        return entropy(judge(mu).sigmoid(), torch.full((len(mu), 1), float(said)))
+
+    vae.train()
+    for step in range(updates):
+        noise, pair = rng.generator(0, "vaal", "noise", step), following()
+        for count in range(vaal.vae_steps):
+            pair = following() if count else pair
+            loss = torch.zeros(())
+            for x in pair:
+                mu, logs = vae.encode(x)
+                z = mu + logs.mul(0.5).exp() * torch.randn(mu.shape, generator=noise)
+                weight = vaal.beta / (1 if vaal.kl == "sum" else len(x))
+                loss = (
+                    loss + error(vae.decode(z), x) - weight * 0.5 * (1 + logs - mu**2 - logs.exp()).sum() + vaal.adversary * verdict(mu, 1)
+                )
+            vae.zero_grad()
+            loss.backward()
+            optimisers[0].step()
+        for count in range(vaal.adv_steps):
+            pair = following() if count else pair
+            loss = verdict(vae.encode(pair[0])[0].detach(), 1) + verdict(vae.encode(pair[1])[0].detach(), 0)
+            judge.zero_grad()
+            loss.backward()
+            optimisers[1].step()
+
+
+@pytest.mark.parametrize("preset", [FAITHFUL, SANE], ids=["faithful", "sane"])
+@pytest.mark.parametrize(("vae_steps", "adv_steps"), [(2, 1), (1, 3)])
+def test_the_game_is_the_textbook_loop(preset: VAAL, vae_steps: int, adv_steps: int) -> None:
+    vaal = replace(preset, width=2, latent=3, hidden=8, batch=4, beta=0.1, adversary=0.7, vae_steps=vae_steps, adv_steps=adv_steps)
+    found, expected = game_of(vaal, scene()), game_of(vaal, scene())
+    before = [p.detach().clone() for p in (*found.vae.parameters(), *found.judge.parameters())]
+    found.play(2)
+    naive_updates(expected, 2)
+    moved = torch.zeros(())
+    for net, reference in ((found.vae.eval(), expected.vae.eval()), (found.judge, expected.judge)):
+        for (name, p), q in zip(net.named_parameters(), reference.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5, msg=name)
+    for p, q in zip((*found.vae.parameters(), *found.judge.parameters()), before, strict=True):
+        moved = moved + (p.detach() - q).abs().sum()
+    assert float(moved) > 1
+    torch.testing.assert_close(found.logits(), expected.logits(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("vae_steps", "adv_steps", "batch"), [(2, 1, 4), (1, 2, 64)])
+def test_batches(vae_steps: int, adv_steps: int, batch: int) -> None:
+    watched = Watched(scene().images)
+    pool = pool_of(watched)
+    vaal = replace(TINY, vae_steps=vae_steps, adv_steps=adv_steps, batch=batch, updates=4)
+    query = query_of(replace(pool, labels=pool.labels.index_put((torch.tensor(0),), torch.tensor(VOID))))  # asked, without an answer
+    vaal(query)
+    draws = 4 * (vae_steps + adv_steps - 1)
+    games, scoring = watched.calls[: 2 * draws], watched.calls[2 * draws :]
+    labelled, unlabelled = pool.labelled[1:].tolist(), pool.unlabelled.tolist()
+    assert {len(call) for call in games} == {min(batch, 9)}  # fewer are labelled than the larger batch: 9 of 30
+    for calls, allowed in ((games[0::2], labelled), (games[1::2], unlabelled)):
+        line = list(chain(*calls))
+        for start in range(0, len(line), len(allowed)):  # whole passes first, then a part of one
+            part = line[start : start + len(allowed)]
+            assert len(set(part)) == len(part) and set(part) <= set(allowed)
+    scored = list(chain(*scoring))
+    assert sorted(scored) == unlabelled and scored != unlabelled  # each once, shuffled
+    assert [len(call) for call in scoring] == [len(part) for part in torch.arange(20).split(batch)]
+
+
+def test_scores_in_both_modes() -> None:
+    pool = scene()
+    sane, faithful = game_of(TINY, pool), game_of(replace(TINY, eval_sampling=False), pool)
+    for game in (sane, faithful):
+        game.play(2)
+    found = {"sane": sane.logits(), "faithful": faithful.logits()}
+
+    def naive(game: _Game, rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            return game.judge(game.vae.encode(game.vae.prepare(pool.images.batch(rows).float() / 255))[0])[:, 0]
+
+    alone = torch.cat([naive(sane, row) for row in pool.unlabelled.split(1)])  # an image's score does not depend on the others
+    torch.testing.assert_close(found["sane"], alone, rtol=1e-4, atol=1e-5)
+    expected = torch.zeros(len(pool.unlabelled))
+    for part in torch.randperm(20, generator=rng.generator(0, "vaal", "scoring")).split(4):
+        expected[part] = naive(faithful, pool.unlabelled[part])
+    torch.testing.assert_close(found["faithful"], expected, rtol=1e-4, atol=1e-5)
+    assert float((found["sane"] - found["faithful"]).abs().max()) > 1e-3
+
+
+# ---- the strategy --------------------------------------------------------------------------------------------------------------
+
+
+def test_it_asks_for_what_no_labelled_image_looks_like() -> None:
+    """Bright ones, where chance would give half of them; without the adversary, with which so short a game can end either way.
+
+    Even so one seed in twelve turned out the other way round (2 of 24, none of them these three), hence two of three.
+    """
+    vaal = replace(SANE, width=4, latent=8, hidden=64, batch=16, lr=5e-3, adversary=0.0, adv_steps=3, vae_steps=1, updates=60)
+    bright = [float((vaal(query_of(scene(120, size=32, seed=seed), 20, seed)) % 3 == 2).float().mean()) for seed in range(3)]
+    assert sorted(bright)[1] >= 0.8
+
+
+@pytest.mark.parametrize("preset", [FAITHFUL, SANE], ids=["faithful", "sane"])
+def test_contract(preset: VAAL) -> None:
+    vaal = replace(TINY, kl=preset.kl, eval_sampling=preset.eval_sampling, beta=preset.beta)
+    pool = scene()
+    some = replace(query_of(pool, 7), candidates=pool.unlabelled[3:17])
+    before = pool.labels.clone(), pool.acquired.clone(), pool.images.batch(torch.arange(30)), some.candidates.clone()
+    torch.manual_seed(1)
+    chosen = vaal(some)
+    check_query(chosen, some, "VAAL")
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before, (pool.labels, pool.acquired, pool.images.batch(torch.arange(30)), some.candidates), strict=True)
+    )
+    torch.manual_seed(2)  # the global stream does not matter
+    again = replace(some, rng=rng.generator(0, "query"))
+    assert torch.equal(chosen, vaal(again))
+    first = vaal(replace(again, n=3, rng=rng.generator(0, "query")))
+    assert first.tolist() == chosen[:3].tolist()  # in order of choice
+    other = vaal(replace(again, n=14, rng=rng.generator(1, "query")))
+    assert other.tolist() != vaal(replace(again, n=14, rng=rng.generator(0, "query"))).tolist()
+
+
+def test_features_stand_for_nothing_here() -> None:
+    pool = scene()
+    embedded = replace(pool, images=Embedded(pool.images, torch.zeros(30, 4)))
+    assert torch.equal(TINY(query_of(pool)), TINY(query_of(embedded)))
+
+
+def test_nothing_to_tell_apart() -> None:
+    pool = Pool.of(scene().images)
+    with pytest.raises(ValueError, match="there are 0 labelled and 30 candidates: choose the first images with another strategy"):
+        TINY(query_of(pool))
+    with pytest.raises(ValueError, match="10 labelled and 0 candidates"):
+        TINY(replace(query_of(scene(), 0), candidates=torch.empty(0, dtype=torch.int64)))
+
+
+def test_one_labelled_image_is_enough() -> None:
+    images = scene().images
+    pool = Pool.of(images).acquire(torch.tensor([4]), torch.tensor([0]), 0)
+    assert len(TINY(query_of(pool))) == 5
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 60_000), st.integers(1, 256), st.integers(1, 200))
+def test_number_of_updates(n: int, batch: int, epochs: int) -> None:
+    assert VAAL(epochs=epochs, batch=batch).count(n) == max(1, epochs * n // batch)
+    assert VAAL(epochs=epochs, batch=batch, updates=7).count(n) == 7
+
+
+def test_presets() -> None:
+    assert FAITHFUL.count(50_000) == SANE.count(50_000) == 39_062
+    assert (FAITHFUL.kl, FAITHFUL.eval_sampling, FAITHFUL.beta, FAITHFUL.adversary) == ("sum", False, 1.0, 1.0)
+    assert (SANE.kl, SANE.eval_sampling) == ("mean", True) and 1e-3 <= SANE.beta <= 1
+    assert replace(SANE, kl="sum", eval_sampling=False, beta=1.0) == FAITHFUL  # they differ in nothing else
+    assert store.describe(SANE) == store.describe(replace(SANE, checkpoint_seconds=1.0)) != store.describe(FAITHFUL)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"kl": "max"},
+        {"eval_sampling": 1},
+        {"beta": -1.0},
+        {"adversary": math.inf},
+        {"lr": 0.0},
+        {"batch": 0},
+        {"vae_steps": 0},
+        {"adv_steps": 1.5},
+        {"latent": True},
+        {"width": -1},
+        {"hidden": 0},
+        {"epochs": math.nan},
+        {"updates": 0},
+        {"checkpoint_seconds": -1.0},
+    ],
+    ids=lambda bad: next(iter(bad)),
+)
+def test_a_bad_setting_is_refused_by_name(bad: dict) -> None:
+    with pytest.raises(ValueError, match=f"VAAL.{next(iter(bad))} is .*: it must "):
+        VAAL(**bad)
+
+
+# ---- safety --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> VAAL:
+    """Writes a checkpoint after each update."""
+    monkeypatch.setattr("alnb.learn.train.CHECKPOINT_SHARE", 1e9)
+    return replace(TINY, updates=6, checkpoint_seconds=0.0)
+
+
+@pytest.mark.parametrize("preset", [FAITHFUL, SANE], ids=["faithful", "sane"])
+@pytest.mark.parametrize("stop", [3, 17, 27])  # in the first update, in the fifth, while scoring
+def test_an_interrupted_one_goes_on_bit_for_bit(
+    preset: VAAL, stop: int, eager: VAAL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits: list[Tensor] = []
+    original = _Game.logits
+
+    def spy(game: _Game) -> Tensor:
+        logits.append(
+            torch.cat([original(game), *(v.detach().flatten() for v in (*game.vae.state_dict().values(), *game.judge.parameters()))])
+        )
+        return logits[-1][: len(game.rows[1])]
+
+    monkeypatch.setattr(_Game, "logits", spy)
+    vaal = replace(eager, kl=preset.kl, eval_sampling=preset.eval_sampling)
+    whole = vaal(query_of(scene()))
+    with pytest.raises(Stop):
+        vaal(query_of(pool_of(Watched(scene().images, last=stop)), folder=tmp_path))
+    done = min(stop // 4, 5)  # updates that a checkpoint knows of: four batches each, and none is written after the sixth and last
+    assert (tmp_path / "vaal.pt").exists() == (done > 0)
+    watched = Watched(scene().images)
+    again = vaal(query_of(pool_of(watched), folder=tmp_path))
+    assert torch.equal(whole, again) and torch.equal(*logits)  # the scores and every weight
+    assert len(watched.calls) == (6 - done) * 4 + 5  # it did not begin anew; five chunks are scored
+    assert not list(tmp_path.iterdir())
+
+
+def interrupted(vaal: VAAL, folder: Path) -> Path:
+    with pytest.raises(Stop):
+        vaal(query_of(pool_of(Watched(scene().images, last=17)), folder=folder))
+    return folder / "vaal.pt"
+
+
+@pytest.mark.parametrize("what", ["settings", "seed", "labels", "candidates", "images"])
+def test_a_checkpoint_of_another_training_is_refused(what: str, eager: VAAL, tmp_path: Path) -> None:
+    interrupted(eager, tmp_path)
+    query = query_of(scene(), folder=tmp_path)
+    others = {
+        "seed": {"rng": rng.generator(1, "query")},
+        "labels": {"pool": replace(query.pool, labels=query.pool.labels.index_put((torch.tensor(0),), torch.tensor(VOID)))},
+        "candidates": {"candidates": query.candidates[1:]},
+        "images": {"pool": scene(seed=1)},
+    }
+    vaal = replace(eager, beta=0.5) if what == "settings" else eager
+    with pytest.raises(store.Corrupted, match=r"vaal\.pt belongs to another training"):
+        vaal(replace(query, **others.get(what, {})))
+
+
+def test_a_damaged_checkpoint_is_named(eager: VAAL, tmp_path: Path) -> None:
+    path = interrupted(eager, tmp_path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(store.Corrupted, match=r"vaal\.pt is truncated"):
+        eager(query_of(scene(), folder=tmp_path))
+
+
+def test_checkpoints_take_a_hundredth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    game = game_of(TINY, scene())
+    game.identity = "x"
+    clock = iter([100.0, 101.0])  # before a save and after it
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    game.save(tmp_path / "vaal.pt")
+    assert (game.pause, game.saved_time) == (100.0, 101.0)
+
+
+def test_a_loss_that_is_not_finite_stops_it(eager: VAAL, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLoss, match=r"VAAL: .* (at|after) update \d of 6; lower VAAL\.lr"):
+        replace(eager, lr=1e30)(query_of(scene(), folder=tmp_path))
+    assert not (tmp_path / "vaal.pt").exists()
+
+
+@pytest.mark.parametrize(("column", "name"), [(0, "VAE"), (1, "discriminator")])
+def test_the_update_of_a_bad_loss_is_named(column: int, name: str, tmp_path: Path) -> None:
+    game = game_of(TINY, scene())
+    losses = torch.ones(5, 2)
+    losses[3, column] = math.nan
+    game.step, game.saved_step, game.checkpoint = 50, 40, tmp_path / "vaal.pt"
+    with pytest.raises(NonFiniteLoss, match=rf"loss of the {name} is nan at update 48 of 60; .*vaal\.pt, update 40"):
+        game.check(losses, 60)
+    game.check(torch.ones(5, 2), 60)
+    with torch.no_grad():
+        game.judge[0].bias[0] = math.inf  # what the last step made of them: its loss does not show it
+    with pytest.raises(NonFiniteLoss, match="weights are not finite after update 49 of 60"):
+        game.check(torch.ones(5, 2), 60)
+
+
+@pytest.mark.gpu
+def test_cuda_waits_for_nothing_and_answers_on_the_cpu() -> None:
+    pool = scene()
+    there = replace(pool, images=pool.images.to("cuda"))
+    game = game_of(TINY, there)
+    game.play(2)  # warm
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        game.vae.train()
+        game.update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    chosen = TINY(query_of(there))
+    assert chosen.device.type == "cpu"
+    check_query(chosen, query_of(there), "VAAL")

@@ -1,0 +1,278 @@
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import images_of
+from torch.nn import functional
+
+import alnb
+from alnb import store
+from alnb.data import ImageSet, Resident
+from alnb.learn.augment import AUGMENTATIONS
+from alnb.learn.nets import NETS, small
+from alnb.learn.pretrain import (
+    PRETEXTS,
+    Collapsed,
+    Monitor,
+    Pretext,
+    build,
+    check_losses,
+    embed,
+    image_losses,
+    losses_of,
+    pretrain,
+    rotation,
+)
+
+
+@pytest.mark.parametrize("name", sorted(NETS))
+@pytest.mark.parametrize("pretext", PRETEXTS.values(), ids=lambda p: p.name)
+def test_every_pretext_gives_a_loss_per_image(name: str, pretext: alnb.pretrain.Pretext) -> None:
+    net, views = build(alnb.Learner(NETS[name], alnb.Recipe()), pretext, 0).eval(), torch.rand(pretext.views, 5, 3, 16, 16)
+    losses = pretext.loss(net, views.flatten(0, 1), torch.zeros(5))
+    assert losses.shape == (5,) and bool(losses.isfinite().all())
+    some = pretext.loss(net, views[:, 2:4].flatten(0, 1), torch.zeros(2))
+    torch.testing.assert_close(losses[2:4], some)  # an image's loss does not depend on its neighbours
+
+
+def test_rotation_against_the_paper_written_naively() -> None:
+    net, x = NETS["small"](4).eval(), torch.rand(3, 3, 8, 8)
+    expected = []
+    for image in x:
+        losses = []
+        for quarter in range(4):
+            turned = image
+            for _ in range(quarter):  # a quarter counter-clockwise: transpose, then turn the rows upside down
+                turned = turned.transpose(1, 2).flip(1)
+            losses.append(functional.cross_entropy(net(turned[None]), torch.tensor([quarter])))
+        expected.append(sum(losses) / 4)
+    torch.testing.assert_close(rotation(net, x), torch.stack(expected))
+
+
+def test_pretraining_is_done_once(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    first = pretrain(PRETEXTS["rotation"], train.images, learner, cache=tmp_path)
+    again = pretrain(PRETEXTS["rotation"], train.images, learner, cache=tmp_path, report=lambda *_: pytest.fail("computed again"))
+    assert torch.equal(first.features, again.features) and first.features.shape == (60, 16)
+    assert torch.equal(first.losses, again.losses) and first.losses.shape == (60,)
+    assert first.backbone.fingerprint == again.backbone.fingerprint
+    assert not list(tmp_path.glob("*/checkpoint.pt"))
+    calls: list[int] = []
+    for other in ({"seed": 1}, {"learner": replace(learner, mean=(0.5, 0.5, 0.5))}):
+        found = pretrain(
+            PRETEXTS["rotation"], train.images, **{"learner": learner, "cache": tmp_path, "report": lambda s, *_: calls.append(s), **other}
+        )
+        assert found.backbone.fingerprint != first.backbone.fingerprint
+    assert calls
+
+
+@pytest.mark.parametrize("name", sorted(set(PRETEXTS) - {"simsiam"}))
+def test_every_pretext_is_kept(name: str, train: ImageSet, learner: alnb.Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pretrain(PRETEXTS[name], train.images, learner, cache=tmp_path)
+    assert first.losses.shape == (60,) and len(first.losses.unique()) > 1
+    net = replace(learner, backbone=first.backbone).build(2, 0).eval()
+    assert torch.equal(alnb.train.predict(net.features, train.images), first.features)  # the trunk is one like any other
+    monkeypatch.setattr(alnb.pretrain, "fit", lambda *_, **__: pytest.fail("computed again"))
+    again = pretrain(PRETEXTS[name], train.images, learner, cache=tmp_path)
+    assert torch.equal(first.losses, again.losses) and first.backbone.fingerprint == again.backbone.fingerprint
+
+
+@pytest.mark.parametrize("name", sorted(set(PRETEXTS) - {"simsiam"}))
+def test_losses_are_those_of_each_image_alone(name: str, train: ImageSet, learner: alnb.Learner) -> None:
+    net = build(learner, PRETEXTS[name], 0)
+    losses = image_losses(PRETEXTS[name], net, train.images, learner.recipe.augment, 0)
+    x = train.images.batch(torch.arange(4)).float() / 255
+    with torch.no_grad():
+        alone = [PRETEXTS[name].loss(net, image[None], image) for image in x]
+    torch.testing.assert_close(losses[:4], torch.cat(alone))
+
+
+def test_pretraining_helps_the_pretext(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    found = pretrain(PRETEXTS["rotation"], train.images, replace(learner, recipe=replace(learner.recipe, epochs=40)), cache=tmp_path)
+    assert float(found.losses.mean()) < 0.7 * float(torch.log(torch.tensor(4.0)))
+
+
+@pytest.mark.parametrize("name", ["rotation", "simsiam"])
+def test_an_interrupted_pretraining_goes_on(name: str, train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    learner = replace(learner, recipe=replace(learner.recipe, min_updates=110, checkpoint_seconds=0.0))
+    pretext = replace(PRETEXTS[name], outputs=16) if name == "simsiam" else PRETEXTS[name]
+    monitor = Monitor(train, test, neighbours=5)
+    whole = pretrain(pretext, train.images, learner, cache=tmp_path / "whole", monitor=monitor)
+    steps: list[int] = []
+
+    def stop(step: int, updates: int, mean: float) -> None:
+        steps.append(step)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(pretext, train.images, learner, cache=tmp_path / "cut", report=stop, monitor=monitor)
+    later: list[int] = []
+    found = pretrain(pretext, train.images, learner, cache=tmp_path / "cut", report=lambda s, *_: later.append(s), monitor=monitor)
+    assert later[0] > 1 and torch.equal(found.features, whole.features) and torch.equal(found.losses, whole.losses)
+    assert found.history == whole.history and len(found.history) > 20 and found.history[-1]["update"] == 110
+    assert {"knn", "epoch"} <= set(found.history[0]) and ("spread" in found.history[0]) == (name == "simsiam")
+    unwatched = pretrain(pretext, train.images, learner, cache=tmp_path / "unwatched")
+    assert torch.equal(unwatched.features, whole.features)  # being looked at changes nothing
+
+
+@pytest.mark.parametrize("name", sorted(set(PRETEXTS) - {"rotation", "simsiam"}))
+def test_other_pretexts_go_on_too(name: str, train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    learner = replace(learner, recipe=replace(learner.recipe, checkpoint_seconds=0.0))
+    whole = pretrain(PRETEXTS[name], train.images, learner, cache=tmp_path / "whole")
+    steps: list[int] = []
+
+    def stop(step: int, *_: object) -> None:
+        if steps:
+            raise KeyboardInterrupt
+        steps.append(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(PRETEXTS[name], train.images, learner, cache=tmp_path / "cut", report=stop)
+    assert list((tmp_path / "cut").glob("*/checkpoint.pt"))
+    later: list[int] = []
+    found = pretrain(PRETEXTS[name], train.images, learner, cache=tmp_path / "cut", report=lambda s, *_: later.append(s))
+    assert later[0] > 1 and torch.equal(found.features, whole.features) and torch.equal(found.losses, whole.losses)
+
+
+def test_damaged_results_are_named(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    pretrain(PRETEXTS["rotation"], train.images, learner, cache=tmp_path)
+    (result,) = tmp_path.glob("*/result.pt")
+    result.write_bytes(result.read_bytes()[:500])
+    with pytest.raises(store.Corrupted, match=r"result\.pt is truncated"):
+        pretrain(PRETEXTS["rotation"], train.images, learner, cache=tmp_path)
+
+
+def test_only_squares_can_be_turned(learner: alnb.Learner, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="8x9 pixels cannot be turned"):
+        pretrain(PRETEXTS["rotation"], Resident(torch.zeros(4, 3, 8, 9, dtype=torch.uint8)), learner, cache=tmp_path)
+    assert not list(tmp_path.iterdir())  # no folder was claimed for it
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("jigsaw", (9, 8), "9x8 pixels cannot be cut into 2x2 tiles"),
+        ("jigsaw_gap", (6, 6), "resize them to 8x8"),
+        ("colorization", (8, 6), "8x6 pixels are too small for colorization"),
+        ("colorization_ab", (4, 4), "resize them to 8x8"),
+    ],
+)
+def test_images_that_do_not_fit_claim_no_folder(
+    name: str, size: tuple[int, int], message: str, learner: alnb.Learner, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pretrain(PRETEXTS[name], Resident(torch.zeros(4, 3, *size, dtype=torch.uint8)), learner, cache=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_losses_that_order_nothing_are_refused() -> None:
+    check_losses(torch.tensor([0.5, 0.25, 0.5]), "x")
+    check_losses(torch.tensor([0.5]), "x")  # a single one has nothing to be compared with
+    with pytest.raises(ValueError, match=r"2 of 4 losses of the pretext x are not finite, the first that of image 1 \(inf\)"):
+        check_losses(torch.tensor([1.0, torch.inf, 0.0, torch.nan]), "the pretext x")
+    with pytest.raises(ValueError, match=r"all 3 losses of the pretext x are 0\.25: they order nothing; train it longer"):
+        check_losses(torch.full((3,), 0.25), "the pretext x")
+
+
+def test_a_pretraining_whose_losses_order_nothing_is_told(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    for pretext, message in (
+        (Pretext("broken", 2, broken), "1 of 60 losses of the pretext broken are not finite, the first that of image 7"),
+        (Pretext("same", 2, same), "all 60 losses of the pretext same are 1.0"),
+    ):
+        for _ in range(2):  # what was kept is looked at as well
+            with pytest.raises(ValueError, match=message):
+                pretrain(pretext, train.images, learner, cache=tmp_path)
+
+
+def broken(net: alnb.nets.Net, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """A loss that is well in training, and in evaluation for all images but one."""
+    losses = net(x).square().mean(dim=1)
+    return losses if net.training else losses.index_fill(0, torch.arange(len(x))[7:8], torch.nan)
+
+
+def same(net: alnb.nets.Net, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """A loss that does not look at images."""
+    return net(x).sum(dim=1) * 0 + 1
+
+
+def test_simsiam_takes_images_that_are_not_square(learner: alnb.Learner, tmp_path: Path) -> None:
+    pretext = replace(PRETEXTS["simsiam"], outputs=8)
+    images = Resident(torch.randint(0, 255, (6, 3, 8, 12), dtype=torch.uint8))
+    assert pretrain(pretext, images, learner, cache=tmp_path).losses.shape == (6,)
+
+
+def test_other_settings_begin_anew_and_leave_the_checkpoint_alone(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    pretext = replace(PRETEXTS["simsiam"], outputs=8)
+    learner = replace(learner, recipe=replace(learner.recipe, min_updates=110, checkpoint_seconds=0.0))
+
+    steps: list[int] = []
+
+    def stop(step: int, *_: object) -> None:
+        steps.append(step)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(pretext, train.images, learner, cache=tmp_path, report=stop)
+    (checkpoint,) = tmp_path.glob("*/checkpoint.pt")
+    before = checkpoint.read_bytes()
+    pretrain(pretext, train.images, replace(learner, recipe=replace(learner.recipe, weight_decay=1e-4)), cache=tmp_path)
+    assert checkpoint.read_bytes() == before
+    checkpoint.write_bytes(before[:400])
+    with pytest.raises(store.Corrupted, match=r"checkpoint\.pt is truncated"):
+        pretrain(pretext, train.images, learner, cache=tmp_path)
+
+
+def test_a_collapse_is_told(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    pretext = replace(PRETEXTS["simsiam"], outputs=8, loss=pull_together)
+    learner = replace(learner, recipe=replace(learner.recipe, epochs=200, lr=0.5))
+    with pytest.raises(Collapsed, match=r"simsiam collapsed by update \d+ of 1500.*lower the learning rate"):
+        pretrain(pretext, train.images, learner, cache=tmp_path)
+    assert list(tmp_path.glob("*/history.json"))
+
+
+def pull_together(net: alnb.nets.Net, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """A loss that only a constant feature satisfies."""
+    return net.features(x).square().sum(dim=1).view(2, -1).mean(dim=0)
+
+
+def test_the_monitor_against_scikit_learn(train: ImageSet, test: ImageSet) -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    net = NETS["small"](3).eval()
+    features = [functional.normalize(alnb.train.predict(net.features, s.images), dim=1).numpy() for s in (train, test)]
+    reference = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d**2 / 2) / 0.1), algorithm="brute")  # of unit vectors
+    expected = reference.fit(features[0], train.targets.numpy()).score(features[1], test.targets.numpy())
+    assert Monitor(train, test, neighbours=20)(net) == pytest.approx(expected)
+
+
+def test_features_are_embedded_once(train: ImageSet, learner: alnb.Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = pretrain(PRETEXTS["rotation"], train.images, learner, cache=tmp_path)
+    frozen = replace(learner, backbone=found.backbone)
+    clean = embed(frozen, train.images, cache=tmp_path)
+    assert torch.equal(clean.features, found.features) and clean.views is None and clean.shape == (16,)
+    viewed = embed(frozen, train.images, views=3, cache=tmp_path)
+    assert viewed.views is not None and viewed.views.shape == (3, 60, 16) and torch.equal(viewed.features, clean.features)
+    assert not torch.equal(viewed.views[0], viewed.views[1]) and viewed.fingerprint != clean.fingerprint
+    monkeypatch.setattr(alnb.pretrain, "predict", lambda *_: pytest.fail("computed again"))
+    again = embed(frozen, train.images, views=3, cache=tmp_path)
+    assert again.views is not None and torch.equal(again.views, viewed.views)
+    with pytest.raises(ValueError, match="no backbone to embed images with"):
+        embed(learner, train.images, cache=tmp_path)
+    with pytest.raises(ValueError, match="learns from images, not from features"):
+        pretrain(PRETEXTS["rotation"], clean, learner, cache=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rotation", "simsiam", "colorization_ab"])
+def test_losses_of_other_images_are_those_of_the_trained_net(name: str, tmp_path: Path) -> None:
+    pretext, images, other = PRETEXTS[name], images_of(24).images, images_of(10, seed=1).images
+    learner = alnb.Learner(partial(small, width=4), alnb.Recipe(epochs=1, batch=8, lr=0.01, augment=AUGMENTATIONS["shift"]))
+    found = pretrain(pretext, images, learner, cache=tmp_path)
+    again = losses_of(pretext, found, learner, images)
+    assert again.shape == (pretext.draws or 1, 24) and torch.allclose(again.mean(dim=0), found.losses)
+    assert losses_of(pretext, found, learner, other).shape == (pretext.draws or 1, 10)
+    with pytest.raises(ValueError, match=f"pre-training on {name} was kept without its head"):
+        losses_of(pretext, replace(found, head={}), learner, other)

@@ -1,0 +1,343 @@
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import alnb
+from alnb import Cycle, Pool, Protocol, Run, cycles, store
+from alnb.acquire import LEGACY, STRATEGIES, margin, random
+from alnb.acquire.query import Query
+from alnb.data import ImageSet
+from alnb.loop.cycles import describe, pending, progress
+from alnb.loop.oracle import Pending, answer, class_uniform, human, simulated
+
+PROTOCOL = Protocol(initial=6, budget=4, cycles=3)
+
+
+@pytest.fixture
+def go(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> Callable[..., list[Cycle]]:
+    def run(path: Path | str = "run", **changes: object) -> list[Cycle]:
+        roles = {"learner": learner, "strategy": margin, "oracle": simulated(train.targets), "protocol": PROTOCOL, **changes}
+        return list(cycles(tmp_path / path, Pool.of(train.images), test, **roles))
+
+    return run
+
+
+def same(one: list[Cycle], other: list[Cycle]) -> bool:
+    return [c.reproducible for c in one] == [c.reproducible for c in other]
+
+
+def test_the_loop_is_the_naive_loop(go: Callable, train: ImageSet, test: ImageSet, learner: alnb.Learner) -> None:
+    """The whole of active learning, once more, in ten lines."""
+    found = go()
+    labels: dict[int, int] = {}
+    net = None
+    for k, cycle in enumerate(found):
+        pool = Pool.of(train.images)
+        for index in labels:
+            pool = pool.acquire(torch.tensor([index]), torch.tensor([labels[index]]), 0)
+        query = Query(pool, net, pool.unlabelled, 4 if k else 6, alnb.rng.generator(0, "query", k))
+        chosen = (margin if k else random)(query).tolist()
+        labels.update({index: int(train.targets[index]) for index in chosen})
+        known = torch.tensor(sorted(labels))
+        net = learner.build(3, 0, k)
+        alnb.train.fit(net, train.images, known, train.targets[known], learner.recipe, where=("cycle", k))
+        assert list(cycle.queried) == chosen and list(cycle.labels) == train.targets[chosen].tolist()
+        assert cycle.metrics == alnb.train.evaluate(net, test.images, test.targets, 3)
+        assert cycle.n_labelled == len(labels) == 6 + 4 * k
+        assert list(cycle.class_counts) == torch.bincount(train.targets[chosen], minlength=3).tolist()
+
+
+def test_records_hold_what_the_readme_promises(go: Callable, tmp_path: Path) -> None:
+    found = go()
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert {"experiment", "environment"} <= set(manifest) and manifest["experiment"]["protocol"]["budget"] == 4
+    for k, cycle in enumerate(found):
+        record = json.loads((tmp_path / f"run/cycle_{k:03d}/record.json").read_text())
+        assert {"cycle", "n_labelled", "metrics", "queried", "seconds"} <= set(record) and record["cycle"] == k
+        assert record["metrics"]["accuracy"] == cycle.metrics["accuracy"] and tuple(record["queried"]) == cycle.queried
+        assert set(record["seconds"]) == {"query", "oracle", "fit", "evaluate"} and min(record["seconds"].values()) >= 0
+    assert [p.name for p in tmp_path.glob("run/*/net.pt")] == ["net.pt"]  # the last one only
+
+
+@pytest.mark.parametrize("init", ["fresh", "warm"])
+@pytest.mark.parametrize("stop", [1, 2])
+def test_a_run_that_was_left_goes_on_bit_for_bit(
+    go: Callable, train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path, init: str, stop: int
+) -> None:
+    protocol = replace(PROTOCOL, init=init, subset=20)
+    whole = go("whole", protocol=protocol)
+    roles = {"learner": learner, "strategy": margin, "oracle": simulated(train.targets), "protocol": protocol}
+    left = cycles(tmp_path / "left", Pool.of(train.images), test, **roles)
+    for _ in range(stop):
+        next(left)
+    left.close()
+    assert same(go("left", protocol=protocol), whole)
+    assert same(go("left", protocol=protocol), whole)  # complete: read only
+
+
+def test_how_far_a_run_is(go: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path / "run")
+    assert progress(run) == (0, 0, None)
+    monkeypatch.setenv(store.CELL, str(tmp_path))
+    found = go()
+    assert progress(run) == (3, 3, found[2].metrics["accuracy"])
+    assert (tmp_path / store.RUNS).read_text() == "run\n"  # in a cell of a sweep it has said its name
+    (run.folder(1) / "record.json").unlink()
+    assert progress(run) == (2, 3, found[2].metrics["accuracy"])  # not whole; `Run.records` says what is missing
+    (run.folder(2) / "record.json").unlink()
+    (run.folder(0) / "record.json").write_text("{")
+    with pytest.raises(store.Corrupted, match=r"cycle_000/record\.json"):
+        progress(run)
+
+
+def test_warm_and_fresh_differ_and_subset_restricts(go: Callable) -> None:
+    fresh, warm, subset = go("a"), go("b", protocol=replace(PROTOCOL, init="warm")), go("c", protocol=replace(PROTOCOL, subset=8))
+    assert fresh[0].reproducible == warm[0].reproducible and fresh[-1].metrics != warm[-1].metrics
+    assert fresh[1].queried != subset[1].queried
+
+
+@pytest.mark.parametrize("init", ["fresh", "warm"])
+def test_a_lost_net_is_trained_again_from_the_records(go: Callable, tmp_path: Path, init: str) -> None:
+    protocol = replace(PROTOCOL, init=init)
+    whole = go("whole", protocol=protocol)
+    go("run", protocol=protocol)
+    for path in (tmp_path / "run").glob("cycle_*/net.pt"):
+        path.unlink()
+    for name in ("record.json", "query.json"):
+        (tmp_path / "run/cycle_002" / name).unlink()
+    assert same(go("run", protocol=protocol), whole)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "cycle_000/record.json", "cycle_001/record.json"])
+def test_a_damaged_file_is_named_and_not_used(go: Callable, tmp_path: Path, name: str) -> None:
+    go()
+    path = tmp_path / "run" / name
+    text = path.read_text()
+    path.write_text(text.replace("0", "1", 1))
+    with pytest.raises(store.Corrupted, match=f"{path.name} is truncated or was altered"):
+        go()
+    path.write_text(text)
+    go()
+
+
+def test_a_damaged_query_and_net_are_named(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path, go: Callable) -> None:
+    go()
+    (tmp_path / "run/cycle_002/record.json").unlink()
+    for name in ("query.json", "net.pt"):
+        path = tmp_path / "run/cycle_002" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(store.Corrupted, match=f"{name} is truncated"):
+            go()
+        path.write_bytes(whole)
+    go()
+
+
+def test_another_experiment_in_the_folder(go: Callable, learner: alnb.Learner) -> None:
+    go()
+    with pytest.raises(store.ManifestDiffers) as caught:
+        go(
+            strategy=STRATEGIES["entropy"],
+            protocol=replace(PROTOCOL, seed=3),
+            learner=replace(learner, recipe=replace(learner.recipe, lr=0.5)),
+        )
+    message = str(caught.value)
+    for line in (
+        "strategy: the folder has 'margin'",
+        "protocol.seed: the folder has 0, you ask for 3",
+        "learner.recipe.lr: the folder has 0.05",
+    ):
+        assert line in message
+    assert "budget" not in message
+
+
+def test_other_images_are_another_experiment(go: Callable, train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    go()
+    roles = {"learner": learner, "strategy": margin, "oracle": simulated(train.targets), "protocol": PROTOCOL}
+    with pytest.raises(store.ManifestDiffers, match=r"pool\.images\.fingerprint"):
+        list(cycles(tmp_path / "run", Pool.of(test.images), test, **{**roles, "protocol": Protocol(6, 4, 3)}))
+
+
+def test_two_at_once(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path, go: Callable) -> None:
+    roles = {"learner": learner, "strategy": margin, "oracle": simulated(train.targets), "protocol": PROTOCOL}
+    first = cycles(tmp_path / "run", Pool.of(train.images), test, **roles)
+    next(first)
+    with pytest.raises(store.Locked, match="is in use by process"):
+        go()
+    first.close()
+    go()
+
+
+def test_a_full_disk_loses_nothing(go: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, real, count = go("whole"), store.os.fsync, iter(range(100))
+
+    def full(handle: int) -> None:
+        if next(count) == 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match=r"No space left on device while writing .*nothing that was complete is lost"),
+    ):
+        patch.setattr("os.fsync", full)
+        go()
+    assert not list((tmp_path / "run").glob("**/.*.part"))
+    assert 0 < len(Run(tmp_path / "run").records()) < 3
+    assert same(go(), whole)
+
+
+# ---- bad input -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (lambda q: q.candidates[:1].repeat(q.n), "stand there more than once"),
+        (lambda q: q.pool.labelled[: q.n], "were asked for before"),
+        (lambda q: q.candidates[:-1], "it was to choose 4 images, it chose"),
+        (lambda q: torch.arange(4) + 1000, "lie outside the pool of 60 images"),
+        (lambda q: torch.rand(q.n), "indices must be i64"),
+    ],
+)
+def test_a_strategy_that_answers_wrongly(go: Callable, tmp_path: Path, strategy: Callable, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        go(strategy=strategy)
+    assert "in cycle 1" in str(caught.value)
+    assert len(Run(tmp_path / "run").records()) == 1 and not (tmp_path / "run/cycle_001/query.json").exists()
+
+
+def test_candidates_outside_the_subset_are_refused(go: Callable) -> None:
+    with pytest.raises(ValueError, match="is not among the 6 candidates"):
+        go(strategy=lambda q: q.pool.unlabelled[~torch.isin(q.pool.unlabelled, q.candidates)][: q.n], protocol=replace(PROTOCOL, subset=6))
+
+
+@pytest.mark.parametrize(
+    ("oracle", "message"),
+    [
+        (lambda run, k, i: torch.full((len(i),), 3), "label 3 of image [0-9]+ is none of the 3 classes"),
+        (lambda run, k, i: torch.zeros(2, dtype=torch.int64), r"asked for 6 labels, it gave torch\.int64 of shape \[2\]"),
+    ],
+)
+def test_an_oracle_that_answers_wrongly(go: Callable, oracle: Callable, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        go(oracle=oracle)
+
+
+def test_a_budget_beyond_the_pool(go: Callable, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"asks for 66 labels \(6 \+ 15 x 4\), the pool has 60"):
+        go(protocol=Protocol(6, 4, 16))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("bad", [{"initial": 0}, {"budget": -1}, {"cycles": 0}, {"init": "hot"}, {"subset": 2}])
+def test_a_bad_protocol_is_refused_by_name(bad: dict) -> None:
+    with pytest.raises(ValueError, match=f"Protocol.{next(iter(bad))} is "):
+        replace(PROTOCOL, **bad)
+
+
+def test_a_class_uniform_start_with_too_few_labels(go: Callable, train: ImageSet) -> None:
+    assert go("enough", initial=class_uniform(train.targets, 3))[0].class_counts == (2, 2, 2)
+    with pytest.raises(ValueError, match="with 2 labels cannot cover 3 classes"):
+        go("few", initial=class_uniform(train.targets, 3), protocol=Protocol(2, 2, 2))
+
+
+# ---- a person as oracle --------------------------------------------------------------------------------------------------------
+
+
+def test_a_person_answers_between_the_calls(go: Callable, train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    whole, run = go("whole"), Run(tmp_path / "run")
+    roles = {"learner": learner, "strategy": margin, "oracle": human, "protocol": PROTOCOL}
+    assert pending(run) is None
+    for k in range(3):
+        loop = cycles(run, Pool.of(train.images), test, **roles)
+        for _ in range(k):
+            next(loop)
+        with pytest.raises(StopIteration) as stopped:
+            next(loop)
+        question, asked = stopped.value.value, pending(run)
+        assert isinstance(question, Pending) and asked is not None and question.cycle == asked.cycle == k
+        assert torch.equal(question.indices, asked.indices)
+        for index in question.indices.tolist():
+            answer(run, k, index, int(train.targets[index]))
+    assert same(list(cycles(run, Pool.of(train.images), test, **roles)), whole)
+    assert pending(run) is None
+
+
+def test_images_without_an_answer_are_not_asked_again(go: Callable, train: ImageSet) -> None:
+    def unsure(run: Run, cycle: int, indices: torch.Tensor) -> torch.Tensor:
+        return train.targets[indices].where(torch.arange(len(indices)) > 0, -1)
+
+    found = go(oracle=unsure)
+    assert [c.n_labelled for c in found] == [5, 8, 11] and [sum(c.class_counts) for c in found] == [5, 3, 3]
+    assert len({index for c in found for index in c.queried}) == 14
+
+
+def test_the_experiment_is_described_before_it_runs(
+    train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path, go: Callable
+) -> None:
+    roles = {"learner": learner, "strategy": margin, "oracle": simulated(train.targets), "protocol": PROTOCOL}
+    go()
+    assert Run(tmp_path / "run").manifest["experiment"] == describe(Pool.of(train.images), test, **roles)
+
+
+def test_best_on_test_is_the_best_epoch_and_says_so(go: Callable, train: ImageSet, test: ImageSet, learner: alnb.Learner) -> None:
+    peeking = replace(PROTOCOL, checkpoint="best_test")
+    found = go(protocol=peeking)
+    labels: list[int] = []
+    for k, cycle in enumerate(found):
+        labels += cycle.queried
+        known, net, seen = torch.tensor(sorted(labels)), learner.build(3, 0, k), []
+        updates = learner.recipe.updates(len(known))
+        watch = alnb.train.Watch(
+            round(updates / 2), lambda net, _, seen=seen: seen.append(alnb.train.evaluate(net, test.images, test.targets, 3))
+        )
+        alnb.train.fit(net, train.images, known, train.targets[known], learner.recipe, where=("cycle", k), watch=watch)
+        assert cycle.metrics["accuracy"] == max(one["accuracy"] for one in seen) and len(seen) >= 2
+        assert any("looked at the test images" in note for note in cycle.notes)
+    assert not any("looked at" in note for cycle in go("other") for note in cycle.notes)
+
+
+def test_best_on_test_survives_a_kill(go: Callable, learner: alnb.Learner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ended at every look in turn: after the net was written, and before."""
+    roles = {
+        "protocol": replace(PROTOCOL, checkpoint="best_test", init="warm"),
+        "learner": replace(learner, recipe=replace(learner.recipe, epochs=4, checkpoint_seconds=0)),
+    }
+    whole = go("whole", **roles)
+    original, looks = alnb.loop.cycles.evaluate, [0]
+
+    def dying(*args: object, **kwargs: object) -> object:
+        looks[0] += 1
+        if looks[0] % 3 == 0:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr("alnb.loop.cycles.evaluate", dying)
+    found = None
+    for _ in range(100):
+        try:
+            found = go("killed", **roles)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert found is not None and same(found, whole) and looks[0] > 9
+    assert sorted(path.name for path in (tmp_path / "killed").glob("cycle_*/*.pt")) == ["best.pt", "net.pt"]
+
+
+def test_draws_with_replacement_choose_fewer_where_that_is_allowed(go: Callable) -> None:
+    legacy = LEGACY["random_with_replacement"]
+    with pytest.raises(ValueError, match="it was to choose 30 images, it chose"):
+        go(strategy=legacy, protocol=Protocol(6, 30, 2))
+    found = go("inexact", strategy=legacy, protocol=Protocol(6, 30, 2, exact=False))
+    assert 6 < found[1].n_labelled < 36 and len(set(found[1].queried)) == len(found[1].queried)
+
+
+def test_a_field_added_later_leaves_old_runs_what_they_were(learner: alnb.Learner) -> None:
+    assert "checkpoint" not in store.describe(PROTOCOL) and "later" not in store.describe(learner)
+    assert store.describe(replace(PROTOCOL, checkpoint="best_test"))["checkpoint"] == "best_test"

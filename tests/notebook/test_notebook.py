@@ -1,0 +1,281 @@
+"""Strict execution: parameters are checked before a kernel starts, and every notebook runs at smoke scale."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import alnb
+from alnb import notebook
+from alnb.__main__ import main
+from alnb.data import ImageSet
+from alnb.notebook import BadParameter, NotebookFailed, Parameter, check, execute, parameters, parse
+
+PROJECT = Path(__file__).parents[2]
+NOTEBOOKS = sorted(p for p in (PROJECT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+KNOWN = {
+    p.name: p
+    for p in (
+        Parameter("seeds", "list[int]", "[0]", "one run each"),
+        Parameter("scale", "str", '"laptop"', ""),
+        Parameter("lr", "float", "0.1", ""),
+        Parameter("fast", "bool", "False", ""),
+        Parameter("names", "list[str]", '["a"]', ""),
+        Parameter("n", "int", "3", ""),
+        Parameter("root", "str | None", "None", ""),
+        Parameter("odd", "complex", "1j", ""),
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([["seeds", "[0,1,2]"]], {"seeds": [0, 1, 2]}),
+        ([["seeds", "0", "1"]], {"seeds": [0, 1]}),
+        ([["seeds", "4"]], {"seeds": [4]}),
+        ([["names", "random"], ["scale", "smoke"]], {"names": ["random"], "scale": "smoke"}),
+        ([["names", "random", "margin"]], {"names": ["random", "margin"]}),
+        ([["fast", "true"]], {"fast": True}),
+        ([["lr", "1"]], {"lr": 1.0}),
+        ([["lr", "3e-2"]], {"lr": 0.03}),
+        ([["scale", "10"]], {"scale": "10"}),
+        ([["n", "-5"]], {"n": -5}),
+        ([["n", "010"]], {"n": 10}),
+        ([["names", "10", "20"]], {"names": ["10", "20"]}),
+        ([["names", "[a, b]"]], {"names": ["a", "b"]}),
+        ([["root", "x"]], {"root": "x"}),
+        ([["root", "null"]], {"root": None}),
+    ],
+)
+def test_words_become_typed_values(given: list, expected: dict) -> None:
+    found = parse(given, KNOWN)
+    assert found == expected and [type(v) for v in found.values()] == [type(v) for v in expected.values()]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([["sede", "1"]], "no parameter 'sede' .did you mean 'seeds'"),
+        ([["n", "1.5"]], "parameter 'n' is 1.5, of type float: it must be int"),
+        ([["n", "true"]], "parameter 'n' is True, of type bool"),
+        ([["seeds", "a"]], "it must be list.int."),
+        ([["fast", "1"]], "it must be bool"),
+        ([["n"]], "'n' has no value"),
+        ([["n", "1"], ["n", "2"]], "'n' is given twice"),
+        ([["scale", "a", "b"]], "it must be str"),
+        ([["seeds", "0", "1", "0"]], "names 0 twice"),
+        ([["n", "0x10x"]], "it must be int"),
+        ([["lr", "nan"]], "it must be float"),
+        ([["odd", "1"]], "has the type complex: this command knows int, float"),
+    ],
+)
+def test_wrong_words_are_refused(given: list, message: str) -> None:
+    with pytest.raises(BadParameter, match=message):
+        parse(given, KNOWN)
+
+
+def test_optional_types() -> None:
+    known = {"root": Parameter("root", "str | None", "None", "")}
+    assert check({"root": None}, known) == {"root": None} and check({"root": "x"}, known) == {"root": "x"}
+    with pytest.raises(BadParameter):
+        check({"root": 3}, known)
+
+
+def test_parameters_are_read_with_type_and_help(write: Callable) -> None:
+    path = write('a: int = 3  # how many\nnames: list[str] = ["x", "y"]  # which\nb = 2\nc: str | None = "#f"  # colour')
+    found = parameters(path)
+    assert found["c"] == Parameter("c", "str | None", "'#f'", "colour")
+    assert found["a"] == Parameter("a", "int", "3", "how many") and found["names"].annotation == "list[str]" and found["b"].annotation == ""
+
+
+def test_execution_injects_and_ends_with_its_own_name(write: Callable, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    path = write("a: int = 3  # how many", "import sys\nprint('live', a)\nprint('bar', file=sys.stderr)")
+    out = execute(path, {"a": 5}, tmp_path / "out.ipynb")
+    assert out == tmp_path / "out.ipynb" and not list(tmp_path.glob("*.running.ipynb"))
+    cells = nbformat.read(out, 4).cells
+    assert "live 5" in cells[2]["outputs"][0]["text"]
+    shown = capfd.readouterr()
+    assert "live 5" in shown.out and "bar" in shown.err  # seen while it runs
+    assert nbformat.read(path, 4).cells[1]["outputs"] == []  # the input stays as it was
+
+
+@pytest.mark.parametrize(("cell", "message"), [("1/0", "raised ZeroDivisionError"), ("import os; os._exit(1)", "was not finished")])
+def test_failure_never_looks_finished(write: Callable, tmp_path: Path, cell: str, message: str) -> None:
+    path, out = write("a: int = 3  # how many", cell), tmp_path / "out.ipynb"
+    with pytest.raises(NotebookFailed, match=message):
+        execute(path, {}, out)
+    assert not out.exists() and (tmp_path / "out.failed.ipynb").exists() and not (tmp_path / "out.running.ipynb").exists()
+
+
+def test_bad_notebooks(write: Callable, tmp_path: Path) -> None:
+    with pytest.raises(BadParameter, match="there is no notebook"):
+        parameters(tmp_path / "none.ipynb")
+    (tmp_path / "text.ipynb").write_text("not json")
+    with pytest.raises(BadParameter, match="cannot be read as a notebook"):
+        parameters(tmp_path / "text.ipynb")
+    with pytest.raises(BadParameter, match="has no parameters: tag the cell"):
+        parameters(write("x = 1", tag=False))
+
+
+def test_scales_and_names_are_checked() -> None:
+    assert notebook.at_scale("smoke", smoke={"a": 1}, laptop={}, paper={}) == {"a": 1}
+    with pytest.raises(BadParameter, match=r"scale is 'labtop': it must be one of .* .did you mean 'laptop'"):
+        notebook.at_scale("labtop", smoke={}, laptop={}, paper={})
+    with pytest.raises(BadParameter, match=r"strategy 'entropi' is not known.*did you mean 'entropy'"):
+        notebook.choose(alnb.acquire.STRATEGIES, ["random", "entropi"], "strategy")
+    assert list(notebook.choose(alnb.acquire.STRATEGIES, "margin", "strategy")) == ["margin"]
+    with pytest.raises(BadParameter, match="no strategy is named: there are random, entropy"):
+        notebook.choose(alnb.acquire.STRATEGIES, [], "strategy")
+
+
+def test_numbers_that_cannot_be_negative() -> None:
+    notebook.not_negative(a=0, b=3)
+    with pytest.raises(BadParameter, match=r"^a is -1, b is -2: give 0, or more$"):
+        notebook.not_negative(a=-1, b=-2, c=1)
+
+
+def test_a_folder_called_as_the_package_does_not_hide_it(write: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the folder that a clone lies in."""
+    path = write("a: int = 3  # how many", "import alnb\nprint(alnb.Recipe)")
+    (tmp_path / "alnb").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    execute(path, {}, tmp_path / "o.ipynb")
+
+
+def test_devices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert notebook.device("") == notebook.device("cpu") == "cpu"
+    with pytest.raises(BadParameter, match="device is 'gpu': it must be cpu, cuda"):
+        notebook.device("gpu")
+    with pytest.raises(BadParameter, match="device is 'cuda:1', but this machine has no GPU"):
+        notebook.device("cuda:1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert notebook.device("") == "cuda" and notebook.device("cuda:1") == "cuda:1"
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------------------
+
+
+def test_command_line(write: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = write("a: int = 3  # how many\nseeds: list[int] = [0]  # which", "print(a, seeds)")
+    assert main(["run", str(path), "--help-notebook"]) == 0
+    assert "a: int = 3\n      how many" in capsys.readouterr().out
+    assert main(["run", str(path), "-p", "sedes", "1"]) == 2
+    assert "did you mean 'seeds'" in capsys.readouterr().err
+    assert main(["run", str(path), "-p", "a", "7", "-p", "seeds", "1", "2", "-o", str(tmp_path / "o.ipynb")]) == 0
+    assert "7 [1, 2]" in nbformat.read(tmp_path / "o.ipynb", 4).cells[2]["outputs"][0]["text"]
+    assert main(["data", "cifar11"]) == 1
+    assert "cifar10" in capsys.readouterr().err
+
+
+# ---- the notebooks of the project ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != "report"], ids=lambda p: p.stem)
+def test_every_notebook_at_smoke_scale(path: Path, tmp_path: Path) -> None:
+    values = {"scale": "smoke", "runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures"), "seeds": [0, 1], "device": "cpu"}
+    known = parameters(path)
+    out = execute(path, {name: value for name, value in values.items() if name in known}, tmp_path / "out.ipynb")
+    figures = list((tmp_path / "figures").glob("*.png"))
+    assert figures and all(5_000 < f.stat().st_size < 300_000 for f in figures)
+    assert out.stat().st_size < 2_000_000
+    assert "seeds" not in known or json.loads(next((tmp_path / "runs").rglob("record.json")).read_text())["n_labelled"] > 0
+    assert any(o.get("data", {}).get("image/png") for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []))
+
+
+def test_the_report_of_runs_from_anywhere(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    for strategy, seed in product(("random", "margin", "entropy"), range(2)):
+        roles = dict(learner=learner, strategy=alnb.acquire.STRATEGIES[strategy], oracle=alnb.oracle.simulated(train.targets))
+        protocol = alnb.Protocol(6, 3, 3, seed=seed)
+        list(alnb.cycles(tmp_path / f"runs/{strategy}{seed}", alnb.Pool.of(train.images), test, **roles, protocol=protocol))
+    (tmp_path / "runs/random1/cycle_002/record.json").unlink()
+    out = execute(PROJECT / "notebooks/report.ipynb", {"runs": str(tmp_path / "runs"), "figures": str(tmp_path)}, tmp_path / "out.ipynb")
+    figures = {path.stem: path.stat().st_size for path in tmp_path.glob("*.png")}
+    assert set(figures) == {"curves-1", "areas", "wins", "time-1", "classes-1"} and all(5_000 < size < 300_000 for size in figures.values())
+    printed = "".join(o.get("text", "") for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []))
+    assert "5 finished runs" in printed and "1 unfinished" in printed and "3 tests" not in printed and out.stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize(("name", "less"), [("figure3", {"strategies": ["random", "svm_margin"]}), ("table1", {"seeds": [0]})])
+def test_records_alone_draw_the_figure(name: str, less: dict, tmp_path: Path) -> None:
+    """As on a laptop to which the records of a GPU were brought: without images, backbone and features."""
+    path, places = PROJECT / f"notebooks/bengar2021/{name}.ipynb", {"runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures")}
+    values = {**places, "scale": "smoke", "seeds": [0, 1], "device": "cpu", **less}
+    execute(path, values, tmp_path / "out.ipynb")
+    figure, records = next(tmp_path.rglob("*.png")), sorted((tmp_path / "runs").rglob("record.json"))
+    drawn, before = figure.read_bytes(), [record.stat().st_mtime_ns for record in records]
+    for tensors in (tmp_path / "runs").rglob("*.pt"):
+        tensors.unlink()
+    figure.unlink()
+    execute(path, {**values, "device": "meta"}, tmp_path / "again.ipynb")  # a device without any data
+    assert figure.read_bytes() == drawn and [record.stat().st_mtime_ns for record in records] == before
+
+
+def test_quickstart_on_a_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from PIL import Image
+
+    for label in range(3):
+        (tmp_path / f"images/class{label}").mkdir(parents=True)
+        for k in range(14):
+            grey = Image.new("L", (20 + k, 16), 60 * label + k)
+            grey.save(tmp_path / f"images/class{label}/{k}.png")
+    (tmp_path / "images/class1/broken.jpg").write_bytes(b"no image")
+    quickstart, out = str(PROJECT / "notebooks/quickstart.ipynb"), str(tmp_path / "out.ipynb")
+    places = {"dataset": str(tmp_path / "images"), "runs": str(tmp_path / "runs"), "figures": str(tmp_path)}
+    given = {**places, "image_size": "16", "scale": "smoke"}
+    words = [word for name, value in {**given, "device": "cpu"}.items() for word in ("-p", name, value)]
+    few = ["-p", "strategies", "random", "margin", "-p", "seeds", "0"]
+    assert main(["run", quickstart, *words, *few, "-o", out]) == 1
+    assert "broken.jpg" in capsys.readouterr().err and not Path(out).exists()
+    assert main(["run", quickstart, *words, *few, "-o", out, "--skip-bad"]) == 0
+    assert len(list((tmp_path / "runs").rglob("record.json"))) == 2 * 2 * 3
+
+
+def test_a_part_of_a_sweep_and_then_the_whole(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    values = {
+        "scale": "smoke",
+        "runs": str(tmp_path / "runs"),
+        "figures": str(tmp_path / "figures"),
+        "arms": ["from scratch"],
+        "device": "cpu",
+    }
+    quickstart = PROJECT / "notebooks/quickstart.ipynb"
+    execute(quickstart, {**values, "strategies": ["margin"], "seeds": [1]}, tmp_path / "part.ipynb")
+    assert not (tmp_path / "figures").exists() and list((tmp_path / "runs").rglob("*.png"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("record.json")}
+    execute(quickstart, {**values, "strategies": ["random", "margin"], "seeds": [0, 1]}, tmp_path / "whole.ipynb")
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("record.json")}
+    assert len(before) == 3 and len(after) == 12 and before.items() <= after.items()
+    assert list((tmp_path / "figures").glob("*.png"))
+
+
+def test_interrupted_by_the_keyboard(write: Callable, tmp_path: Path) -> None:
+    path, out = write("a: int = 3  # how many", "print('running', flush=True)\nimport time\ntime.sleep(60)"), tmp_path / "o.ipynb"
+    command = [sys.executable, "-m", "alnb", "run", str(path), "-o", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "running\n"
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C: to the command and its kernel
+        assert process.wait(30) == 130
+    assert not out.exists() and not (tmp_path / "o.running.ipynb").exists() and (tmp_path / "o.failed.ipynb").exists()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_hygiene(path: Path) -> None:
+    content = nbformat.read(path, 4)
+    nbformat.validate(content)
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert sum(len(cell.source.splitlines()) for cell in code) <= 120
+    assert content.cells[0].source.startswith("# ") and "parameters" in content.cells[1].metadata.tags
+    assert not any(line.startswith("class ") for cell in code for line in cell.source.splitlines())
+    assert all(p.annotation and p.help for p in parameters(path).values())
+    assert set(content.metadata) <= {"kernelspec", "language_info"}

@@ -1,0 +1,932 @@
+"""Which cells a sweep executes, in which order of events, and what is kept of each: with cells that only pretend to work."""
+
+import errno
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import notebook_of
+
+from alnb import notebook, store
+from alnb.__main__ import main
+from alnb.notebook import BadParameter, NotebookFailed
+from alnb.notebook.sweep import Sweep, Workers, child, command, engine, sweep
+from alnb.notebook.sweep import cell as cells_of
+from alnb.notebook.sweep.cell import BUSY, DIED, DONE, EMPTY, FAILED, NEW, RUNNING, STOPPED, Outcome, Work
+from alnb.notebook.sweep.grid import grid
+from alnb.store import stop as pause
+
+PARAMETERS = """\
+names: list[str] = ["a", "b"]  # of cells
+seeds: list[int] = [0, 1]  # of each
+kind: str = "x"  # a report for each
+scale: str = "smoke"  # how much
+runs: str = ""  # where everything goes"""
+CHECK = 'assert kind != "bad" and "bad" not in names, "bad is none of the kinds"'
+DONE_WELL: Outcome = (DONE, "", "")
+
+
+class Pretended:
+    """In the place of a cell's process, and of the execution over the whole: what was asked for, and what comes of it."""
+
+    def __init__(self) -> None:
+        self.works: list[Work] = []
+        self.reports: list[dict[str, Any]] = []
+        self.act: Callable[[Work], Outcome] = lambda work: DONE_WELL
+        self.draw: Callable[[dict[str, Any]], None] = lambda values: None
+
+    def work(self, work: Work) -> Outcome:
+        self.works.append(work)
+        return self.act(work)
+
+    def report(self, path: Path, values: dict[str, Any], output: Path, **options: Any) -> Path:
+        self.reports.append(values)
+        self.draw(values)
+        return output
+
+    @property
+    def names(self) -> list[str]:
+        return [work.cell.name for work in self.works]
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    made = Pretended()
+    monkeypatch.setattr(cells_of, "_by_itself", made.work)
+    monkeypatch.setattr(notebook, "execute", made.report)
+    return made
+
+
+@pytest.fixture
+def path(write: Callable[..., Path]) -> Path:
+    return write(PARAMETERS, ("check", CHECK), "print(names)")
+
+
+@pytest.fixture
+def start(path: Path, tmp_path: Path) -> Callable[..., Sweep]:
+    def started(**options: Any) -> Sweep:
+        parameters = {"runs": str(tmp_path / "runs"), **options.pop("parameters", {})}
+        return sweep(path, parameters, **{"kernel_free": True, "workers": 1, "threads": 1, **options})
+
+    return started
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A time that passes only where a test says so."""
+    now = SimpleNamespace(time=time.time(), strftime=time.strftime)
+    module = SimpleNamespace(time=lambda: now.time, strftime=time.strftime)
+    monkeypatch.setattr(engine, "time", module)
+    monkeypatch.setattr(cells_of, "time", module)
+    yield now
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below `folder`, with the time of its last change and its content."""
+    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+
+
+def states(done: Sweep) -> list[str]:
+    return [done.statuses[cell.key].state for cell in done.cells]
+
+
+def leave_run(work: Work, name: str, finished: int = 2, cycles: int = 2) -> Path:
+    """A run folder such as `loop.cycles` makes, which the cell names as its own."""
+    folder = work.cell.below.parents[1] / name
+    store.write_json(folder / "manifest.json", {"format": 1, "experiment": {"protocol": {"cycles": cycles}}, "environment": {}})
+    for cycle in range(finished):
+        store.write_json(
+            folder / f"cycle_{cycle:03d}" / "record.json", {"cycle": cycle, "metrics": {"accuracy": 0.5}, "seconds": {"fit": 0.0}}
+        )
+    with open(work.cell.folder / store.RUNS, "a", encoding="utf-8") as file:
+        file.write(f"{os.path.relpath(folder, work.cell.folder)}\n")
+    return folder
+
+
+# ---- only what is missing --------------------------------------------------------------------------------------------------------
+
+
+def test_cells_are_executed_in_order_and_then_the_whole(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
+    done = start()
+    assert pretended.names == ["a, seeds 0", "a, seeds 1", "b, seeds 0", "b, seeds 1"]
+    assert done.finished and states(done) == [DONE] * 4 and done.left_seconds == 0
+    assert pretended.reports == [{"names": ["a", "b"], "seeds": [0, 1], "runs": str(tmp_path / "runs")}]
+    assert len(done.reports) == 1 and done.reports[0].parent == tmp_path / "runs/made/notebooks"
+    assert not list((tmp_path / "runs/cells").glob(".*"))  # neither probe nor stop file
+
+
+def test_a_second_call_changes_nothing_and_a_larger_one_does_the_rest(
+    start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path
+) -> None:
+    pretended.act = lambda work: (leave_run(work, work.cell.name), DONE_WELL)[1]
+    start()
+    before = tree(tmp_path / "runs")
+    assert len(pretended.works) == 4 and len(before) > 4 * 5
+    again = start()
+    assert again.finished and tree(tmp_path / "runs") == before and len(pretended.works) == 4 and len(pretended.reports) == 2
+    start(parameters={"seeds": [1, 2], "names": ["b", "c"]})
+    assert pretended.names[4:] == ["b, seeds 2", "c, seeds 1", "c, seeds 2"]
+    start(parameters={"kind": ["x", "y"], "seeds": [0]})  # what was no axis then is one now
+    assert pretended.names[7:] == ["y, a, seeds 0", "y, b, seeds 0"]
+
+
+@pytest.mark.parametrize("harm", ["record", "run", "damage", "version"])
+def test_a_cell_whose_runs_are_not_whole_is_executed_again(
+    start: Callable[..., Sweep], pretended: Pretended, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    runs: list[Path] = []
+    pretended.act = lambda work: (runs.append(leave_run(work, f"{harm} {len(pretended.works)}")), DONE_WELL)[1]
+    start(parameters={"seeds": [0]})
+    if harm == "record":
+        (runs[1] / "cycle_000/record.json").unlink()
+    elif harm == "run":
+        (runs[1] / "manifest.json").unlink()
+        (runs[1] / "cycle_000/record.json").unlink()
+        (runs[1] / "cycle_001/record.json").unlink()
+    elif harm == "damage":
+        (runs[1] / "cycle_001/record.json").write_text("{")
+    else:
+        monkeypatch.setattr(store, "package", lambda: "another")
+    assert start(parameters={"seeds": [0]}).finished
+    assert pretended.names[2:] == (["a, seeds 0", "b, seeds 0"] if harm == "version" else ["b, seeds 0"])
+    assert start(parameters={"seeds": [0]}).finished and len(pretended.works) == (4 if harm == "version" else 3)  # old runs are forgotten
+
+
+def test_combinations_that_there_are_not_are_finished(
+    start: Callable[..., Sweep], pretended: Pretended, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    pretended.act = lambda work: cells_of._outcome("NothingToRun", "b has no 1", False) if work.cell.name == "b, seeds 1" else DONE_WELL
+    done = start()
+    assert states(done) == [DONE, DONE, DONE, EMPTY] and done.finished and len(pretended.reports) == 1
+    assert command.conclude(done) == 0 and "3 done, 1 no such combination" in capsys.readouterr().out
+    assert states(start()) == [DONE, DONE, DONE, EMPTY] and len(pretended.works) == 4
+    monkeypatch.setattr(store, "package", lambda: "another")  # which may have it
+    pretended.act = lambda work: DONE_WELL
+    assert states(start()) == [DONE] * 4 and pretended.names[4:] == pretended.names[:4]
+
+
+# ---- failures --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_cell_is_kept_with_its_error_and_the_rest_goes_on(
+    start: Callable[..., Sweep], pretended: Pretended, capsys: pytest.CaptureFixture
+) -> None:
+    pretended.act = lambda work: (FAILED, "ValueError", "a of 1\nis too much") if work.cell.name == "a, seeds 1" else DONE_WELL
+    done = start()
+    (bad,) = done.failed
+    assert states(done) == [DONE, FAILED, DONE, DONE] and pretended.reports == [] and not done.left and not done.finished
+    assert command.conclude(done) == 1
+    out, err = capsys.readouterr()
+    assert "a, seeds 1: ValueError: a of 1\nis too much" in out and str(bad.folder / "log.txt") in out and "--retry" in err
+    kept = cells_of.read(bad)
+    assert (kept.state, kept.kind, kept.reason, kept.attempts) == (FAILED, "ValueError", "a of 1\nis too much", 1)
+    assert states(start()) == [DONE, FAILED, DONE, DONE] and len(pretended.works) == 4  # not again by itself
+    pretended.act = lambda work: DONE_WELL
+    mended = start(retry=True)
+    assert mended.finished and pretended.names[4:] == ["a, seeds 1"] and mended.statuses[bad.key].attempts == 2
+    assert len(pretended.reports) == 1
+
+
+def test_an_error_of_the_worker_is_kept_too(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    def act(work: Work) -> Outcome:
+        raise ModuleNotFoundError("No module named 'papermill'")
+
+    pretended.act = act
+    done = start(parameters={"seeds": [0], "names": ["a"]})
+    kept = cells_of.read(done.cells[0])
+    assert kept == done.statuses[done.cells[0].key] and (kept.state, kept.kind) == (FAILED, "ModuleNotFoundError")
+    assert states(start(parameters={"seeds": [0], "names": ["a"]})) == [FAILED] and len(pretended.works) == 1
+
+
+@pytest.mark.parametrize(("deaths", "retries", "executed"), [(1, 2, 2), (2, 2, 3), (3, 2, 3), (1, 0, 1)])
+def test_a_killed_cell_is_started_again_so_many_times(
+    start: Callable[..., Sweep], pretended: Pretended, deaths: int, retries: int, executed: int
+) -> None:
+    pretended.act = lambda work: (DIED, "Died", "by SIGKILL") if len(pretended.works) <= deaths else DONE_WELL
+    one = {"seeds": [0], "names": ["a"]}
+    done = start(parameters=one, retries=retries)
+    survived = executed > deaths
+    assert len(pretended.works) == executed and states(done) == [DONE if survived else DIED] and done.finished is survived
+    assert command.conclude(done) == (0 if survived else 1)
+    assert done.statuses[done.cells[0].key].attempts == executed
+    assert start(parameters=one, retries=10).finished  # the next call tries anew, without --retry
+
+
+@pytest.mark.parametrize(
+    ("program", "died"),
+    [
+        ("exit 3", "its process ended by exit status 3 (out of memory?); what it printed: "),
+        ("echo words; kill -9 $$", "its process ended by signal SIGKILL (out of memory?); what it printed: "),
+    ],
+)
+def test_a_process_that_says_nothing_has_died(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, died: str) -> None:
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{program}\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(cells_of, "sys", SimpleNamespace(executable=str(tmp_path / "python")))
+    done = sweep(path, {"runs": str(tmp_path / "runs"), "names": ["a"], "seeds": [0]}, kernel_free=True, workers=1, retries=0)
+    (cell,) = done.cells
+    told = done.statuses[cell.key]
+    assert (told.state, told.kind, told.reason) == (DIED, "Died", died + str(cell.folder / "log.txt"))
+    assert (cell.folder / "log.txt").read_text() == ("words\n" if "words" in program else "")
+
+
+@pytest.mark.parametrize(
+    ("source", "told", "state"),
+    [
+        ("print(names)", ("", ""), DONE),
+        ("raise ValueError('no such thing')", ("ValueError", "no such thing"), FAILED),
+        ("from alnb.store.stop import TimeIsUp\nraise TimeIsUp('stopped')", ("TimeIsUp", "stopped"), STOPPED),
+        ("from alnb.loop.cycles import NothingToRun\nraise NothingToRun('none')", ("NothingToRun", "none"), EMPTY),
+        ("from alnb.store import Locked\nraise Locked('in use')", ("Locked", "in use"), BUSY),
+    ],
+)
+def test_what_the_process_of_a_cell_tells(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, told: tuple[str, str], state: str
+) -> None:
+    monkeypatch.setattr(child, "_follow", lambda parent: None)
+    values = {"notebook": str(write(PARAMETERS, source)), "values": {"names": ["a"]}}
+    store.write_json(tmp_path / "values.json", values)
+    assert child.main(tmp_path, 0) == 0
+    assert store.read_json(tmp_path / "outcome.json") == {"kind": told[0], "reason": told[1]}
+    assert not told[0] or cells_of._outcome(*told, False)[0] == state
+    store.write_json(tmp_path / "values.json", {**values, "values": {"names": "a"}})
+    child.main(tmp_path, 0)
+    assert store.read_json(tmp_path / "outcome.json")["kind"] == "BadParameter"
+
+
+def test_what_says_that_it_runs_and_is_held_by_nobody_has_died(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    (cell,) = start(parameters={"seeds": [0], "names": ["a"]}).cells
+    cells_of._write(cell, replace(cells_of.read(cell), state=RUNNING))
+    assert cells_of.look(cell).state == DIED and "killed" in cells_of.look(cell).reason
+    with store.exclusive(cell.folder, wait=False):
+        seen: list[str] = []
+        thread = threading.Thread(target=lambda: seen.append(cells_of.look(cell).state))
+        thread.start()
+        thread.join()
+        assert seen == [RUNNING]
+    assert start(parameters={"seeds": [0], "names": ["a"]}).finished and len(pretended.works) == 2
+
+
+def test_a_cell_file_that_is_damaged_is_named(
+    start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path, capsys: pytest.CaptureFixture, path: Path
+) -> None:
+    done = start()
+    file = done.cells[1].folder / "cell.json"
+    file.write_text(file.read_text().replace('"done"', '"gone"'))
+    with pytest.raises(store.Corrupted, match=r"cell\.json is truncated or was altered .*delete it: the cell's runs are found complete"):
+        start()
+    assert main(["sweep", str(path), "--kernel-free", "-p", "runs", str(tmp_path / "runs")]) == 1
+    assert str(file) in capsys.readouterr().err and len(pretended.works) == 4
+    assert start(parameters={"names": ["b", "c"]}).finished  # a sweep that has no such cell, which reads it for its estimate
+    file.unlink()
+    assert start().finished and pretended.names[6:] == ["a, seeds 1"]
+    store.write_json(file, {**store.read_json(file), "mood": "good"})
+    with pytest.raises(store.Corrupted, match=r"cell\.json has mood, of which this version knows nothing"):
+        start()
+
+
+def test_a_worker_of_another_version_is_refused_and_named(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
+    class Elsewhere(ThreadPoolExecutor):
+        def submit(self, function: Any, /, work: Work) -> Future:
+            return super().submit(function, replace(work, package="0.0.9 abcdef"))
+
+    with Elsewhere(1) as executor:
+        done = start(executor=executor)
+    told = done.statuses[done.cells[0].key]
+    assert states(done) == [FAILED] * 4 and told.kind == "OtherVersion" and pretended.works == []
+    parts = (f"(process {os.getpid()})", f"has alnb {store.package()}", "the sweep has 0.0.9 abcdef", "install the same version there")
+    assert all(part in told.reason for part in parts)
+    assert start().finished  # a cell that was never begun is no failed one
+
+
+# ---- disks -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_anything_starts(
+    start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path, path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=rf"runs cannot be kept below {tmp_path / 'file/runs'}: Not a directory; choose another"):
+        start(parameters={"runs": str(tmp_path / "file/runs")})
+    assert main(["sweep", str(path), "--kernel-free", "-p", "runs", str(tmp_path / "file")]) == 1
+    assert f"runs cannot be kept below {tmp_path / 'file'}" in capsys.readouterr().err
+    assert pretended.works == [] and (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A disk that is full while `full.now` is set."""
+    disk, fsync = SimpleNamespace(now=False), os.fsync
+
+    def limited(handle: int) -> None:
+        if disk.now:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", limited)
+    return disk
+
+
+def test_a_disk_that_is_full_before_it_begins(
+    start: Callable[..., Sweep], pretended: Pretended, full: SimpleNamespace, tmp_path: Path
+) -> None:
+    full.now = True
+    with pytest.raises(OSError, match=rf"runs cannot be kept below {tmp_path / 'runs'}: No space left on device"):
+        start()
+    assert pretended.works == [] and tree(tmp_path / "runs") == {}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_disk_that_fills_up_fails_a_cell_and_leaves_nothing_half_written(
+    start: Callable[..., Sweep], pretended: Pretended, full: SimpleNamespace, tmp_path: Path, at_once: bool
+) -> None:
+    """In a cell's own files, or in those of a run, of which its process tells."""
+
+    def act(work: Work) -> Outcome:
+        full.now = at_once and work.cell.name == "a, seeds 1"
+        where = tmp_path / "runs/made/record.json"
+        if work.cell.name == "b, seeds 0":
+            full.now = True
+            with pytest.raises(OSError) as error:
+                store.write_json(where, {})
+            full.now = False
+            return FAILED, "OSError", str(error.value)
+        return DONE_WELL
+
+    pretended.act = act
+    with ThreadPoolExecutor(1) as executor:
+        submit = executor.submit
+
+        def freed(*arguments: Any) -> Future:
+            full.now = False  # somebody frees space before the next cell
+            return submit(*arguments)
+
+        executor.submit = freed  # type: ignore[method-assign]
+        done = start(executor=executor)
+    assert states(done) == [DONE, FAILED if at_once else DONE, FAILED, DONE]
+    reasons = [done.statuses[cell.key].reason for cell in done.failed]
+    places = [str(done.cells[1].folder / "cell.json")] * at_once + [str(tmp_path / "runs/made/record.json")]
+    assert all("No space left on device while writing " + place in reason for place, reason in zip(places, reasons, strict=True))
+    assert not [name for name in tree(tmp_path / "runs") if name.endswith(".part")]
+    pretended.act = lambda work: DONE_WELL
+    assert start(retry=True).finished and len(pretended.works) == 4 + len(places)
+
+
+# ---- several at once -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_that_is_held_elsewhere_is_waited_for(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    (cell,) = grid_of(start).cells
+    free, found = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.exclusive(cell.folder, wait=False):
+            found.set()
+            free.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert found.wait(20)
+    submitted: list[Work] = []
+
+    class Watched(ThreadPoolExecutor):
+        def submit(self, function: Any, /, work: Work) -> Future:
+            submitted.append(work)
+            if work.wait:
+                free.set()
+            return super().submit(function, work)
+
+    with Watched(1) as executor:
+        done = start(parameters={"seeds": [0], "names": ["a"]}, executor=executor)
+    holder.join()
+    assert done.finished and [work.wait for work in submitted] == [False, True] and len(pretended.works) == 1
+
+
+def grid_of(start: Callable[..., Sweep]) -> Sweep:
+    """The cells of a sweep of one, of which nothing was executed."""
+    return start(parameters={"seeds": [0], "names": ["a"]}, dry_run=True)
+
+
+def test_a_cell_whose_run_is_in_use_is_begun_again_after_the_others(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    busy = cells_of._outcome("Locked", "in use by process 1", False)
+    pretended.act = lambda work: busy if pretended.names.count("a, seeds 0") < 3 and work.cell.name == "a, seeds 0" else DONE_WELL
+    done = start()
+    assert busy[0] == BUSY and done.finished
+    assert pretended.names == ["a, seeds 0", "a, seeds 1", "b, seeds 0", "b, seeds 1", "a, seeds 0", "a, seeds 0"]
+
+
+def test_a_run_that_stays_in_use_is_not_waited_for_without_end(
+    start: Callable[..., Sweep], pretended: Pretended, capsys: pytest.CaptureFixture
+) -> None:
+    pretended.act = lambda work: (BUSY, "Locked", "in use by process 1") if work.cell.name == "a, seeds 0" else DONE_WELL
+    done = start()
+    assert states(done) == [BUSY, DONE, DONE, DONE] and pretended.names.count("a, seeds 0") == 1 + engine.BUSY_ROUNDS
+    assert command.conclude(done) == 75 and "a, seeds 0: in use by process 1" in capsys.readouterr().out
+
+
+def test_no_two_pieces_of_work_are_equal(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    """An engine that takes equal work for done, as Dask does, would hand out the outcome of the first attempt again."""
+    pretended.act = lambda work: (DIED, "Died", "killed")
+    start(parameters={"seeds": [0], "names": ["a"]})
+    assert len(set(map(repr, pretended.works))) == len(pretended.works) == 3
+
+
+def test_who_was_begun_with_other_threads_keeps_them_whatever_befalls_it(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    pretended.act = lambda work: (STOPPED, "TimeIsUp", "")
+    start(parameters={"seeds": [0], "names": ["a"]}, threads=3)
+
+    class Broken(ThreadPoolExecutor):
+        def submit(self, function: Any, /, *arguments: Any) -> Future:
+            return super().submit(_raise if not pretended.works[1:] else function, *arguments)
+
+    def _raise(work: Work) -> None:
+        pretended.works.append(work)
+        raise RuntimeError("the worker is gone")
+
+    pretended.act = lambda work: DONE_WELL
+    with Broken(1) as executor:
+        done = start(parameters={"seeds": [0], "names": ["a"]}, threads=None, executor=executor)
+    assert done.finished and [work.threads for work in pretended.works] == [3, 3, 3]
+
+
+def test_a_notebook_that_was_edited_meanwhile_is_not_executed(start: Callable[..., Sweep], pretended: Pretended, path: Path) -> None:
+    def act(work: Work) -> Outcome:
+        path.write_text(path.read_text().replace("print(names)", "print(seeds)"))
+        return DONE_WELL
+
+    pretended.act = act
+    done = start()
+    assert states(done) == [DONE, FAILED, FAILED, FAILED] and len(pretended.works) == 1
+    assert (
+        "made.ipynb was edited while the sweep ran: nothing was computed; start the sweep again" in done.statuses[done.cells[1].key].reason
+    )
+    assert start(retry=True).finished
+
+
+def test_a_process_with_other_code_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(store.CELL, str(tmp_path))
+    monkeypatch.setenv(store.CODE, store.package())
+    store.Run(tmp_path / "run").announce()
+    monkeypatch.setenv(store.CODE, "0.0 of yesterday")
+    with pytest.raises(store.CodeChanged, match=r"it was 0\.0 of yesterday when the sweep began: nothing was computed"):
+        store.Run(tmp_path / "run").announce()
+
+
+def test_what_a_cell_took_is_what_its_runs_took_and_a_second_look_is_no_work(
+    start: Callable[..., Sweep], pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act(work: Work) -> Outcome:
+        record = leave_run(work, work.cell.name) / "cycle_001/record.json"
+        store.write_json(record, {**store.read_json(record), "seconds": {"fit": 500.0}})
+        return DONE_WELL
+
+    pretended.act = act
+    done = start(parameters={"seeds": [0]})
+    assert [status.seconds for status in done.statuses.values()] == [500.0, 500.0]
+    monkeypatch.setattr(store, "package", lambda: "another")
+    assert [status.seconds for status in start(parameters={"seeds": [0]}).statuses.values()] == [500.0, 500.0]
+    assert start(parameters={"seeds": [0, 1]}, dry_run=True).left_seconds == 1000
+
+
+def test_two_sweeps_share_a_folder(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def act(work: Work) -> Outcome:
+        if len(pretended.works) <= 2:
+            both.wait()  # each has begun a cell
+        return DONE_WELL
+
+    pretended.act = act
+    results: list[Sweep] = []
+    threads = [threading.Thread(target=lambda: results.append(start())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(results) == 2 and all(done.finished for done in results)
+    assert sorted(pretended.names) == ["a, seeds 0", "a, seeds 1", "b, seeds 0", "b, seeds 1"]  # each by one of them
+    assert not list((tmp_path / "runs/cells").glob(".*"))
+
+
+def test_any_executor_will_do_and_gets_plain_values(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    class Sent(Executor):
+        """Says nothing of how many workers it has, and sends everything through pickle."""
+
+        waiting: list[tuple[Future, Any]] = []  # noqa: RUF012
+
+        def submit(self, function: Any, /, *arguments: Any) -> Future:
+            future: Future = Future()
+            self.waiting.append((future, pickle.loads(pickle.dumps((function, arguments)))))
+            if len(self.waiting) == 4:
+                for one, (called, given) in self.waiting:
+                    one.set_result(called(*given))
+            return future
+
+    assert start(executor=Sent()).finished and len(pretended.works) == 4
+    assert engine.given(Sent()).capacity > 1000
+    with ThreadPoolExecutor(3) as pool:
+        assert engine.given(pool).capacity == 3
+
+
+def test_no_more_cells_are_handed_out_than_there_are_workers(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    running, most, lock = [0], [0], threading.Lock()
+
+    def act(work: Work) -> Outcome:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.02)
+        with lock:
+            running[0] -= 1
+        return DONE_WELL
+
+    pretended.act = act
+    assert start(parameters={"seeds": list(range(6))}, workers=3).finished
+    assert most == [3] and len(pretended.works) == 12
+
+
+def test_workers_get_a_gpu_each_and_their_share_of_the_cores(
+    start: Callable[..., Sweep], pretended: Pretended, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ALNB_DATA", "/data/sets")
+    both = threading.Barrier(2, timeout=30)
+    pretended.act = lambda work: (both.wait(), DONE_WELL)[1]
+    with ThreadPoolExecutor(2) as pool:
+        done = start(executor=nullcontext(Workers(pool, 2, threads=3, gpus=("4", "7"))), threads=None)
+    assert done.finished
+    given = [work.environment["CUDA_VISIBLE_DEVICES"] for work in pretended.works]
+    assert {*given[:2]} == {*given[2:]} == {"4", "7"}
+    for work in pretended.works:
+        environment = cells_of.environment(work)
+        assert work.threads == 3 and {environment[name] for name in environment if name.endswith("_NUM_THREADS")} == {"3"}
+        assert environment["ALNB_DATA"] == "/data/sets" and environment["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert environment["ALNB_WORKSPACE"] == str(store.workspace()) and environment[store.CELL] == str(work.cell.folder)
+        assert environment[pause.STOP] == work.stop and environment[pause.DEADLINE] == "" and work.cell.folder.is_absolute()
+        assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(Path(cells_of.__file__).parents[2])
+
+
+def test_a_cell_goes_on_with_the_threads_it_was_begun_with(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    one = {"seeds": [0], "names": ["a"]}
+    pretended.act = lambda work: (STOPPED, "TimeIsUp", "")
+    start(parameters=one, threads=3)
+    start(parameters=one, threads=None)
+    start(parameters=one, threads=2)
+    assert [work.threads for work in pretended.works] == [3, 3, 2]
+
+
+@pytest.mark.parametrize(("name", "value"), [("workers", 0), ("threads", -1)])
+def test_less_than_one_is_refused(start: Callable[..., Sweep], pretended: Pretended, name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value}: it must be at least 1"):
+        start(**{name: value})
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        start(dry_run=True, **{name: value})
+    assert pretended.works == []
+
+
+def test_cores_and_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_cores", lambda: 6)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def share(**options: Any) -> tuple[int, int | None, tuple[str, ...]]:
+        with engine.local(**options) as crew:
+            return crew.capacity, crew.threads, crew.gpus
+
+    assert share() == (6, 1, ()) and share(workers=4) == (4, 1, ()) and share(workers=2) == (2, 3, ())
+    assert share(workers=2, threads=9) == (2, 9, ()) and share(workers=7) == (7, 1, ())
+    monkeypatch.setattr(engine, "_cores", lambda: 64)
+    assert share() == (engine.MOST_WORKERS, 8, ())
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert share() == (2, 32, ("0", "1"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5,6")
+    assert share() == (3, 21, ("3", "GPU-5", "6"))
+
+
+def test_an_executor_that_breaks_ends_the_sweep_and_asks_its_cells_to_stop(
+    start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path
+) -> None:
+    class Broken(ThreadPoolExecutor):
+        def submit(self, function: Any, /, work: Work) -> Future:
+            if work.cell.name != "a, seeds 0":
+                assert begun.wait(20)
+                raise RuntimeError("the pool is broken")
+            return super().submit(function, work)
+
+    begun = threading.Event()
+    pretended.act = lambda work: (begun.set(), until_asked_to_stop(work))[1]
+    with Broken(2) as executor, pytest.raises(RuntimeError, match="the pool is broken"):
+        start(executor=executor)
+    assert len(pretended.works) == 1 and not list((tmp_path / "runs/cells").glob(".*"))
+    assert cells_of.read(pretended.works[0].cell).state == STOPPED
+
+
+def until_asked_to_stop(work: Work) -> Outcome:
+    """What a cell that trains does."""
+    deadline = time.monotonic() + 20
+    while not Path(work.stop).exists():
+        assert time.monotonic() < deadline, "nobody asked"
+        time.sleep(0.01)
+    return cells_of._outcome("TimeIsUp", "stopped as asked for", work.late)
+
+
+# ---- time limits and interruptions -----------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_begun_when_time_is_up_and_what_is_left_is_said(
+    start: Callable[..., Sweep], pretended: Pretended, clock: SimpleNamespace, capsys: pytest.CaptureFixture
+) -> None:
+    def act(work: Work) -> Outcome:
+        clock.time += 30
+        return (STOPPED, "TimeIsUp", "stopped as asked for") if clock.time > (work.deadline or clock.time) else DONE_WELL
+
+    pretended.act = act
+    began = clock.time
+    done = start(time_limit=80)
+    assert states(done) == [DONE, DONE, STOPPED, NEW] and len(pretended.works) == 3 and pretended.reports == []
+    assert {work.deadline for work in pretended.works} == {began + 80}
+    assert command.conclude(done) == command.LEFT == 75
+    told = capsys.readouterr().err
+    assert "2 cells left: the rest may take 60 s of work, as finished cells suggest; the same command goes on from there" in told
+    assert states(start(time_limit=1)) == [DONE, DONE, STOPPED, NEW] and len(pretended.works) == 3  # too short for anything
+    assert start().finished and pretended.names[3:] == ["b, seeds 0", "b, seeds 1"]
+
+
+def test_when_time_is_up_before_the_whole_is_drawn_that_is_left(
+    start: Callable[..., Sweep], pretended: Pretended, clock: SimpleNamespace, capsys: pytest.CaptureFixture
+) -> None:
+    def act(work: Work) -> Outcome:
+        clock.time += 10
+        return DONE_WELL
+
+    pretended.act = act
+    done = start(time_limit=41)
+    assert done.finished and pretended.reports == [] and command.conclude(done) == 75
+    assert "not executed over the whole grid: time is up" in capsys.readouterr().err
+    assert command.conclude(start()) == 0 and len(pretended.works) == 4 and len(pretended.reports) == 1
+
+
+def test_problems_of_several_files_are_all_listed(pretended: Pretended, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "bad.yaml").write_text("notbook: made.ipynb")
+    assert main(["sweep", str(path), str(tmp_path / "bad.yaml"), str(tmp_path / "none.yaml"), "-p", "sede", "1"]) == 2
+    told = capsys.readouterr().err
+    assert (
+        all(word in told for word in ("no parameter 'sede'", "did you mean 'notebook'", "none.yaml cannot be read")) and not pretended.works
+    )
+
+
+def test_a_notebook_is_found_in_the_project_too(pretended: Pretended, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALNB_WORKSPACE", str(path.parent))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = sweep(path.name, {"runs": str(tmp_path / "runs")}, kernel_free=True, workers=1)
+    assert done.finished and repr(done) == f"<Sweep of {path}: 4 cells: 4 done>"
+
+
+def test_workers_of_this_machine_are_none_of_a_cluster(path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["sweep", str(path), "--cluster", "tcp://127.0.0.1:1", "--workers", "2"]) == 2
+    assert "--workers is how many cells run on this machine at once" in capsys.readouterr().err
+
+
+def test_the_whole_is_stopped_too_when_time_is_up(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    def draw(values: dict[str, Any]) -> None:
+        raise NotebookFailed("cell 3 raised TimeIsUp", "TimeIsUp", "stopped as asked for")
+
+    pretended.draw = draw
+    done = start(time_limit=60)
+    assert done.finished and done.reports_failed == [] and command.conclude(done) == 75
+
+
+def test_who_has_not_stopped_yet_can_still_see_that_it_is_to(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
+    class Never(ThreadPoolExecutor):
+        def submit(self, function: Any, /, work: Work) -> Future:
+            if len(pretended.works):
+                raise KeyboardInterrupt
+            pretended.works.append(work)
+            return Future()
+
+    with pytest.MonkeyPatch.context() as patch, Never(2) as executor, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cells_of, "GRACE", -10.0)  # no waiting
+        start(executor=executor)
+    assert len(list((tmp_path / "runs/cells").glob(".stop-*"))) == 1
+
+
+def test_a_worker_that_is_late_begins_nothing(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
+    start(parameters={"seeds": [0], "names": ["a"]})
+    work = pretended.works[0]
+    begun = replace(cells_of.read(work.cell), state=STOPPED, package="other")
+    cells_of._write(work.cell, begun)
+    assert cells_of.run(replace(work, deadline=time.time() - 1)) == begun
+    (tmp_path / "stop").touch()
+    assert cells_of.run(replace(work, stop=str(tmp_path / "stop"))) == begun and len(pretended.works) == 1
+
+
+def test_who_does_not_stop_when_asked_is_late_after_some_time(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
+    start(parameters={"seeds": [0], "names": ["a"]})
+    now, stop = time.time(), tmp_path / "stop"
+    work = replace(pretended.works[0], stop=str(stop))
+    assert not work.late and not replace(work, deadline=now - 1).late and replace(work, deadline=now - cells_of.GRACE - 1).late
+    stop.touch()
+    assert not work.late
+    os.utime(stop, (now - cells_of.GRACE - 1, now - cells_of.GRACE - 1))
+    assert work.late
+    assert cells_of._outcome("DeadKernelError", "it was killed", False)[0] == DIED
+    assert cells_of._outcome("DeadKernelError", "it was killed", True)[0] == STOPPED
+    assert cells_of._outcome("RuntimeError", "Kernel died before replying to kernel_info", False)[0] == DIED
+    assert cells_of._outcome("RuntimeError", "mat1 and mat2 shapes cannot be multiplied", False)[0] == FAILED
+
+
+def test_ctrl_c_stops_at_a_checkpoint(
+    pretended: Pretended, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture, start: Callable[..., Sweep]
+) -> None:
+    def act(work: Work) -> Outcome:
+        os.kill(os.getpid(), signal.SIGINT)
+        return until_asked_to_stop(work)
+
+    pretended.act = act
+    arguments = ["sweep", str(path), "--kernel-free", "--workers", "1", "-p", "runs", str(tmp_path / "runs")]
+    assert main(arguments) == 130
+    assert "stopping at the next checkpoint" in capsys.readouterr().err and not list((tmp_path / "runs/cells").glob(".*"))
+    assert len(pretended.works) == 1 and cells_of.look(pretended.works[0].cell).state == STOPPED
+    pretended.act = lambda work: DONE_WELL
+    assert main(arguments) == 0 and len(pretended.works) == 5
+
+
+def test_a_request_to_end_is_as_ctrl_c_while_it_sweeps(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    def act(work: Work) -> Outcome:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return until_asked_to_stop(work)
+
+    pretended.act = act
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert signal.getsignal(signal.SIGTERM) is before and cells_of.look(pretended.works[0].cell).state == STOPPED
+
+
+def test_a_second_ctrl_c_gives_no_more_time(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
+    def act(work: Work) -> Outcome:
+        os.kill(os.getpid(), signal.SIGINT)
+        until_asked_to_stop(work)
+        os.kill(os.getpid(), signal.SIGINT)
+        deadline = time.monotonic() + cells_of.GRACE / 2
+        while not work.late and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return cells_of._outcome("Died", "killed", work.late)
+
+    pretended.act = act
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert cells_of.look(pretended.works[0].cell).state == STOPPED and not list((tmp_path / "runs/cells").glob(".*"))
+
+
+# ---- dry runs --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_writes_nothing(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    done = start(dry_run=True)
+    assert states(done) == [NEW] * 4 and done.left_seconds is None and pretended.works == []
+    told = capsys.readouterr().out
+    assert "a, seeds 0  to do" in told and "4 cells: 4 to do" in told and "is not known before one such cell has finished" in told
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_says_what_is_done_and_how_long_the_rest_may_take(
+    start: Callable[..., Sweep], pretended: Pretended, clock: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    seconds = {"a, seeds 0": 100, "b, seeds 0": 400, "b, seeds 1": 10}
+
+    def act(work: Work) -> Outcome:
+        clock.time += seconds[work.cell.name]
+        return (FAILED, "ValueError", "no") if work.cell.name == "b, seeds 1" else DONE_WELL
+
+    pretended.act = act
+    start(parameters={"seeds": [0]})
+    start(parameters={"seeds": [1], "names": ["b"]})
+    cells_of._write(pretended.works[2].cell, replace(cells_of.read(pretended.works[2].cell), state=RUNNING))  # it has died
+    before = tree(tmp_path / "runs")
+    capsys.readouterr()
+    done = start(parameters={"seeds": [0, 1]}, dry_run=True, workers=2)
+    assert {name: held for name, held in tree(tmp_path / "runs").items() if not name.endswith("/.lock")} == {
+        name: held for name, held in before.items() if not name.endswith("/.lock")
+    }
+    assert states(done) == [DONE, NEW, DONE, DIED] and done.left_seconds == 500  # as those of the same name took
+    told = capsys.readouterr().out
+    assert "a, seeds 0  done    2 min" in told and "2 done, 1 killed, 1 to do" in told
+    assert "the rest may take 8 min of work, 4 min on 2 workers, as finished cells suggest" in told
+    cells_of._write(pretended.works[2].cell, replace(cells_of.read(pretended.works[2].cell), state=FAILED, kind="ValueError", reason="no"))
+    assert start(dry_run=True).left_seconds == 100 and start(dry_run=True, retry=True).left_seconds == 500
+    assert "b, seeds 1  failed  ValueError: no" in capsys.readouterr().out
+
+
+# ---- the whole -------------------------------------------------------------------------------------------------------------------
+
+
+def test_each_single_value_has_a_report_and_one_that_fails_is_told(
+    start: Callable[..., Sweep], pretended: Pretended, capsys: pytest.CaptureFixture
+) -> None:
+    def draw(values: dict[str, Any]) -> None:
+        if values["kind"] == "x":
+            raise NotebookFailed("cell 5 of it raised KeyError: 'figure'")
+
+    pretended.draw = draw
+    done = start(parameters={"kind": ["x", "y"], "seeds": [0]})
+    assert [(values["kind"], values["names"], values["seeds"]) for values in pretended.reports] == [
+        ("x", ["a", "b"], [0]),
+        ("y", ["a", "b"], [0]),
+    ]
+    assert len(done.reports) == 1 and command.conclude(done) == 1
+    out, err = capsys.readouterr()
+    assert f"executed notebook: {done.reports[0]}" in out and "over the whole grid: cell 5 of it raised KeyError" in err
+
+
+def test_without_papermill_the_whole_is_left_to_another_machine(
+    start: Callable[..., Sweep], pretended: Pretended, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    done = start(kernel_free=None)
+    assert done.finished and len(pretended.works) == 4 and pretended.reports == [] and command.conclude(done) == 0
+    assert "papermill is not installed here: execute the same sweep where it is" in capsys.readouterr().err
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("9m", 540), ("1h30m", 5400), ("1.5h", 5400), ("2d", 172800)])
+def test_lengths_of_time(text: str, expected: float) -> None:
+    assert command.seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["9", "m", "", "0s", "-5m", "5m x", "5 m", "1h,5m", "inf", "5M"])
+def test_no_lengths_of_time(text: str) -> None:
+    with pytest.raises(Exception, match="is no length of time: write it as 90s, 9m or 1h30m"):
+        command.seconds(text)
+
+
+def test_the_command_says_what_it_is_told(
+    pretended: Pretended, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sheet = tmp_path / "one.yaml"
+    sheet.write_text("notebook: made.ipynb\nover: [names]\nparameters: {seeds: 0:3, names: [a, b], runs: some}")
+    assert main(["sweep", str(sheet), "made.ipynb", "--kernel-free", "--workers", "1", "--scale", "laptop", "-p", "names", "c"]) == 0
+    assert pretended.names == ["c", "c, seeds 0", "c, seeds 1"]
+    assert all(work.cell.values["scale"] == "laptop" for work in pretended.works) and pretended.works[0].cell.values["seeds"] == [0, 1, 2]
+    assert [work.cell.below for work in pretended.works] == [tmp_path / f"{name}/cells/made" for name in ("some", "runs", "runs")]
+    out = capsys.readouterr().out
+    assert "== made.ipynb" in out and "1 cell: 1 done" in out and "2 cells: 2 done" in out
+    assert main(["sweep", "made.ipynb", "--over", "names", "--dry-run", "-p", "kind", "x", "y"]) == 0
+    assert "4 cells: 4 to do" in capsys.readouterr().out and len(pretended.works) == 3
+
+
+def test_wrong_calls_start_nothing(pretended: Pretended, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    other = notebook_of(tmp_path / "other.ipynb", PARAMETERS, ("check", CHECK))
+    runs = ["-p", "runs", str(tmp_path / "runs")]
+    assert main(["sweep", str(other), *runs, "-p", "sede", "1", "-p", "kind", "x", "bad"]) == 2
+    assert "2 problems, nothing was started" in (told := capsys.readouterr().err) and "bad is none of the kinds" in told
+    (tmp_path / "bad.yaml").write_text("notebook: other.ipynb\nparameters: {kind: bad}")
+    assert main(["sweep", str(path), str(tmp_path / "bad.yaml"), *runs]) == 2  # the first is not begun either
+    assert capsys.readouterr().err == f"alnb: {tmp_path / 'bad.yaml'}: bad is none of the kinds\n"
+    assert main(["sweep", str(tmp_path / "none.ipynb"), *runs]) == 2
+    with pytest.raises(SystemExit) as status:
+        main(["sweep", str(path), "--time-limit", "soon"])
+    assert status.value.code == 2 and "'soon' is no length of time" in capsys.readouterr().err
+    assert pretended.works == [] and not (tmp_path / "runs").exists()
+
+
+def test_exit_statuses_of_several_are_that_of_the_worst(
+    pretended: Pretended, path: Path, tmp_path: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0 done, 1 failed, 75 left; the time limit is for all of them together."""
+    passed = [0.0]
+    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: passed[0]))
+    others = [notebook_of(tmp_path / f"{name}.ipynb", PARAMETERS) for name in ("n1", "n2", "n3")]
+
+    def act(work: Work) -> Outcome:
+        passed[0] += 10
+        clock.time += 10
+        return (FAILED, "ValueError", "no") if work.cell.notebook.stem in failing else DONE_WELL
+
+    pretended.act, failing = act, {"n1"}
+    call = ["sweep", *map(str, others), "--kernel-free", "--workers", "1", "--time-limit", "60s", "-p", "runs", str(tmp_path / "runs")]
+    assert main(call) == 1 and len(pretended.works) == 6
+    failing.clear()
+    again = [*call[:-1], str(tmp_path / "more")]
+    assert main(again) == 75 and len(pretended.works) == 12
+    assert main(again) == 75 and len(pretended.works) == 18
+    assert main(again) == 0 and len(pretended.works) == 18
+
+
+def test_the_grid_is_that_of_the_words(path: Path) -> None:
+    with pytest.raises(BadParameter, match="'names' names 'a' twice"):
+        grid(path, {"names": ["a", "a"]})

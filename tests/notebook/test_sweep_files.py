@@ -1,0 +1,60 @@
+"""The grids under version control: each is whole, and together they make all of figures/."""
+
+from pathlib import Path
+
+import pytest
+
+from alnb import notebook
+from alnb.notebook.sweep import read_file
+from alnb.notebook.sweep.grid import grid
+
+PROJECT = Path(__file__).parents[2]
+OTHERWISE = {("quickstart", "seeds"), ("figure3", "dataset")}  # what a file gives another value than the notebook has
+FILES = sorted((PROJECT / "notebooks/sweeps").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "paper"])
+def test_every_sweep_file_is_one_the_notebook_takes(path: Path, scale: str) -> None:
+    target, values, over = read_file(path)
+    found = grid(target, {**values, "scale": scale}, over)
+    assert len(found.cells()) == len({cell.folder for cell in found.cells()}) >= 2
+    (whole,) = found.reports()
+    assert all(whole[name] == found.lists[name] for name in over or ())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_grid_is_that_of_the_notebook_itself(path: Path) -> None:
+    """So that the whole of the sweep is the whole of the figure; the quickstart's figure has five seeds here, and Figure 3 has two."""
+    target, values, _ = read_file(path)
+    known = notebook.parameters(target)
+    given = {name: value for name, value in values.items() if (target.stem, name) not in OTHERWISE}
+    assert {name: repr(value) for name, value in given.items()} == {name: known[name].default for name in given}
+
+
+def test_every_figure_has_its_sweep_file() -> None:
+    drawn = {path.stem.removesuffix("-laptop").removesuffix("-digits") for path in (PROJECT / "figures").glob("*.png")}
+    assert {name for name in drawn if "smoke" not in name and "advisor" not in name} <= {path.stem for path in FILES} | {
+        "yi2022-figure5b-classes",
+        "labeller",
+        "explorer",
+    }
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_part_of_each_sweep_alone_is_no_failure(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the last cell of the grid is: one strategy, one seed. Its figure may be a part, or none.
+
+    Its code is executed here, since fifteen kernels would take their time; `test_notebook` has those.
+    """
+    monkeypatch.setenv(notebook.BATCH, "1")
+    target, values, over = read_file(path)
+    small = {"scale": "smoke", "runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures"), "device": "cpu"}
+    cell = grid(target, {**values, **small}, over).cells()[-1]
+    names: dict[str, object] = {}
+    for source in notebook.sources(target):
+        exec(compile(source.text, f"{target.name}, cell {source.number}", "exec"), names)
+        names.update(cell.values if "parameters" in source.tags else {})
+    assert list((tmp_path / "runs").rglob("record.json")) or list((tmp_path / "runs").rglob("result.pt"))
+    assert not list((tmp_path / "figures").glob("*")), "a part replaced the figure of the whole"

@@ -1,0 +1,543 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pandas
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from alnb.papers.bengar2021 import claims
+from alnb.papers.bengar2021.claims import FAILS, HOLDS, OPEN, Difference
+from alnb.report import figures as report
+from alnb.store import streams as rng
+
+CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200, "digits": 10}
+REGIMES = {"cifar10": (0.1, 0.2, 1, 2, 10), "cifar100": (1, 2, 10), "tiny_imagenet": (1, 2, 10), "digits": (1,)}
+STRATEGIES = ("random", "entropy", "kcenter", "vaal", "svm_margin")
+Curve = Callable[[str, str, float], float]  # arm, strategy, percent labelled -> accuracy
+
+
+def runs(curve: Curve, dataset: str = "cifar10", *, seeds: int = 5, scale: str = "laptop", noise: float = 0.0005) -> pandas.DataFrame:
+    """Every arm, strategy and regime; all share what luck a seed has, and each run has some of its own after the first cycle."""
+    rows = []
+    for seed in range(seeds):
+        luck = numpy.random.default_rng(seed)
+        shared = luck.normal(0, 0.03)
+        for regime in REGIMES[dataset]:
+            for arm in ("scratch", "frozen"):
+                for strategy in STRATEGIES if arm == "frozen" else STRATEGIES[:-1]:
+                    for cycle in range(5):
+                        percent = regime * (cycle + 1)
+                        n = round(percent / 100 * claims.PER_CLASS.get(dataset, 100) * CLASSES[dataset])
+                        own = luck.normal(0, noise) if cycle else 0.0
+                        accuracy = curve(arm, strategy if cycle else "random", percent) + shared + own
+                        rows.append((dataset, CLASSES[dataset], 10_000, arm, strategy, regime, seed, cycle, n, accuracy, scale))
+    columns = ["dataset", "classes", "pool", "arm", "strategy", "regime", "seed", "cycle", "n_labelled", "accuracy", "scale"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def as_claimed(arm: str, strategy: str, percent: float) -> float:
+    """CIFAR-10 as the paper tells it: scratch catches up at 50 %, with 30 % frozen; random best below 1 %, from scratch below 10 %."""
+    if arm == "frozen":
+        learning = 0.5 + 0.4 * min(1, percent / 30) + 0.00015 * max(0, percent - 30)
+        gain = {"random": 0, "entropy": 0.03, "kcenter": 0.02, "vaal": 0.01, "svm_margin": 0.02}[strategy]
+        return learning + (gain if percent >= 1 else -gain)
+    gain = {"random": 0, "entropy": 0.02, "kcenter": 0.01, "vaal": 0.01}[strategy]
+    return 0.2 + 0.71 * percent / 50 + (gain if percent > 10 else -gain)
+
+
+def upside_down(arm: str, strategy: str, percent: float) -> float:
+    """The opposite of every claim."""
+    if arm == "frozen":
+        return (
+            0.3 + 0.002 * percent - (0.02 if strategy == "random" else 0.0) * (-1 if percent >= 1 else 1) - 0.01 * (strategy == "entropy")
+        )
+    return 0.5 + 0.004 * percent - (0.02 if strategy == "random" else 0.0) * (-1 if percent > 10 else 1)
+
+
+def verdicts(frame: pandas.DataFrame, dataset: str) -> dict[str, str]:
+    table = claims.claims(frame, dataset)
+    assert list(table.columns) == ["claim", "says", "verdict", "figures"]
+    assert (table["says"].str.len() > 20).all() and (table["figures"].str.len() > 20).all() and "nan" not in "".join(table["figures"])
+    return dict(zip(table["claim"], table["verdict"], strict=True))
+
+
+# --- differences and verdicts ---
+
+
+@settings(deadline=None, max_examples=6)
+@given(st.integers(0, 10**6), st.floats(0, 0.7))
+def test_paired_against_naive_loops(seed: int, missing: float) -> None:
+    frame = runs(as_claimed, "cifar100", seeds=4, noise=0.02)
+    frame = frame[numpy.random.default_rng(seed).random(len(frame)) >= missing]
+    first, second = {"arm": "frozen", "strategy": "vaal"}, {"arm": "scratch", "strategy": "entropy"}
+    by_seed = []
+    for one in range(4):
+        differences = []
+        for row in frame.itertuples():
+            if row.seed == one and row.arm == "frozen" and row.strategy == "vaal":
+                for other in frame.itertuples():
+                    same = (other.seed, other.regime, other.n_labelled) == (row.seed, row.regime, row.n_labelled)
+                    if same and other.arm == "scratch" and other.strategy == "entropy":
+                        differences.append(row.accuracy - other.accuracy)
+        if differences:
+            by_seed.append(sum(differences) / len(differences))
+    found = claims.paired(frame, first, second)
+    assert found.n == len(by_seed)
+    if by_seed:
+        low, high = report.interval(pandas.Series(by_seed))
+        assert (found.mean, found.low, found.high) == pytest.approx((sum(by_seed) / len(by_seed), low, high))
+
+
+def test_pairing_takes_the_luck_of_a_seed_out() -> None:
+    frame = runs(lambda arm, strategy, percent: 0.5 + 0.01 * (arm == "frozen"), noise=0)
+    found = claims.paired(frame, {"arm": "frozen", "strategy": "random"}, {"arm": "scratch", "strategy": "random"})
+    assert (found.mean, found.low, found.high, found.n) == pytest.approx((0.01, 0.01, 0.01, 5))
+    assert frame.groupby("seed")["accuracy"].mean().std() > 0.01
+    assert str(found) == "+1.0 points (95 % interval +1.0 to +1.0, 5 seeds)"
+
+
+def test_nothing_to_pair() -> None:
+    frame = runs(as_claimed)
+    found = claims.paired(frame, {"arm": "frozen", "strategy": "random"}, {"arm": "frozen", "strategy": "badge"})
+    assert found.n == 0 and math.isnan(found.mean) and str(found) == "nothing to compare" and claims.verdict(found) == OPEN
+    assert claims.paired(frame.iloc[:0], {"arm": "frozen"}, {"arm": "scratch"}).n == 0
+    one = claims.paired(frame[frame["seed"] == 0], {"arm": "frozen", "strategy": "random"}, {"arm": "scratch", "strategy": "random"})
+    assert one.n == 1 and one.mean > 0.1 and claims.verdict(one) == OPEN and str(one).endswith("(1 seed, no interval)")
+
+
+def test_columns_that_are_missing_and_rows_that_do_not_belong_together_are_named() -> None:
+    frame = runs(as_claimed)
+    with pytest.raises(ValueError, match="no column armm: it has dataset, classes"):
+        claims.paired(frame, {"armm": "frozen"}, {"arm": "scratch"})
+    both = pandas.concat([frame, runs(as_claimed, scale="paper")])
+    with pytest.raises(ValueError, match=r"mix several values of scale \(laptop, paper\): add scale to both sides"):
+        claims.paired(both, {"arm": "frozen"}, {"arm": "scratch"})
+    both = pandas.concat([frame, runs(as_claimed, "cifar100")])
+    with pytest.raises(ValueError, match=r"mix several values of dataset"):
+        claims.paired(both, {"arm": "frozen"}, {"arm": "scratch"})
+    assert claims.paired(both, {"arm": "frozen", "dataset": "cifar10"}, {"arm": "scratch", "dataset": "cifar10"}).n == 5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "n", "tolerance", "expected"),
+    [
+        (0.01, 0.02, 5, 0.0, HOLDS),
+        (-0.02, -0.01, 5, 0.0, FAILS),
+        (-0.01, 0.02, 5, 0.0, OPEN),
+        (0.0, 0.0, 5, 0.0, OPEN),
+        (0.01, 0.02, 1, 0.0, OPEN),
+        (-0.004, 0.02, 5, 0.005, HOLDS),
+        (-0.02, -0.004, 5, 0.005, OPEN),
+        (-0.02, -0.006, 5, 0.005, FAILS),
+        (math.nan, math.nan, 0, 0.0, OPEN),
+    ],
+)
+def test_verdict(low: float, high: float, n: int, tolerance: float, expected: str) -> None:
+    assert claims.verdict(Difference((low + high) / 2, low, high, n), tolerance) == expected
+
+
+def test_the_best_strategy_is_not_chosen_by_the_luck_it_is_measured_with() -> None:
+    generator = numpy.random.default_rng(0)
+    tables = [pandas.DataFrame(generator.normal(size=(5, 4))) for _ in range(200)]
+    held_out = [claims._held_out_best(table).mean() for table in tables]
+    naive = [table.mean().max() for table in tables]
+    assert abs(numpy.mean(held_out)) < 0.1 and numpy.mean(naive) > 0.4  # all strategies are equal: the truth is 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 10**6))
+def test_the_best_on_other_seeds_against_naive_loops(seeds: int, strategies: int, seed: int) -> None:
+    generator = numpy.random.default_rng(seed)
+    values = numpy.where(generator.random((seeds, strategies)) < 0.2, math.nan, generator.normal(size=(seeds, strategies)))
+    found = claims._held_out_best(pandas.DataFrame(values))
+    for row in range(seeds):
+        ranked = {}
+        for column in range(strategies):
+            others = [values[k, column] for k in range(seeds) if k != row or seeds == 1]
+            others = [value for value in others if not math.isnan(value)]
+            if others and not math.isnan(values[row, column]):
+                ranked[sum(others) / len(others)] = values[row, column]
+        assert found[row] == ranked[max(ranked)] if ranked else math.isnan(found[row])
+
+
+# --- claims ---
+
+ALL = {
+    "cifar10": ["C1a", "C1b", "C2a", "C2b", "C2c", "C2d", "C3a", "C3b", "C6", "C7"],
+    "cifar100": ["C1a", "C1b", "C4a", "C4b", "C4c", "C6", "C7"],
+    "tiny_imagenet": ["C1a", "C1b", "C5a", "C5b", "C5c", "C5d", "C6"],
+    "digits": ["C1a", "C1b"],
+}
+
+
+def test_cifar10_as_claimed_and_upside_down() -> None:
+    assert verdicts(runs(as_claimed), "cifar10") == dict.fromkeys(ALL["cifar10"], HOLDS)
+    assert verdicts(runs(upside_down), "cifar10") == dict.fromkeys(ALL["cifar10"], FAILS)
+
+
+def cifar100_as_claimed(arm: str, strategy: str, percent: float) -> float:
+    gain = {"random": 0, "entropy": 0.04, "kcenter": 0.02, "vaal": 0.02, "svm_margin": 0.03}[strategy]
+    if percent >= 10:
+        gain = 0
+    learning = 0.2 + 0.4 * min(1, percent / 40) + 0.0005 * max(0, percent - 40)
+    return (learning if arm == "frozen" else 0.6 * percent / 50) - gain
+
+
+def tiny_as_claimed(arm: str, strategy: str, percent: float) -> float:
+    behind = 0 if strategy == "random" else 0.03 if percent < 10 else 0.01
+    if arm == "frozen":
+        return 0.3 + 0.002 * percent - behind
+    return 0.1 + 0.004 * percent + behind * (1 if percent > 10 else -1)
+
+
+def test_cifar100_and_tiny_imagenet_as_claimed_and_not() -> None:
+    assert verdicts(runs(cifar100_as_claimed, "cifar100"), "cifar100") == dict.fromkeys(ALL["cifar100"], HOLDS)
+    found = verdicts(runs(tiny_as_claimed, "tiny_imagenet"), "tiny_imagenet")
+    assert found == dict.fromkeys(ALL["tiny_imagenet"], HOLDS)
+    refuted = verdicts(runs(lambda a, s, p: 1 - tiny_as_claimed(a, s, p), "tiny_imagenet"), "tiny_imagenet")
+    assert refuted == dict.fromkeys(ALL["tiny_imagenet"], FAILS)
+    refuted = verdicts(runs(lambda a, s, p: 1 - cifar100_as_claimed(a, s, p), "cifar100"), "cifar100")
+    assert {claim: refuted[claim] for claim in ("C1a", "C1b", "C4a", "C4b", "C4c")} == dict.fromkeys(ALL["cifar100"][:5], FAILS)
+
+
+def test_equal_strategies_and_arms_leave_everything_open_but_the_closed_gap() -> None:
+    frame = runs(lambda arm, strategy, percent: 0.3 + 0.01 * percent, noise=0.001)
+    found = verdicts(frame[frame["seed"] < 4], "cifar10")
+    assert {found[claim] for claim in ("C2b", "C2d", "C3a", "C3b", "C7")} == {OPEN} and found["C6"] == HOLDS
+    assert verdicts(frame, "cifar10")["C7"] == FAILS  # it saves nothing
+
+
+def test_noise_hides_what_few_seeds_cannot_show() -> None:
+    found = verdicts(runs(as_claimed, seeds=3, noise=0.2), "cifar10")
+    assert {found[claim] for claim in ("C2a", "C3a", "C3b", "C6")} == {OPEN}
+
+
+@pytest.mark.parametrize("dataset", ALL)
+def test_smoke_runs_and_single_seeds_decide_nothing(dataset: str) -> None:
+    curve = cifar100_as_claimed if dataset == "cifar100" else tiny_as_claimed if dataset == "tiny_imagenet" else as_claimed
+    smoke = claims.claims(runs(curve, dataset, scale="smoke"), dataset)
+    assert list(smoke["claim"]) == ALL[dataset] and set(smoke["verdict"]) == {OPEN}
+    assert smoke["figures"].str.contains("smoke runs decide nothing").all() and smoke["figures"].str.contains("95 % interval").all()
+    assert verdicts(runs(curve, dataset, seeds=1), dataset) == dict.fromkeys(ALL[dataset], OPEN)
+
+
+def test_regimes_that_were_not_run_are_named_and_leave_claims_open() -> None:
+    frame = runs(as_claimed)
+    table = claims.claims(frame[frame["regime"] < 10], "cifar10").set_index("claim")
+    held = {"C1a", "C1b", "C2a", "C2c"}
+    assert set(table.index[table["verdict"] == HOLDS]) == held
+    for claim in set(table.index) - held:
+        assert table.loc[claim, "verdict"] == OPEN and "no runs of regime 10" in table.loc[claim, "figures"]
+    assert "regime 1 (100 to 250 labels per class): best strategy (entropy) over random +3." in table.loc["C2b", "figures"]
+    refuted = runs(upside_down)
+    assert verdicts(refuted[refuted["regime"] == 2], "cifar10")["C2b"] == FAILS  # one part is enough to refute
+
+
+def test_the_boundary_belongs_to_neither_side() -> None:
+    frame = runs(as_claimed, seeds=3)
+    tenth = (frame["arm"] == "scratch") & (frame["n_labelled"] == 5_000) & (frame["strategy"] != "random")
+    found = verdicts(frame.assign(accuracy=frame["accuracy"] + 5.0 * tenth), "cifar10")
+    assert found["C2c"] == found["C2d"] == HOLDS  # "after labelling 10 %" says nothing of 10 % itself
+
+
+def test_arms_and_strategies_that_were_not_run() -> None:
+    frame = runs(as_claimed, seeds=4)
+    table = claims.claims(frame[frame["arm"] == "frozen"], "cifar10").set_index("claim")
+    assert (table.loc[["C1a", "C1b", "C2c", "C2d", "C6", "C7"], "verdict"] == OPEN).all()
+    assert table.loc["C1a", "figures"].startswith("no regime was run in both arms") and table.loc["C2a", "verdict"] == HOLDS
+    table = claims.claims(frame[frame["strategy"] != "vaal"], "cifar10").set_index("claim")
+    assert table.loc["C3b", "verdict"] == OPEN and "no runs of regime 1 of entropy and vaal" in table.loc["C3b", "figures"]
+    table = claims.claims(frame[frame["strategy"] != "random"], "cifar10").set_index("claim")
+    assert "no runs of regime 0.1 of random and another strategy in the frozen arm" in table.loc["C2a", "figures"]
+    assert table.loc["C1b", "verdict"] == OPEN
+    lost = frame[((frame["arm"] == "frozen") | (frame["seed"] < 3)) & (frame["regime"] == 1)]
+    first = claims.claims(lost, "cifar10").iloc[0]
+    assert first["verdict"] == HOLDS and "3 seeds" in first["figures"] and "4 seeds" not in first["figures"]
+
+
+def test_a_partial_regime_is_no_half_of_the_data_set() -> None:
+    frame = runs(as_claimed)
+    table = claims.claims(frame[frame["n_labelled"] < 25_000], "cifar10").set_index("claim")
+    for claim in ("C6", "C7"):
+        assert table.loc[claim, "verdict"] == OPEN and "no runs of regime 10 up to 50 %" in table.loc[claim, "figures"]
+
+
+def test_the_smallest_regime_that_both_arms_have_decides_the_first_claim() -> None:
+    frame = runs(lambda arm, strategy, percent: 0.5 + 0.1 * ((arm == "frozen") == (percent < 2)), seeds=2)
+    frame = frame[frame["regime"].isin([0.2, 2])]
+    assert verdicts(frame, "cifar10")["C1a"] == HOLDS
+    assert verdicts(frame[(frame["arm"] == "frozen") | (frame["regime"] >= 2)], "cifar10")["C1a"] == FAILS
+
+
+def test_the_most_faithful_scale_counts_alone() -> None:
+    both = pandas.concat([runs(as_claimed, scale="paper"), runs(upside_down, scale="laptop")])
+    table = claims.claims(both, "cifar10")
+    assert set(table["verdict"]) == {HOLDS} and table["figures"].str.contains("scale paper").all()
+    with pytest.raises(ValueError, match="unknown scale 'huge': use one of paper, laptop, smoke"):
+        claims.claims(both.assign(scale="huge"), "cifar10")
+    with pytest.raises(ValueError, match="no runs of data set 'cifar-10': the frame has cifar10"):
+        claims.claims(both, "cifar-10")
+
+
+def test_what_is_saved_is_computed_on_the_curves() -> None:
+    def linear(arm: str, strategy: str, percent: float) -> float:
+        return 0.5 + (0.004 if arm == "scratch" else 0.008) * percent + 0.001 * (strategy == "vaal")  # frozen is there with 25 %
+
+    table = claims.claims(runs(linear, noise=0), "cifar10").set_index("claim")
+    figures = table.loc["C7", "figures"]
+    assert "scratch vaal has 7" in figures and "frozen vaal saves 12500 labels (bootstrap 95 % interval 12500 to 12500, 5 seeds)" in figures
+    early = runs(lambda arm, strategy, percent: linear(arm, strategy, percent) + 0.5 * (arm == "frozen"), noise=0)
+    early = claims.claims(early[early["regime"] == 10], "cifar10").set_index("claim")
+    assert (
+        "saves 20000 labels" in early.loc["C7", "figures"] and early.loc["C7", "verdict"] == FAILS
+    )  # more than the paper is another number
+    assert table.loc["C7", "verdict"] == HOLDS  # 12500 is within a step of 10000
+    frame = runs(lambda arm, strategy, percent: 0.5 + 0.001 * percent * (1 + (arm == "scratch")))
+    table = claims.claims(frame, "cifar10")
+    assert "does not reach that (bootstrap 95 % interval none to none" in table["figures"].iloc[-1] and table["verdict"].iloc[-1] == FAILS
+    few = claims.claims(frame[frame["seed"] < claims.SEEDS - 1], "cifar10")
+    assert few["verdict"].iloc[-1] == OPEN  # a bootstrap over so few seeds decides nothing
+
+
+def test_a_pool_too_small_for_a_regime_has_another_one() -> None:
+    frame = runs(as_claimed)
+    frame = frame[frame["regime"] <= 2]
+    capped = frame[frame["regime"] == 2].assign(regime=10.0)  # a tenth of 10,000 images, asked for as the regime of 10 %
+    table = claims.claims(pandas.concat([frame, capped]), "cifar10").set_index("claim")
+    assert "no runs of regime 10" in table.loc["C2b", "figures"] and table.loc["C2b", "verdict"] == OPEN
+    assert table.equals(claims.claims(frame, "cifar10").set_index("claim"))
+
+
+def test_random_is_best_only_where_it_beats_every_strategy() -> None:
+    def one_is_better(arm: str, strategy: str, percent: float) -> float:
+        return as_claimed(arm, strategy, percent) + 0.1 * (strategy == "vaal" and percent < 1)
+
+    row = claims.claims(runs(one_is_better), "cifar10").set_index("claim").loc["C2a"]
+    assert row["verdict"] == FAILS and "random over entropy +3." in row["figures"] and "random over vaal -9." in row["figures"]
+
+
+def test_the_gap_is_shown_budget_by_budget() -> None:
+    frame = runs(lambda arm, strategy, percent: 0.5 + (0.05 - percent) * (arm == "frozen"), seeds=4)
+    frame = frame[frame["regime"] == 0.1]
+    sides = {"arm": "frozen", "strategy": "random"}, {"arm": "scratch", "strategy": "random"}
+    table = claims.by_budget(frame, *sides)
+    naive = []
+    for n in (50, 100, 150, 200, 250):
+        own = frame[(frame["n_labelled"] == n) & (frame["strategy"] == "random")].set_index(["arm", "seed"])["accuracy"]
+        naive.append((own["frozen"] - own["scratch"]).mean())
+    assert list(table["n_labelled"]) == [50, 100, 150, 200, 250] and list(table["n"]) == [4] * 5
+    numpy.testing.assert_allclose(table["mean"], naive)
+    assert ((table["low"] <= table["mean"]) & (table["mean"] <= table["high"])).all()
+    text = claims.claims(frame, "cifar10").set_index("claim").loc["C1a", "figures"]
+    assert f"from {100 * naive[0]:+.1f} at the first budget to {100 * naive[-1]:+.1f}" in text
+
+
+def test_strategies_that_have_not_chosen_yet_refute_nothing() -> None:
+    def late(arm: str, strategy: str, percent: float) -> float:  # frozen is ahead only where all are random still
+        return 0.5 + 0.2 * (arm == "frozen" and percent < 0.15) - 0.01 * (arm == "frozen") - 0.001 * (strategy != "random")
+
+    assert verdicts(runs(late), "cifar10")["C1b"] == FAILS
+
+
+def test_the_correlation_is_drawn_again_with_the_seeds() -> None:
+    three = pandas.concat([runs(as_claimed), runs(cifar100_as_claimed, "cifar100"), runs(tiny_as_claimed, "tiny_imagenet")])
+    assert (
+        claims.bootstrap_correlation(three[three["dataset"] != "cifar10"]) == "no bootstrap of the correlation: 2 data sets, and it needs 3"
+    )
+    wins = pandas.concat(
+        runs(
+            lambda arm, strategy, percent, at=at: 0.5 + {"random": 0, "entropy": 0.1 if percent >= at else -0.1}.get(strategy, -0.05), name
+        )
+        for name, at in (("cifar10", 1), ("cifar100", 2), ("tiny_imagenet", 10))
+    )
+    expected = claims.correlation(*claims.figure6(wins)[["classes", "labels_per_class"]].to_numpy().T).r
+    assert claims.bootstrap_correlation(wins, draws=50).startswith(
+        f"bootstrap 95 % interval of r {expected:.2f} to {expected:.2f}, of the 50 of 50"
+    )
+
+
+# --- thresholds ---
+
+
+def crossing(at: float, *, until: float = 1000) -> Curve:
+    """The frozen arm's k-center beats random from `at` percent on, `until` percent."""
+    return lambda arm, strategy, percent: (
+        0.5 + 0.02 * ((1 if at <= percent < until else -1) if strategy == "kcenter" else -(strategy != "random"))
+    )
+
+
+@pytest.mark.parametrize(("at", "expected"), [(0, 10), (0.9, 50), (1, 50), (1.5, 100), (30, 1500), (60, math.inf)])
+def test_threshold_is_the_first_budget_from_which_on_random_is_beaten(at: float, expected: float) -> None:
+    assert claims.threshold(runs(crossing(at), noise=0)) == expected
+    assert claims.threshold(runs(crossing(at), noise=0), "scratch") == expected
+
+
+def test_a_tie_is_no_win() -> None:
+    frame = runs(crossing(1), noise=0)
+    tied = frame["n_labelled"] == 10_000
+    frame.loc[tied, "accuracy"] = 0.5
+    assert claims.threshold(frame) == 1500  # the next after 1000 per class
+
+
+def test_percentiles_are_those_of_the_sorted_draws() -> None:
+    draws = [math.inf] * 26 + [float(k) for k in range(974)]
+    assert claims._percentiles(draws) == (24, math.inf)  # the 25th and the 975th of 1000
+    assert claims._percentiles(draws[2:] + [-1.0] * 2) == (22, 972)
+
+
+def test_threshold_needs_all_larger_budgets() -> None:
+    assert claims.threshold(runs(crossing(1, until=40), noise=0)) == math.inf
+    frame = runs(crossing(1, until=40), noise=0)
+    assert claims.threshold(frame[frame["n_labelled"] < 20_000]) == 50
+
+
+def naive_threshold(frame: pandas.DataFrame) -> float:
+    """By nested dictionaries: seeds and regimes of a point are averaged, within seeds first."""
+    rows = [row for row in frame.itertuples() if row.arm == "frozen" and row.cycle > 0]
+    random = {(row.seed, row.regime, row.n_labelled): row.accuracy for row in rows if row.strategy == "random"}
+    gains: dict[float, dict[str, dict[int, list[float]]]] = {}
+    for row in rows:
+        key = (row.seed, row.regime, row.n_labelled)
+        if row.strategy != "random" and key in random:
+            cell = gains.setdefault(row.n_labelled / row.classes, {}).setdefault(row.strategy, {})
+            cell.setdefault(row.seed, []).append(row.accuracy - random[key])
+    result = math.inf
+    for labels in sorted(gains, reverse=True):
+        means = [numpy.mean([numpy.mean(values) for values in by_seed.values()]) for by_seed in gains[labels].values()]
+        if max(means) <= 0:
+            break
+        result = labels
+    return result
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, 10**6), st.floats(0, 0.5), st.sampled_from([0.005, 0.05]))
+def test_threshold_and_its_bootstrap_against_naive_loops(seed: int, missing: float, noise: float) -> None:
+    frame = runs(crossing(5), "cifar100", seeds=3, noise=noise)
+    frame = frame[(numpy.random.default_rng(seed).random(len(frame)) >= missing) | (frame["strategy"] == "random")]
+    assert claims.threshold(frame) == naive_threshold(frame)
+    found = claims.bootstrap_threshold(frame, draws=6, seed=seed)
+    picks = numpy.random.default_rng(rng.integer(seed, "threshold")).integers(3, size=(6, 3))
+    for value, pick in zip(found, picks, strict=True):
+        resample = pandas.concat([frame[frame["seed"] == one].assign(seed=k) for k, one in enumerate(pick)])
+        assert value == naive_threshold(resample)
+
+
+def test_bootstrap_is_reproducible_and_holds_infinities() -> None:
+    frame = runs(lambda arm, strategy, percent: 0.5, seeds=4, noise=0.01)
+    found = claims.bootstrap_threshold(frame, draws=200)
+    assert found == claims.bootstrap_threshold(frame, draws=200) != claims.bootstrap_threshold(frame, draws=200, seed=1)
+    assert len(found) == 200 and len(set(found)) > 3
+    assert set(claims.bootstrap_threshold(runs(crossing(60)), draws=9)) == {math.inf}
+
+
+def test_a_threshold_is_of_one_data_set_with_something_to_compare() -> None:
+    both = pandas.concat([runs(crossing(1)), runs(crossing(1), "cifar100")])
+    with pytest.raises(ValueError, match="the frame has cifar10, cifar100: select one"):
+        claims.threshold(both)
+    frame = runs(crossing(1))
+    for lost in (frame[frame["strategy"] != "random"], frame[frame["strategy"] == "random"], frame[frame["cycle"] == 0]):
+        with pytest.raises(ValueError, match="no runs of 'random' and another strategy in arm 'frozen' after the first cycle"):
+            claims.threshold(lost)
+    with pytest.raises(ValueError, match="arm 'frosen'"):
+        claims.bootstrap_threshold(frame, arm="frosen")
+
+
+# --- Figure 6 ---
+
+
+def three(**scales: str) -> pandas.DataFrame:
+    parts = [(crossing(1), "cifar10", 5), (crossing(20), "cifar100", 3), (crossing(60), "tiny_imagenet", 1)]
+    return pandas.concat([runs(curve, name, seeds=n, scale=scales.get(name, "laptop"), noise=0.001) for curve, name, n in parts])
+
+
+def test_figure6_has_a_row_for_each_data_set() -> None:
+    table = claims.figure6(three(cifar100="paper")).set_index("dataset")
+    assert table["classes"].to_dict() == {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
+    assert table["labels_per_class"].to_dict() == {"cifar10": 50, "cifar100": 100, "tiny_imagenet": math.inf}
+    assert math.isnan(table.loc["cifar10", "censored"]) and table.loc["tiny_imagenet", "censored"] == 225
+    assert (table.loc["cifar10", "low"], table.loc["cifar10", "high"]) == (50, 50)
+    assert math.isnan(table.loc["tiny_imagenet", "low"]) and math.isnan(table.loc["tiny_imagenet", "high"])  # one seed
+    assert list(table["seeds"]) == [5, 3, 1] and list(table["scale"]) == ["laptop", "paper", "laptop"]
+    lost = three()
+    lost = lost[(lost["dataset"] != "cifar100") | (lost["arm"] == "scratch")]
+    assert list(claims.figure6(lost)["dataset"]) == ["cifar10", "tiny_imagenet"]
+    assert claims.figure6(lost[lost["arm"] == "scratch"]).empty
+
+
+def test_three_points_with_r_99_are_not_significant() -> None:
+    found = claims.significance(0.99, 3)
+    assert found.df == 1 and found.t == pytest.approx(7.0, abs=0.05) and found.p == pytest.approx(0.09, abs=0.001)
+    assert found.p == pytest.approx(1 - 2 * math.atan(found.t) / math.pi)  # t of one degree of freedom is Cauchy
+    assert str(found) == "r = 0.99 of n = 3 points, t = 7.0, df = 1, p = 0.09"
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(2, 300), st.floats(1, 500)), min_size=3, max_size=9, unique_by=lambda point: point[0]))
+def test_correlation_is_scipys(points: list[tuple[int, float]]) -> None:
+    from scipy import stats
+
+    x, y = zip(*points, strict=True)
+    found = claims.correlation(x, y)
+    if numpy.ptp(y) > 1e-3:
+        expected = stats.pearsonr(x, y)
+        assert found.n == len(points) and found.df == found.n - 2
+        assert found.r == pytest.approx(expected.statistic, abs=1e-6) and found.p == pytest.approx(expected.pvalue, abs=1e-4)
+
+
+def test_correlation_without_enough_points_says_so() -> None:
+    found = claims.correlation([10, 100, 200], [50, 100, math.inf])
+    assert math.isnan(found.r) and math.isnan(found.p) and found.n == 2
+    assert str(found) == (
+        "no correlation: 2 finite thresholds, and a correlation needs 3 (1 of 3 left out, as random was not beaten there)"
+    )
+    assert claims.correlation([], []).n == 0 and "0 finite thresholds" in claims.correlation([], []).note
+    assert "1 finite threshold," in claims.correlation([10], [50]).note
+    assert "all points have one value" in str(claims.correlation([10, 100, 200], [50, 50, 50]))
+    perfect = claims.correlation([10, 100, 200], [20, 200, 400])
+    assert perfect.r == pytest.approx(1) and perfect.p < 1e-3
+    with pytest.raises(ValueError, match="needs 3 points or more"):
+        claims.significance(0.99, 2)
+
+
+def drawn(table: pandas.DataFrame, path: Path) -> Figure:
+    figure = claims.draw_figure6(table)
+    assert report.save(figure, path, "thresholds").read_bytes().startswith(b"\x89PNG")
+    return figure
+
+
+def test_figure6_is_drawn_with_arrows_where_random_was_not_beaten(tmp_path: Path) -> None:
+    figure = drawn(claims.figure6(three()), tmp_path / "figure.png")
+    axis, title = figure.axes[0], figure.get_suptitle()
+    assert "1 to 5 seeds, scale laptop" in title and "no correlation: 2 finite thresholds" in title
+    arrows = [text for text in axis.texts if getattr(text, "arrow_patch", None) is not None]
+    *published, ours = arrows
+    assert ours.xyann == (200, 225) and ours.xy[1] > 225
+    assert [arrow.xyann for arrow in published] == [(100, 50), (200, 225)]  # where the paper gives a lower bound
+    hollow = [tuple(line.get_xydata()[0]) for line in axis.lines if line.get_markerfacecolor() == "none"]
+    assert hollow == [(10, 50), (100, 50), (200, 225)]
+    assert {text.get_text().split("\n")[-1] for text in axis.texts if text.get_text()} == {
+        "50 per class",
+        "100 per class",
+        "> 225 per class",
+    }
+    assert not [line for line in axis.lines if line.get_linestyle() == "--"]
+
+
+def test_three_finite_points_get_a_line_and_their_correlation(tmp_path: Path) -> None:
+    table = claims.figure6(
+        pandas.concat([runs(crossing(at), name, scale="paper") for at, name in ((1, "cifar10"), (20, "cifar100"), (40, "tiny_imagenet"))])
+    )
+    figure = drawn(table, tmp_path / "figure.png")
+    line = next(line for line in figure.axes[0].lines if line.get_linestyle() == "--")
+    slope, offset = numpy.polyfit([10, 100, 200], [50, 100, 180], 1)
+    assert list(line.get_xdata()) == [10, 200] and list(line.get_ydata()) == pytest.approx([10 * slope + offset, 200 * slope + offset])
+    assert "5 seeds, scale paper" in figure.get_suptitle() and "n = 3 points" in figure.get_suptitle()
+    wide = table.assign(high=[math.inf, 225.0, math.inf], low=[10.0, 50.0, 180.0])
+    assert len([text for text in drawn(wide, tmp_path / "wide.png").axes[0].texts if not text.get_text()]) == 2 + 2  # the paper's own
+    with pytest.raises(ValueError, match="no threshold to draw"):
+        claims.draw_figure6(table.iloc[:0])

@@ -1,0 +1,272 @@
+"""What the lesson computes, against loops; its starts by the contract of strategies; its pictures and its controls."""
+
+import functools
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas
+import pytest
+import torch
+from conftest import images_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+import alnb
+from alnb import notebook
+from alnb.acquire import STRATEGIES
+from alnb.data import ImageSet
+from alnb.papers import lesson as teaching
+from alnb.papers import quickstart
+from alnb.report import records
+
+LESSON = Path(__file__).parents[2] / "notebooks/teach.ipynb"
+
+
+def naive_neighbours(features: torch.Tensor, i: int, k: int) -> list[int]:
+    return sorted((j for j in range(len(features)) if j != i), key=lambda j: (math.dist(features[i].tolist(), features[j].tolist()), j))[:k]
+
+
+def setting_of(train: ImageSet, test: ImageSet) -> quickstart.Setting:
+    recipe = alnb.Recipe(epochs=1, batch=8, lr=0.05)
+    net = functools.partial(alnb.nets.small, width=4)
+    return quickstart.Setting(train, test, "smoke", 6, 3, 2, net, recipe, recipe, recipe)
+
+
+def frame_of(accuracies: dict[tuple[str, str, int], list[float]]) -> pandas.DataFrame:
+    """By arm, strategy and cycle the accuracy of each seed; ten labels a cycle."""
+    rows = [
+        {"arm": arm, "strategy": name, "cycle": k, "n_labelled": 10 * (k + 1), "seed": seed, "accuracy": value}
+        for (arm, name, k), values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+    return pandas.DataFrame(rows)
+
+
+# ---- ways to start ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", teaching.STARTS)
+def test_starts_keep_the_contract(name: str, train: ImageSet, learner: alnb.Learner) -> None:
+    first, later = teaching.starts(train.targets, learner, 3)[name]
+    pool = alnb.Pool.of(train.images).acquire(torch.arange(5), train.targets[:5], 0)
+
+    def asked(seed: int) -> list[int]:
+        found: list[int] = first(alnb.Query(pool, None, pool.unlabelled, 6, alnb.rng.generator(seed, "query", 0))).tolist()
+        return found
+
+    assert len(set(asked(0))) == 6 and set(asked(0)) <= set(pool.unlabelled.tolist())
+    assert asked(0) == asked(0) and len({tuple(asked(seed)) for seed in range(5)}) > 1
+    assert later is STRATEGIES["random" if name.endswith("random") else "entropy"]
+    assert not name.startswith("class-even") or torch.bincount(train.targets[asked(0)]).tolist() == [2, 2, 2]
+
+
+def test_an_untrained_net_is_asked_as_any_other(train: ImageSet, learner: alnb.Learner) -> None:
+    pool = alnb.Pool.of(train.images)
+    query = alnb.Query(pool, None, pool.unlabelled, 4, alnb.rng.generator(3, "query", 0))
+    found = teaching.untrained(learner, 3, STRATEGIES["margin"])(query)
+    seed = int(torch.randint(2**31, (), generator=alnb.rng.generator(3, "query", 0)))
+    net = learner.build(3, seed, "untrained").eval()
+    assert found.tolist() == STRATEGIES["margin"](alnb.Query(pool, net, pool.unlabelled, 4, query.rng)).tolist() and query.net is None
+
+
+def test_typical_images_are_of_all_bars(train: ImageSet) -> None:
+    """Three bars, three clusters."""
+    pool = alnb.Pool.of(train.images)
+    found = teaching.typical_start(alnb.Query(pool, None, pool.unlabelled, 3, alnb.rng.generator(0, "query", 0)))
+    assert sorted(train.targets[found].tolist()) == [0, 1, 2]
+    with pytest.raises(ValueError, match="7 typical images were asked for, of 4 candidates"):
+        teaching.typical_start(alnb.Query(pool, None, torch.arange(4), 7, alnb.rng.generator(0, "query", 0)))
+
+
+def test_cold_starts_go_through_the_loop(tmp_path: Path) -> None:
+    """And are found again; each start of a seed has a folder of its own."""
+    setting = setting_of(images_of(60), images_of(30, seed=1))
+    start = quickstart.start(setting, "from scratch", runs=tmp_path)
+    found = []
+    for name in teaching.STARTS:
+        arguments = teaching.cold(setting, start, name, 0)
+        run = quickstart.run(arguments, tmp_path)
+        assert [cycle.n_labelled for cycle in alnb.cycles(run, **arguments)] == [3, 6]
+        before = (run.folder(1) / "record.json").stat().st_mtime_ns
+        assert len(list(alnb.cycles(quickstart.run(arguments, tmp_path), **arguments))) == 2
+        assert (run.folder(1) / "record.json").stat().st_mtime_ns == before
+        found.append((run, arguments["columns"]))
+    asked = teaching.asked(found)
+    assert list(asked) == list(teaching.STARTS) and all(run[k].shape == (3,) for (run,) in asked.values() for k in (0, 1))
+    assert asked["random, then random"][0][0].tolist() == asked["random, then entropy"][0][0].tolist()
+    variety = teaching.variety(asked, setting.train.targets)
+    assert variety == {name: len(set(setting.train.targets[run[0]].tolist())) for name, (run,) in asked.items()}
+    assert variety["class-even, then entropy"] == 3
+    lines = teaching.about_starts(records.frame(found), asked, setting.train.targets)
+    assert len(lines) == 6 and "class-even, then entropy 3.0" in lines[0] and all("is not decided" in line for line in lines[1:])
+    assert teaching.draw_starts(records.frame(found), [3, 6]).axes[1].get_title() == "6 labels"
+
+
+# ---- what lies near what ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(2, 25), st.integers(0, 5), st.booleans(), st.data())
+def test_neighbours_against_loops(n: int, seed: int, tied: bool, data: st.DataObject) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    features, targets = torch.randn(n, 3, generator=generator), torch.randint(3, (n,), generator=generator)
+    features, k = features.round() if tied else features, data.draw(st.integers(1, n - 1))
+    near = teaching.neighbours(features, k)
+    assert near.tolist() == [naive_neighbours(features, i, k) for i in range(n)]
+    expected = [sum(int(targets[j] == targets[i]) for j in near[i].tolist()) / k for i in range(n)]
+    assert teaching.alike(near, targets).tolist() == pytest.approx(expected)
+
+
+def test_chunks_change_nothing_and_too_many_neighbours_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    before = teaching.neighbours(features, 4)
+    monkeypatch.setattr(teaching, "CHUNK", 7)
+    assert torch.equal(before, teaching.neighbours(features, 4))
+    with pytest.raises(ValueError, match="k is 20: of 20 images one has at most 19 neighbours"):
+        teaching.neighbours(features, 20)
+
+
+def test_the_image_that_spaces_differ_about() -> None:
+    shares = {"a": torch.tensor([0.5, 0.9, 0.1]), "b": torch.tensor([0.4, 0.2, 0.8]), "c": torch.tensor([0.5, 0.5, 0.5])}
+    assert teaching.told_apart(shares) == 1
+    assert teaching.told_apart({"a": torch.tensor([1.0, 1.0])}) == 0
+
+
+def test_pixels(train: ImageSet) -> None:
+    found = quickstart.pixels(train.images)
+    assert found.shape == (60, 192) and torch.equal(found[3], train.images.batch(torch.tensor([3])).flatten().float() / 255)
+
+
+def test_queries_are_counted() -> None:
+    said = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4], [0.2, 0.2, 0.6]]).log()
+    table = teaching.classes_asked(said, torch.tensor([0, 2, 2]), {"all": torch.arange(3), "last": torch.tensor([2])})
+    assert table.loc["all"].tolist() == pytest.approx([2, 1 / 3, 0.6]) and table.loc["last"].tolist() == pytest.approx([1, 0, 0.6])
+    assert teaching.about_queries(table, 3)[1] == "classes in the query, of 3: all 2; last 1"
+
+
+def test_spread_against_loops() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, targets = torch.randn(30, 4, generator=generator), torch.randint(3, (30,), generator=generator)
+    runs = [{0: torch.tensor([1, 2]), 1: torch.tensor([5])}, {0: torch.tensor([3, 9]), 1: torch.tensor([20])}]
+    found = teaching.spread(features, targets, {"random": runs}, 1)
+
+    def radius(some: list[int]) -> float:
+        return max(min(math.dist(row, features[j].tolist()) for j in some) for row in features.tolist())
+
+    def mixed(i: int) -> float:
+        labels = [int(targets[j]) for j in naive_neighbours(features, i, teaching.NEAR)]
+        return -sum(labels.count(c) / len(labels) * math.log(labels.count(c) / len(labels)) for c in set(labels))
+
+    assert found["strategy"].tolist() == ["random"] * 2 and found["run"].tolist() == [0, 1]
+    assert found["radius"].tolist() == pytest.approx([radius([1, 2, 5]), radius([3, 9, 20])])
+    assert found["mixed"].tolist() == pytest.approx([mixed(5), mixed(20)])
+
+
+# ---- sentences -------------------------------------------------------------------------------------------------------------------
+
+
+def test_sentences_say_what_was_measured_and_not_what_is_said() -> None:
+    worse = {("from scratch", "random", k): [0.8, 0.81, 0.82] for k in range(3)}
+    worse |= {("from scratch", "margin", k): [0.7, 0.71, 0.73] for k in range(3)}
+    worse |= {("from scratch", "kcenter", k): [0.9, 0.92, 0.93] for k in range(3)}
+    places = {"random": [(2.0, 0.1), (2.2, 0.3)], "margin": [(1.5, 0.2), (1.6, 0.6)], "kcenter": [(1.0, 0.5), (1.3, 0.9)]}
+    rows = [{"strategy": name, "run": k, "radius": r, "mixed": m} for name, own in places.items() for k, (r, m) in enumerate(own)]
+    lines = teaching.about_coverage(frame_of(worse), pandas.DataFrame(rows))
+    assert lines[0].endswith("random 2.10; margin 1.55; kcenter 1.15") and lines[2].endswith("kcenter 0.70; margin 0.40; random 0.20")
+    assert lines[1].endswith("less far away than random choice” holds here: +0.95 (95 % interval +0.31 to +1.59, 2 seeds).")
+    assert "more than random choice” is not decided by these runs: +0.20" in lines[3]
+    assert "more than coverage” is wrong here, it is the other way round: -0.30 (95 % interval" in lines[4]
+    assert lines[5].startswith("“With 20 labels uncertainty beats random choice” is wrong here, it is the other way round: -9.7 points")
+    assert lines[9].startswith("“With 30 labels coverage beats random choice” holds here: +10.7 points")
+    alone = teaching.about_coverage(frame_of(worse), pandas.DataFrame(rows[::2]))
+    assert "is not decided by these runs: +1.00 (1 seed, no interval)" in alone[1]
+    unclear = frame_of({("a", "random", 0): [0.5, 0.5, 0.6], ("a", "margin", 0): [0.6, 0.4, 0.6]})
+    found = teaching.over(unclear, {"strategy": "margin"}, {"strategy": "random"})
+    assert "is not decided by these runs: +0.0 points" in teaching.verdict("It helps", found)
+
+
+def test_pretraining_is_compared_in_the_first_and_in_the_last_cycle() -> None:
+    gains = {"from scratch": (0.5, 0.8), "rotation": (0.6, 0.7)}
+    both = [(arm, name, k) for arm in gains for name in ("random", "margin") for k in (0, 1)]
+    values = {(arm, name, k): [gains[arm][k] + 0.01 * seed for seed in range(3)] for arm, name, k in both}
+    lines = teaching.about_pretraining(frame_of(values), {"pixels": torch.tensor([1.0, 0.5]), "net": torch.tensor([1.0, 1.0])})
+    assert lines[0].endswith("net 100.0; pixels 75.0")
+    assert "first labels pre-training helps” holds here: +10.0 points" in lines[1]
+    assert "last labels it still helps” is wrong here" in lines[2] and "-10.0 points" in lines[2]
+    assert "from scratch, over all cycles: +0.0 points" in lines[3] and "rotation, over all cycles: +0.0 points" in lines[4]
+
+
+# ---- pictures and controls -------------------------------------------------------------------------------------------------------
+
+
+def pictured(train: ImageSet) -> dict[str, Any]:
+    said = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    layout, few = torch.randn(60, 2, generator=torch.Generator().manual_seed(1)), torch.arange(4)
+    near = teaching.neighbours(quickstart.pixels(train.images), 3)
+    frame = frame_of({("a", name, k): [0.5, 0.6] for name in teaching.STARTS for k in (0, 1)})
+    return {
+        "query": teaching.draw_query(train.images, train.targets, said, few, "one"),
+        "queries": teaching.draw_queries(train.images, train.targets, said, {"least_confidence": few, "all": torch.arange(20)}, "two"),
+        "asked": teaching.draw_asked(layout, train.targets, {"a": (few, few + 9), "b": (few[:0], few)}, train.classes, "three"),
+        "starts": teaching.draw_starts(frame, [10]),
+        "neighbours": teaching.draw_neighbours(train.images, train.targets, {"pixels": near, "the same": near}, 7),
+    }
+
+
+def test_pictures_tell_their_title_and_name_their_axes(train: ImageSet) -> None:
+    figures = pictured(train)
+    for figure in figures.values():
+        found = teaching.as_html(figure, dpi=40)
+        assert found.startswith(f'<img alt="{figure.get_suptitle()}"') and "data:image/png;base64," in found and figure.get_suptitle()
+    assert all(axis.get_xlabel() and axis.get_ylabel() for axis in figures["asked"].axes)
+    assert figures["starts"].axes[0].get_xlabel() == "test accuracy" and "each of 2 seeds" in figures["starts"].get_suptitle()
+    wrong = [axis.get_title() for axis in figures["queries"].axes if "not" in axis.get_title()]
+    assert wrong and all(text[0] != text[-1] for text in wrong)
+    titles = [axis.get_title() for axis in figures["neighbours"].axes]
+    assert titles.count(f"image of a {int(train.targets[7])}") == 2 and any("✓" in title for title in titles)
+
+
+def test_pictures_that_cannot_be(train: ImageSet) -> None:
+    with pytest.raises(ValueError, match="11 classes, but colours for 10"):
+        teaching.draw_asked(torch.zeros(60, 2), train.targets, {}, [str(c) for c in range(11)], "")
+    with pytest.raises(ValueError, match="no run has a cycle with 15 labels: there are 10, 20"):
+        teaching.draw_starts(frame_of({("a", teaching.STARTS[0], k): [0.5] for k in (0, 1)}), [10, 15])
+
+
+def test_controls_draw_anew_what_is_chosen() -> None:
+    from matplotlib.figure import Figure
+
+    drawn = []
+
+    def draw(strategy: str, cycle: int) -> Figure:
+        drawn.append((strategy, cycle))
+        figure = Figure(figsize=(1, 1))
+        figure.suptitle(f"{strategy} <{cycle}>")
+        return figure
+
+    menu, slider, picture = teaching.controls(draw, strategy=["random", "margin"], cycle=range(1, 7, 2)).children
+    menu.value = "margin"
+    slider.value = 5
+    assert drawn == [("random", 1), ("margin", 1), ("margin", 5)] and slider.max == 5 and slider.description == "cycle" and menu.tooltip
+    assert 'alt="margin &lt;5&gt;"' in picture.value
+    with pytest.raises(ValueError, match="nothing to choose from in cycle"):
+        teaching.controls(draw, strategy=["random"], cycle=range(1, 1))
+
+
+def test_the_lesson_with_somebody_looking_at_it(tmp_path: Path) -> None:
+    """Each part has controls, and beside them a figure for readers without a kernel; one seed is enough."""
+    places = {"runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures")}
+    values = {**places, "scale": "smoke", "seeds": [1], "start_seeds": [1], "device": "cpu"}
+    out = notebook.execute(LESSON, values, tmp_path / "out.ipynb", environment={notebook.BATCH: ""})
+    cells = nbformat.read(out, 4).cells
+    shown = {cell["id"]: [kind for output in cell.get("outputs", []) for kind in output.get("data", {})] for cell in cells}
+    parts = ("query", "cover", "cold", "ssl")
+    assert all("application/vnd.jupyter.widget-view+json" in shown[f"{part}-control"] for part in parts)
+    assert all("image/png" in shown[f"{part}-figure"] for part in parts)
+
+
+def test_the_lesson_lasts_45_minutes() -> None:
+    title = nbformat.read(LESSON, 4).cells[0].source
+    assert sum(int(minutes) for minutes in re.findall(r"\| (\d+) \|$", title, re.MULTILINE)) == 45
