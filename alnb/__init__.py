@@ -4,26 +4,29 @@ from alnb import acquire, data, store
 from alnb.acquire.query import Pool, Query
 from alnb.data import ImageSet
 from alnb.learn import augment, metrics, nets, pretrain, train
+from alnb.learn.task import Task
 from alnb.learn.train import Learner, Recipe
 from alnb.loop import oracle
-from alnb.loop.cycles import Cycle, Protocol, cycles
-from alnb.loop.oracle import Pending
+from alnb.loop.cycles import cycles
+from alnb.loop.experiment import Cycle, Experiment, Protocol
 from alnb.notebook.sweep import sweep
 from alnb.report import records
 from alnb.report.records import load
-from alnb.store import Run
+from alnb.store import Run, Stream
 from alnb.store import streams as rng
 
 __all__ = [
     "Cycle",
+    "Experiment",
     "ImageSet",
     "Learner",
-    "Pending",
     "Pool",
     "Protocol",
     "Query",
     "Recipe",
     "Run",
+    "Stream",
+    "Task",
     "acquire",
     "augment",
     "cycles",

@@ -20,7 +20,7 @@ Strategy = Callable[[Query], Tensor]
 
 def random(query: Query) -> Tensor:
     """Uniformly, without replacement."""
-    return query.candidates[torch.randperm(len(query.candidates), generator=query.rng)[: query.n]]
+    return query.candidates[torch.randperm(len(query.candidates), generator=(query.stream / "random").generator())[: query.n]]
 
 
 def random_with_replacement(query: Query) -> Tensor:
@@ -28,7 +28,7 @@ def random_with_replacement(query: Query) -> Tensor:
 
     A known defect, kept because published baselines have it. Its protocol must be `exact=False`.
     """
-    drawn = torch.randint(len(query.candidates), (query.n,), generator=query.rng).tolist()
+    drawn = torch.randint(len(query.candidates), (query.n,), generator=(query.stream / "random").generator()).tolist()
     return query.candidates[list(dict.fromkeys(drawn))]
 
 
@@ -52,7 +52,7 @@ def kcenter(query: Query) -> Tensor:
 
     Source: Sener and Savarese 2018 (core-set), algorithm 1.
     """
-    asked = (query.pool.acquired >= 0).nonzero().flatten()
+    asked = query.pool.asked
     rows = torch.cat([asked, query.candidates])
     covered = torch.arange(len(rows)) < len(asked)
     features = query.features[rows.to(query.features.device)]

@@ -18,7 +18,7 @@ from torch.nn import functional
 from alnb.acquire import scores
 from alnb.acquire.query import Query
 from alnb.learn.nets import Net
-from alnb.learn.train import Later, Learner, Recipe, cross_entropy, predict
+from alnb.learn.train import Learner, LossSwitch, Recipe, cross_entropy, predict
 
 HIDDEN = 128  # width of a stage's layer; Yoo and Kweon 2019
 PROBE = 32  # pixels of the image that shows how many channels each stage has
@@ -177,12 +177,12 @@ def learner(
             raise ValueError(f"learning_loss.learner: {name} is {value}: it must not be negative, and finite")
     if type(hidden) is not int or hidden < 1:
         raise ValueError(f"learning_loss.learner: hidden is {hidden!r}: it must be a whole number, at least 1")
-    if base.loss is not cross_entropy or base.later is not None:
+    if base.loss not in (None, cross_entropy) or base.switch is not None:
         raise ValueError("learning_loss.learner: the base has another loss than train.cross_entropy, which it would lose: give a plain one")
     pairs = ranking_pairs if ranking else functools.partial(hinge_pairs, margin=margin)
     joined, cut = (functools.partial(total_loss, weight=weight, pairs=pairs, detached=detached) for detached in (False, True))
-    later = Later(detach, cut) if 0 < detach < 1 else None
-    return replace(base, net=functools.partial(loss_net, net=base.net, hidden=hidden), loss=joined if detach else cut, later=later)
+    switch = LossSwitch(detach, cut) if 0 < detach < 1 else None
+    return replace(base, net=functools.partial(loss_net, net=base.net, hidden=hidden), loss=joined if detach else cut, switch=switch)
 
 
 def check(recipe: Recipe, sizes: Iterable[int]) -> None:

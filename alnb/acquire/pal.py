@@ -22,11 +22,12 @@ from alnb.data import pixels
 from alnb.learn import train
 from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.nets import Net, resnet18
-from alnb.learn.train import Recipe
-from alnb.store import streams as rng
+from alnb.learn.pretexts import rotation
+from alnb.learn.train import Learner, Recipe
 from alnb.store.shapes import Float
+from alnb.store.streams import Stream
 
-TURNS = 4
+TURNS = rotation.TURNS
 TRAINED, TUNED, CHOSEN = "pal.pt", "pal-tuned.pt", "pal-chosen.pt"  # in the query's folder until it is answered
 RECIPE = Recipe(
     epochs=100, batch=64, lr=0.01, nesterov=True, schedule="step", milestones=(0.25, 0.5, 0.75), augment=AUGMENTATIONS["crop_flip"]
@@ -55,25 +56,10 @@ def divergence_term(log_probs: Float[Tensor, "N C"]) -> Float[Tensor, " N"]:
 # ---- the scoring net -----------------------------------------------------------------------------------------------------------
 
 
-def turn_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy [B] of the four turns of images [B,3,H,W]; all 4B views are one batch, so that it has all turns mixed."""
-    return _turn_loss(net(torch.cat(_views(x))))
-
-
 def both_losses(net: Net, x: Tensor, y: Tensor) -> Tensor:
-    """`turn_loss` plus the cross-entropy [B] of the class, of the view that was not turned."""
-    logits = net(torch.cat(_views(x)))
-    return _turn_loss(logits) + functional.cross_entropy(logits[: len(x), TURNS:], y, reduction="none")
-
-
-def _turn_loss(logits: Tensor) -> Tensor:
-    """[B] of logits [4B,4 + C] of all views, those of one turn after those of another."""
-    turns = torch.arange(TURNS, device=logits.device).repeat_interleave(len(logits) // TURNS)
-    return functional.cross_entropy(logits[:, :TURNS], turns, reduction="none").view(TURNS, -1).mean(dim=0)
-
-
-def _views(x: Tensor) -> list[Tensor]:
-    return [torch.rot90(x, turns, dims=(2, 3)) for turns in range(TURNS)]
+    """`rotation.loss` plus the cross-entropy [B] of the class, of the view that was not turned."""
+    logits = net(rotation.turned(x))
+    return rotation.losses_of_logits(logits[:, :TURNS]) + functional.cross_entropy(logits[: len(x), TURNS:], y, reduction="none")
 
 
 def predictions(net: Net) -> Callable[[Tensor], Tensor]:
@@ -84,7 +70,7 @@ def predictions(net: Net) -> Callable[[Tensor], Tensor]:
     """
 
     def function(x: Tensor) -> Tensor:
-        logits = [net(view).float() for view in _views(x)]
+        logits = [net(view).float() for view in rotation.turned(x).chunk(TURNS)]
         return torch.cat([*(one[:, :TURNS].log_softmax(dim=1) for one in logits), logits[0][:, TURNS:].log_softmax(dim=1)], dim=1)
 
     return function
@@ -148,48 +134,48 @@ class PAL:
         _check(query)
         images, labelled = pixels(query.pool.images), query.pool.labelled
         seen, labels = query.pool.labels[labelled].unique(return_inverse=True)
-        seed = int(torch.randint(2**rng.BITS - 1, (), generator=query.rng))
-        net = self.build(len(seen), seed, query.net, images.device)
+        stream = query.stream / "pal"
+        net = self.build(len(seen), stream, query.net, images.device)
         trained = _file(query, TRAINED)
-        train.fit(net, images, labelled, labels, self.recipe, loss=both_losses, seed=seed, where=("pal",), checkpoint=trained)
-        chosen = self.choose(net, query, seed)
+        train.fit(net, images, labelled, labels, Learner(self.net, self.recipe, both_losses), stream, checkpoint=trained)
+        chosen = self.choose(net, query, stream)
         if query.folder is not None:
             for name in (TUNED, CHOSEN, TRAINED):
                 (query.folder / name).unlink(missing_ok=True)
         return chosen
 
-    def build(self, classes: int, seed: int, like: Net | None, device: torch.device) -> Net:
+    def build(self, classes: int, stream: Stream, like: Net | None, device: torch.device) -> Net:
         """A fresh scoring net: its head gives 4 logits of turns and then those of the classes; images normalised as `like` does."""
-        with rng.scope(seed, "pal", "init"):
+        with (stream / "init").scope():
             net = self.net(TURNS + classes)
         if like is not None:
             net.mean.copy_(like.mean)
             net.std.copy_(like.std)
         return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this form
 
-    def choose(self, net: Net, query: Query, seed: int) -> Tensor:
+    def choose(self, net: Net, query: Query, stream: Stream) -> Tensor:
         """Global indices i64 [n], in order of choice, by the trained scoring net, which stays as it is."""
-        turned, named = self.terms(net, query, query.candidates, seed, 0)
+        turned, named = self.terms(net, query, query.candidates, stream, 0)
         first = self.rotation * turned + self.divergence * named
-        identity = "" if query.folder is None else store.fingerprint(self, query.candidates, query.n, seed, net.state_dict())
+        identity = "" if query.folder is None else store.fingerprint(self, query.candidates, query.n, stream, net.state_dict())
         chosen = _remembered(query, identity)
         while len(chosen) < query.n:
             free = ~torch.isin(query.candidates, chosen)
             rows, total = query.candidates[free], first[free]
             if len(chosen):
-                tuned = self.tuned(net, query, chosen, seed)
-                total = total + self.diversity * self.terms(tuned, query, rows, seed, len(chosen))[0]
+                tuned = self.tuned(net, query, chosen, stream)
+                total = total + self.diversity * self.terms(tuned, query, rows, stream, len(chosen))[0]
             chosen = torch.cat([chosen, rows[scores.top(total, min(self.part, query.n - len(chosen)))]])
             _remember(query, identity, chosen)
         return chosen
 
-    def terms(self, net: Net, query: Query, rows: Tensor, seed: int, chosen: int) -> tuple[Tensor, Tensor]:
+    def terms(self, net: Net, query: Query, rows: Tensor, stream: Stream, chosen: int) -> tuple[Tensor, Tensor]:
         """`rotation_term` and `divergence_term` [M] of the images at `rows` i64 [M], on the CPU, when so many were `chosen`.
 
         In double precision: a net that is nearly certain of all turns has sums that float32 rounds to 4.
         """
         images, look = pixels(query.pool.images), predictions(net)
-        generator = rng.generator(seed, "pal", "scoring", chosen, device=images.device)
+        generator = (stream / "scoring" / chosen).generator(images.device)
 
         def look_at_views(x: Tensor) -> Tensor:
             return look(self.recipe.augment((x * 255).round().to(torch.uint8), generator)[0])  # it takes bytes, which these were
@@ -198,12 +184,13 @@ class PAL:
         turns, classes = found[:, : TURNS**2], found[:, TURNS**2 :]
         return rotation_term(turns.unflatten(1, (TURNS, TURNS))), divergence_term(classes)
 
-    def tuned(self, net: Net, query: Query, chosen: Tensor, seed: int) -> Net:
+    def tuned(self, net: Net, query: Query, chosen: Tensor, stream: Stream) -> Net:
         """A copy of the scoring net that learned the turns of the images at `chosen` i64, all of its weights with them."""
-        copied, images, where = copy.deepcopy(net), pixels(query.pool.images), ("pal", "part", len(chosen))
+        copied, images = copy.deepcopy(net), pixels(query.pool.images)
         unused = torch.zeros_like(chosen)  # turns are labels enough
         checkpoint = _file(query, TUNED)
-        train.fit(copied, images, chosen, unused, self.tuning, loss=turn_loss, seed=seed, where=where, checkpoint=checkpoint)
+        learner = Learner(self.net, self.tuning, rotation.loss)
+        train.fit(copied, images, chosen, unused, learner, stream / "part" / len(chosen), checkpoint=checkpoint)
         return copied
 
 

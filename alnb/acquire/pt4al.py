@@ -18,8 +18,8 @@ from alnb.acquire import scores
 from alnb.acquire.query import Query
 from alnb.learn.pretrain import check_losses
 from alnb.learn.train import predict
-from alnb.store import streams as rng
 from alnb.store.shapes import Float, Int
+from alnb.store.streams import Stream
 
 LOSS = "pretext_loss"  # what `query.side` calls the losses
 KEYS = ("float", "text", "random")
@@ -45,7 +45,7 @@ def ranking(losses: Float[Tensor, " N"], *, key: str = "float", order: str = "hi
     _check_name("key", key, KEYS)
     _check_name("order", order, ORDERS)
     if key == "random":
-        return torch.randperm(len(losses), generator=rng.generator(seed, "pt4al", "shuffle"))
+        return torch.randperm(len(losses), generator=(Stream(seed) / "pt4al" / "shuffle").generator())
     losses = losses.detach().cpu()
     check_losses(losses, "the pretext")
     high = order == "high_first"

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from alnb.data import Images
 from alnb.learn.nets import Net
+from alnb.learn.task import VOID
 from alnb.learn.train import log_probs, predict
+from alnb.store.streams import Stream
 
-VOID = -1  # no label; or, in `acquired`, not asked for yet
+NOT_ASKED = -1  # in `Pool.acquired`
 
 
 @dataclass(frozen=True)
@@ -23,23 +25,26 @@ class Pool:
     """N images, with the labels that were paid for. It holds no other labels."""
 
     images: Images
-    labels: Tensor  # i64 [N]; VOID where unknown
-    acquired: Tensor  # i64 [N]; the cycle in which each image was asked for, VOID = not yet
+    labels: Tensor  # i64 [N]; VOID = unknown
+    acquired: Tensor  # i64 [N]; the cycle in which each image was asked for, NOT_ASKED = not yet
 
     @classmethod
     def of(cls, images: Images) -> Pool:
         """A pool without any label."""
-        return cls(images, torch.full((len(images),), VOID), torch.full((len(images),), VOID))
+        return cls(images, torch.full((len(images),), VOID), torch.full((len(images),), NOT_ASKED))
 
     def __post_init__(self) -> None:
-        """Raises: ValueError where the lengths differ, or a label came from nowhere."""
+        """Raises: ValueError if the lengths differ, or an image has a label but was not asked for."""
         if not len(self.images) == len(self.labels) == len(self.acquired):
             raise ValueError(
-                f"{len(self.images)} images, {len(self.labels)} labels and {len(self.acquired)} acquisition cycles: they must be as many"
+                f"{len(self.images)} images, {len(self.labels)} labels and {len(self.acquired)} acquisition cycles: give one label and one "
+                "cycle per image"
             )
-        if bool(((self.labels != VOID) & (self.acquired == VOID)).any()):
+        unpaid = ((self.labels != VOID) & (self.acquired == NOT_ASKED)).nonzero().flatten()
+        if len(unpaid):
             raise ValueError(
-                "a label is known of an image that was not asked for: `acquired` must hold a cycle, 0 say, where `labels` is not VOID"
+                f"image {int(unpaid[0])} has a label but acquired[{int(unpaid[0])}] is {NOT_ASKED}: set it to the cycle in which the image "
+                "was labelled, such as 0"
             )
 
     def __len__(self) -> int:
@@ -52,9 +57,14 @@ class Pool:
         return (self.labels != VOID).nonzero().flatten()
 
     @property
+    def asked(self) -> Tensor:
+        """Global indices i64 of the images that were asked for, with or without an answer, ascending."""
+        return (self.acquired != NOT_ASKED).nonzero().flatten()
+
+    @property
     def unlabelled(self) -> Tensor:
-        """Global indices i64 of the images that nobody has been asked about, ascending."""
-        return (self.acquired == VOID).nonzero().flatten()
+        """Global indices i64 of the images that were not asked for, ascending."""
+        return (self.acquired == NOT_ASKED).nonzero().flatten()
 
     def acquire(self, indices: Tensor, labels: Tensor, cycle: int) -> Pool:
         """A new pool in which the images at `indices` i64 [n] have `labels` i64 [n] since `cycle`. This one stays as it is.
@@ -62,33 +72,33 @@ class Pool:
         A label may be VOID: asked, without an answer.
 
         Raises:
-            ValueError: an index is out of range, stands twice, or was asked for before.
+            ValueError: an index is out of range, occurs twice, or was asked for before.
         """
         if len(indices) != len(labels):
-            raise ValueError(f"{len(indices)} indices, but {len(labels)} labels")
+            raise ValueError(f"{len(indices)} indices, but {len(labels)} labels: give one label per index")
         check_indices(indices, self, f"cycle {cycle}")
         return replace(
             self, labels=self.labels.index_put((indices,), labels), acquired=self.acquired.index_put((indices,), torch.tensor(cycle))
         )
 
 
-def check_indices(indices: Tensor, pool: Pool, what: str) -> None:
-    """Make sure that `indices` can be asked for: whole numbers, within the pool, all different, none of them before.
+def check_indices(indices: Tensor, pool: Pool, place: str) -> None:
+    """Check that `indices` can be asked for: whole numbers within the pool, all different, none asked for before.
 
     Raises:
-        ValueError: it names `what` returned them, and the first offending ones.
+        ValueError: the message names the `place` and the first wrong indices.
     """
     if indices.dtype != torch.int64 or indices.ndim != 1:
-        raise ValueError(f"{what}: indices must be i64 of one dimension, these are {indices.dtype} of shape {list(indices.shape)}")
+        raise ValueError(f"{place}: indices must be int64 with one dimension, these are {indices.dtype} of shape {list(indices.shape)}")
     outside = indices[(indices < 0) | (indices >= len(pool))]
     if len(outside):
-        raise ValueError(f"{what}: indices {_first(outside)} lie outside the pool of {len(pool)} images; indices are global, from 0")
+        raise ValueError(f"{place}: indices {_first(outside)} are outside the pool of {len(pool)} images; indices are global, from 0")
     values, counts = indices.unique(return_counts=True)
     if bool((counts > 1).any()):
-        raise ValueError(f"{what}: indices {_first(values[counts > 1])} stand there more than once")
-    before = indices[pool.acquired[indices] != VOID]
-    if len(before):
-        raise ValueError(f"{what}: images {_first(before)} were asked for before (the first in cycle {int(pool.acquired[before[0]])})")
+        raise ValueError(f"{place}: indices {_first(values[counts > 1])} occur more than once")
+    repeated = indices[pool.acquired[indices] != NOT_ASKED]
+    if len(repeated):
+        raise ValueError(f"{place}: images {_first(repeated)} were asked for before (the first in cycle {int(pool.acquired[repeated[0]])})")
 
 
 def _first(values: Tensor) -> str:
@@ -104,10 +114,10 @@ class Query:
     net: Net | None  # trained on the pool's labels, in evaluation mode; None before the first labels
     candidates: Tensor  # global indices i64 [M]: ascending, or in the order that a scope gives them
     n: int  # how many to choose
-    rng: torch.Generator  # on the CPU
+    stream: Stream  # the address of this query's random numbers; each strategy and scope adds its name
     side: Mapping[str, Any] = field(default_factory=dict)  # what else is known of the images, such as a pretext's losses [N]
-    folder: Path | None = None  # where a long computation may keep its checkpoint; None: nowhere
-    cycle: int = 0  # which it is for
+    folder: Path | None = None  # where a long computation stores its checkpoint; None: nowhere
+    cycle: int = 0  # that the query is for
 
     @cached_property
     def log_probs(self) -> Tensor:
@@ -124,3 +134,17 @@ class Query:
         if self.net is None:
             raise ValueError("there is no trained net before the first labels: choose the first ones with another strategy, such as random")
         return self.net
+
+
+def check_query(chosen: Tensor, query: Query, place: str, *, exact: bool = True) -> None:
+    """Check a strategy's answer: `query.n` different candidates; if not `exact`, from 1 to as many.
+
+    Raises:
+        ValueError: the message names the `place` and what is wrong.
+    """
+    check_indices(chosen, query.pool, place)
+    if len(chosen) != query.n and (exact or not 0 < len(chosen) < query.n):
+        raise ValueError(f"{place}: returned {len(chosen)} indices, expected {query.n}")
+    outside = chosen[~torch.isin(chosen, query.candidates)]
+    if len(outside):
+        raise ValueError(f"{place}: image {int(outside[0])} is not among the {len(query.candidates)} candidates")

@@ -48,5 +48,5 @@ class RandomSubset:
         """
         if query.n > self.size:
             raise ValueError(f"RandomSubset.size is {self.size}, fewer than the {query.n} images asked for: score a larger subset")
-        drawn = torch.randperm(len(query.candidates), generator=query.rng)[: self.size]
+        drawn = torch.randperm(len(query.candidates), generator=(query.stream / "subset").generator())[: self.size]
         return query.candidates[drawn].sort().values

@@ -305,7 +305,7 @@ class SvmMargin:
                 RuntimeWarning,
                 stacklevel=2,
             )
-            return candidates[torch.randperm(len(candidates), generator=query.rng)[: query.n]]
+            return candidates[torch.randperm(len(candidates), generator=(query.stream / "random").generator())[: query.n]]
         svm = fit_svm(_rows(query, labelled), labels, C=self.C, estimator=self.estimator, scale=self.scale)
         margins = [RULES[self.rule](svm.scores(_rows(query, part)), svm.weights) for part in candidates.split(BLOCK)]
         return candidates[top(-torch.cat(margins), query.n)]

@@ -7,7 +7,6 @@ settings of the authors' code (sinhasam/vaal).
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +20,9 @@ from alnb.acquire import scores
 from alnb.acquire.query import Query
 from alnb.data import Images, pixels
 from alnb.learn import train
-from alnb.store import stop as pause
-from alnb.store import streams as rng
+from alnb.learn.checkpoint import Checkpoint
+from alnb.learn.train import Order
+from alnb.store.streams import Stream
 
 HALVINGS = 4  # strided convolutions of the encoder: sides must be multiples of 2**HALVINGS
 SMALLEST = 32  # pixels; the encoder then leaves 2x2, as in the authors' code
@@ -238,13 +238,12 @@ def least_labelled(vaal: VAAL, query: Query, updates: int, given: Given | None =
             f"VAAL tells labelled images from unlabelled ones, but there are {len(labelled)} labelled and {len(query.candidates)} "
             "candidates: choose the first images with another strategy, such as random"
         )
-    seed = int(torch.randint(2**rng.BITS - 1, (), generator=query.rng))
     checkpoint = None if query.folder is None else query.folder / "vaal.pt"
-    game = _Game(vaal, images, labelled, query.candidates, seed, checkpoint, given)
+    game = _Game(vaal, images, (labelled, query.candidates), query.stream / "vaal", checkpoint, given)
     game.play(updates)
     chosen = query.candidates[scores.top(-game.logits(), query.n)]
-    if game.checkpoint is not None:
-        game.checkpoint.unlink(missing_ok=True)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     return chosen
 
 
@@ -255,65 +254,59 @@ class _Batch(NamedTuple):
 
 
 class _Game:
-    """One training: the two nets, their optimisers, and where they are. Every update is a function of its number and the seed."""
+    """One training: the two nets, their optimisers and their position. Every update is a function of its number and the stream."""
 
     def __init__(
-        self,
-        vaal: VAAL,
-        images: Images,
-        labelled: Tensor,
-        unlabelled: Tensor,
-        seed: int,
-        checkpoint: Path | None,
-        given: Given | None = None,
+        self, vaal: VAAL, images: Images, rows: tuple[Tensor, Tensor], stream: Stream, checkpoint: Path | None, given: Given | None
     ) -> None:
-        """At the beginning, or where `checkpoint` is; the nets' first weights are the same on every device."""
-        self.vaal, self.images, self.seed, self.checkpoint = vaal, images, seed, checkpoint
+        """The start, or the position of `checkpoint`. `rows` are global indices of labelled and of unlabelled images."""
+        self.vaal, self.images, self.stream = vaal, images, stream
         self.device, (_, height, width) = images.device, images.shape
-        self.rows = labelled.to(self.device), unlabelled.to(self.device)
-        told = [torch.empty(len(rows), 0) for rows in self.rows] if given is None else [given.labelled, given.candidates]
+        self.rows = [indices.to(self.device) for indices in rows]
+        told = [torch.empty(len(indices), 0) for indices in rows] if given is None else [given.labelled, given.candidates]
         self.given = [values.to(self.device) for values in told]
         dimensions = self.given[0].shape[1]
-        with rng.scope(seed, "vaal", "init"):
+        with (stream / "init").scope():
             vae = VAE(height, width, channels=vaal.width, latent=vaal.latent, given=dimensions)
             judge = discriminator(vaal.latent + dimensions, vaal.hidden)
         self.vae: VAE = vae.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this form
         self.judge = judge.to(self.device)
         self.weights = list(self.vae.parameters())
         self.optimisers = [torch.optim.Adam(net.parameters(), lr=vaal.lr, fused=True) for net in (self.vae, self.judge)]
-        size = min(vaal.batch, len(labelled), len(unlabelled))
-        names = ("labelled", "unlabelled")
-        self.orders = [train.Order(len(r), size, seed, ("vaal", name), self.device) for r, name in zip(self.rows, names, strict=True)]
-        self.step, self.saved_step, self.saved_time, self.pause = 0, 0, time.monotonic(), vaal.checkpoint_seconds
-        if checkpoint is not None:
-            origin = () if given is None else (given.origin,)
-            self.identity = store.fingerprint(vaal, images.fingerprint, labelled, unlabelled, seed, *origin)
-            self.resume(checkpoint)
+        size = min(vaal.batch, *map(len, rows))
+        self.orders = [Order(len(r), size, stream / name, self.device) for r, name in zip(rows, ("labelled", "unlabelled"), strict=True)]
+        identity = store.fingerprint(vaal, images.fingerprint, *rows, stream, "" if given is None else given.origin)
+        remedy = "Lower VAAL.lr or VAAL.beta, or take kl='mean'; and look at the images"
+        self.state = Checkpoint(checkpoint, identity, vaal.checkpoint_seconds, "VAAL", remedy)
+        self.resume()
 
     def play(self, updates: int) -> None:
-        """Do what is left of `updates`. The host waits for the device once in `train.REPORT_UPDATES` of them."""
-        losses: list[Tensor] = []  # since they were last looked at, still on the device
+        """Do the rest of `updates`. The host waits for the device once in `train.REPORT_UPDATES` of them."""
+        losses: list[Tensor] = []  # [2] each, since the last check, still on the device
         self.vae.train()
-        while self.step < updates:
+        while self.state.step < updates:
             losses.append(self.update())
-            self.step += 1
-            last = self.step == updates
-            if last or len(losses) == train.REPORT_UPDATES or self.due():
-                self.check(torch.stack(losses), updates)
+            self.state.step += 1
+            last = self.state.step == updates
+            if last or len(losses) == train.REPORT_UPDATES or self.state.due:
+                for column, name in enumerate(("loss of the VAE", "loss of the discriminator")):
+                    self.state.mean([pair[column] for pair in losses], name)
+                self.state.check_weights(self.vae, self.judge)
                 losses.clear()
-                if self.checkpoint is not None and not last and self.due():
-                    self.save(self.checkpoint)
-                    pause.check(f"VAAL, update {self.step} of {updates}")
+                if not last and self.state.due:
+                    optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
+                    self.state.save({"vae": self.vae.state_dict(), "judge": self.judge.state_dict(), "optimisers": optimisers})
+                    self.state.stop_if_requested(updates)
 
     def update(self) -> Tensor:
         """`vae_steps`, then `adv_steps`; the last losses [2] of the VAE and of the discriminator. All but the first step of the
         discriminator, which sees the batches of the VAE's last, are on new batches.
         """
-        noise = rng.generator(self.seed, "vaal", "noise", self.step, device=self.device)
+        noise = (self.stream / "noise" / self.state.step).generator(self.device)
         draws = self.vaal.vae_steps + self.vaal.adv_steps - 1
         found = {}
         for draw in range(draws):
-            labelled, unlabelled = self.batches(self.step * draws + draw)
+            labelled, unlabelled = self.batches(self.state.step * draws + draw)
             if draw < self.vaal.vae_steps:
                 found["vae"] = self.vae_step(labelled, unlabelled, noise)
             if draw >= self.vaal.vae_steps - 1:
@@ -322,7 +315,7 @@ class _Game:
 
     def batches(self, draw: int) -> list[_Batch]:
         """Labelled and unlabelled images. In the first update what is given is noise in [0, 1), as TA-VAAL's code has it."""
-        noise = None if self.step else rng.generator(self.seed, "vaal", "given", draw, device=self.device)
+        noise = None if self.state.step else (self.stream / "given" / draw).generator(self.device)
         found = []
         for rows, given, order in zip(self.rows, self.given, self.orders, strict=True):
             chosen = order(draw)
@@ -360,57 +353,18 @@ class _Game:
         """Logits [M] of being labelled of the unlabelled images, on the CPU, in their order."""
         rows, given = self.rows[1], self.given[1]
         self.vae.train(not self.vaal.eval_sampling)
-        shuffled = torch.randperm(len(rows), generator=rng.generator(self.seed, "vaal", "scoring"))
+        shuffled = torch.randperm(len(rows), generator=(self.stream / "scoring").generator())
         order, chunk = shuffled.to(self.device), self.vaal.batch
         means = train.predict(lambda x: self.vae.encode(self.vae.prepare(x))[0], self.images, rows[order], chunk=chunk)
         with torch.no_grad():  # in the same chunks, so that the last bits are those of one pass through both nets
             found = torch.cat([self.judge(codes) for codes in torch.cat([means, given[order]], dim=1).split(chunk)]).flatten().cpu()
         return torch.empty_like(found).index_copy_(0, shuffled, found)
 
-    # -- safety --
-
-    def check(self, losses: Tensor, updates: int) -> None:
-        """Look at the `losses` [K,2] of the last K updates, and at what the last of them made of the weights.
-
-        Raises: train.NonFiniteLoss.
-        """
-        remedy = "lower VAAL.lr or VAAL.beta, or take kl='mean'; and look at the images"
-        if self.saved_step:
-            remedy += f". The last good checkpoint is {self.checkpoint}, update {self.saved_step}"
-        for back, pair in zip(range(len(losses), 0, -1), losses.tolist(), strict=True):
-            for what, value in zip(("VAE", "discriminator"), pair, strict=True):
-                if not math.isfinite(value):
-                    raise train.NonFiniteLoss(
-                        f"VAAL: the loss of the {what} is {value} at update {self.step - back} of {updates}; {remedy}"
-                    )
-        state = [*self.vae.state_dict().values(), *self.judge.state_dict().values()]
-        if not bool(torch.stack([value.isfinite().all() for value in state]).all()):
-            raise train.NonFiniteLoss(f"VAAL: weights are not finite after update {self.step - 1} of {updates}; {remedy}")
-
-    def resume(self, path: Path) -> None:
-        """Continue from the checkpoint where there is one.
-
-        Raises: store.Corrupted.
-        """
-        if not path.exists():
-            return
-        saved = store.read_tensors(path, self.device)
-        if saved.get("identity") != self.identity:
-            raise store.Corrupted(f"{path} belongs to another training (other settings, images, labels or seed); delete it to begin anew")
-        self.vae.load_state_dict(saved["vae"])
-        self.judge.load_state_dict(saved["judge"])
-        for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        self.step = self.saved_step = saved["step"]
-
-    def due(self) -> bool:
-        """Whether the last checkpoint is old enough for a new one, or somebody asked to stop."""
-        return self.checkpoint is not None and (pause.requested() or time.monotonic() - self.saved_time > self.pause)
-
-    def save(self, path: Path) -> None:
-        """Write the checkpoint."""
-        before = time.monotonic()
-        states = {"vae": self.vae.state_dict(), "judge": self.judge.state_dict(), "optimisers": [o.state_dict() for o in self.optimisers]}
-        store.write_tensors(path, {"identity": self.identity, "step": self.step, **states})
-        self.saved_step, self.saved_time = self.step, time.monotonic()
-        self.pause = max(self.pause, (self.saved_time - before) / train.CHECKPOINT_SHARE)
+    def resume(self) -> None:
+        """Continue from the checkpoint if there is one. Raises: store.Corrupted."""
+        saved = self.state.resume(self.device)
+        if saved is not None:
+            self.vae.load_state_dict(saved["vae"])
+            self.judge.load_state_dict(saved["judge"])
+            for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
+                optimiser.load_state_dict(state)

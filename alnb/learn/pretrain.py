@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from alnb import store
 from alnb.data import Embedded, Images, ImageSet
 from alnb.learn.augment import AUGMENTATIONS, Augment
 from alnb.learn.nets import Backbone, Net
-from alnb.learn.pretexts import colorization, jigsaw, simsiam
-from alnb.learn.train import CHUNK, Learner, Report, Watch, chunk_of, fit, predict
-from alnb.store import streams as rng
+from alnb.learn.pretexts import colorization, jigsaw, rotation, simsiam
+from alnb.learn.train import CHUNK, Learner, Report, TrainingHook, chunk_of, fit, predict
+from alnb.store.streams import Stream
 
 COLLAPSED = 0.1  # a spread below this is an alarm; healthy runs stay near 1 (Chen and He 2021, section 4.1)
 
@@ -42,31 +42,8 @@ class Pretext:
     spread: Callable[[Net, Tensor], float] | None = None  # of images [B,3,H,W]: near 1 when healthy, 0 when collapsed
 
 
-def rotation(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy [B] of telling by which of 0, 90, 180 and 270 degrees images [B,3,H,W], square, were turned.
-
-    The four views go through the net in one batch of 4B, so that batch normalisation sees all rotations mixed and cannot give the
-    answer away. Source: Gidaris et al. 2018; Yi et al. 2022, equation 1.
-
-    Raises:
-        ValueError: images that are not square, or smaller than `SMALLEST`.
-    """
-    height, width = x.shape[2:]
-    if height != width or height < SMALLEST:
-        raise ValueError(
-            f"images of {height}x{width} pixels cannot be turned by 90 degrees, or show nothing: resize them to squares of {SMALLEST} "
-            "pixels or more"
-        )
-    views = torch.cat([torch.rot90(x, turns, dims=(2, 3)) for turns in range(4)])
-    turns = torch.arange(4, device=x.device).repeat_interleave(len(x))
-    return functional.cross_entropy(net(views), turns, reduction="none").view(4, -1).mean(dim=0)
-
-
-SMALLEST = 8  # pixels, the side of the digits: what is smaller does not show how it was turned
-
-
 PRETEXTS: dict[str, Pretext] = {
-    "rotation": Pretext("rotation", 4, rotation),
+    "rotation": Pretext("rotation", rotation.TURNS, rotation.loss),
     "simsiam": Pretext("simsiam", 2048, simsiam.loss, simsiam.Head, views=2, draws=8, spread=simsiam.spread),
     "colorization": Pretext("colorization", 2, colorization.regression, colorization.Head),
     "colorization_ab": Pretext("colorization_ab", colorization.BINS, colorization.quantised, colorization.Head),
@@ -114,9 +91,10 @@ class Pretrained:
 
 def build(learner: Learner, pretext: Pretext, seed: int, device: torch.device | str = "cpu") -> Net:
     """A fresh net with the head of `pretext`."""
-    net = learner.build(pretext.outputs, seed, pretext.name, device=device)
+    stream = Stream(seed) / "pretext" / pretext.name
+    net = learner.build(pretext.outputs, stream, device)
     if pretext.head is not nn.Linear:
-        with rng.scope(seed, "init", pretext.name, "head"):
+        with (stream / "init" / "head").scope():
             net.head = pretext.head(net.width, pretext.outputs).to(device)
     return net
 
@@ -154,8 +132,7 @@ def pretrain(
     check_losses(content["losses"], f"the pretext {pretext.name}")
     # named by the weights themselves: computed again on another device, they are another backbone
     backbone = Backbone(store.fingerprint(content["trunk"]), content["trunk"])
-    head = content.get("head", {})  # results from before it was kept have none
-    return Pretrained(backbone, content["features"], content["losses"], content["seconds"], head, tuple(content["history"]))
+    return Pretrained(backbone, content["features"], content["losses"], content["seconds"], content["head"], tuple(content["history"]))
 
 
 def losses_of(pretext: Pretext, pretrained: Pretrained, learner: Learner, images: Images, *, seed: int = 0) -> Tensor:
@@ -164,10 +141,7 @@ def losses_of(pretext: Pretext, pretrained: Pretrained, learner: Learner, images
     Args:
         learner, seed: as `pretrain` was given them.
     Raises:
-        ValueError: the pre-training was kept before heads were: delete it to have it computed again.
     """
-    if not pretrained.head:
-        raise ValueError(f"this pre-training on {pretext.name} was kept without its head: delete it below its cache, and pretrain again")
     net = build(replace(learner, backbone=pretrained.backbone), pretext, seed, images.device)
     net.head.load_state_dict(dict(pretrained.head))
     return draw_losses(pretext, net, images, learner.recipe.augment, seed)
@@ -216,8 +190,8 @@ def embed(
     experiment = store.describe({"images": images.fingerprint, **named, **drawn})
 
     def compute(folder: Path) -> dict[str, Any]:
-        net = learner.build(1, 0, device=images.device).eval()
-        sources = [_Viewed(images, augment, seed, ("embed", view)) for view in range(views)]
+        net = learner.build(1, Stream(0), images.device).eval()
+        sources = [_Viewed(images, augment, Stream(seed) / "embed" / view) for view in range(views)]
         stacked = torch.stack([predict(net.features, source) for source in sources]) if views else None
         return {"features": predict(net.features, images), "views": stacked}
 
@@ -234,9 +208,9 @@ def _compute(
     start = time.monotonic()
     everything = torch.arange(len(images))
     net = build(learner, pretext, seed, images.device)
-    looks = _Looks(pretext, images, monitor, folder, learner.recipe.updates(len(images)), learner.recipe.epochs)
-    options = {"loss": learner.loss, "seed": seed, "where": ("pretext", pretext.name), "checkpoint": folder / "checkpoint.pt"}
-    fit(net, images, everything, everything, learner.recipe, **options, report=report, watch=looks.watch)  # type: ignore[arg-type]
+    looks = _History(pretext, images, monitor, folder, learner.recipe.updates(len(images)), learner.recipe.epochs)
+    stream, hook = Stream(seed) / "pretext" / pretext.name, looks.hook(report)
+    fit(net, images, everything, everything, learner, stream, checkpoint=folder / "checkpoint.pt", hook=hook)
     return {
         "trunk": net.trunk.state_dict(),
         "head": net.head.state_dict(),
@@ -248,7 +222,7 @@ def _compute(
 
 
 @dataclass
-class _Looks:
+class _History:
     """What is measured some forty times during a pre-training; kept in a file, so that it survives a kill."""
 
     pretext: Pretext
@@ -260,15 +234,16 @@ class _Looks:
     times: int = 40  # of 800 epochs, every twentieth
     history: list[dict[str, float]] = field(default_factory=list)
 
-    @property
-    def watch(self) -> Watch | None:
+    def hook(self, report: Report | None) -> TrainingHook:
+        """The hook that measures; without a monitor and a spread it only reports."""
         if self.monitor is None and self.pretext.spread is None:
-            return None
+            return TrainingHook(report)
         path = self.folder / "history.json"
         self.history = store.read_json(path)["history"] if path.exists() else []
-        return Watch(max(1, self.updates // self.times), self.look)
+        return TrainingHook(report, self.look, max(1, self.updates // self.times))
 
     def look(self, net: Net, step: int) -> None:
+        """Measure after `step` updates, and store it. Raises: Collapsed."""
         entry: dict[str, float] = {"update": step, "epoch": round(step / self.updates * self.epochs, 2)}
         if self.monitor is not None:
             entry["knn"] = self.monitor(net)
@@ -291,8 +266,7 @@ class _Viewed:
 
     images: Images
     augment: Augment
-    seed: int
-    where: Sequence[str | int]
+    stream: Stream
 
     def __len__(self) -> int:
         return len(self.images)
@@ -307,10 +281,10 @@ class _Viewed:
 
     @property
     def fingerprint(self) -> str:
-        return store.fingerprint(self.images.fingerprint, self.augment, self.seed, self.where)
+        return store.fingerprint(self.images.fingerprint, self.augment, self.stream)
 
     def batch(self, indices: Tensor) -> Tensor:
-        generator = rng.generator(self.seed, *self.where, int(indices[0]), device=self.device)
+        generator = (self.stream / int(indices[0])).generator(self.device)
         return self.augment(self.images.batch(indices), generator)[0]
 
 
@@ -326,7 +300,7 @@ def draw_losses(pretext: Pretext, net: Net, images: Images, augment: Augment, se
         return predict(lambda x: pretext.loss(net, x, x), images)[None]
     found = torch.zeros(pretext.draws, len(images), device=images.device)
     for draw in range(pretext.draws):
-        sources = [_Viewed(images, augment, seed, ("losses", draw, view)) for view in range(pretext.views)]
+        sources = [_Viewed(images, augment, Stream(seed) / "losses" / draw / view) for view in range(pretext.views)]
         for some in torch.arange(len(images)).split(chunk_of(images)):
             x = torch.cat([source.batch(some) for source in sources])
             with torch.no_grad():

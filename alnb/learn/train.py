@@ -1,9 +1,8 @@
-"""How a net is trained: `Recipe`, `Learner`, `fit`; and read: `predict` (the one chunk loop), `evaluate`."""
+"""How a net is trained: `Recipe`, `Learner`, `fit`; and used: `predict` (the chunk loop of the package), `evaluate`."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,13 @@ from alnb import store
 from alnb.data import Embedded, Images
 from alnb.learn import metrics
 from alnb.learn.augment import AUGMENTATIONS, Augment
+from alnb.learn.checkpoint import Checkpoint
 from alnb.learn.nets import NO_CHANGE, Backbone, Net
-from alnb.store import stop as pause
-from alnb.store import streams as rng
+from alnb.store.checks import at_least, one_of, within
+from alnb.store.streams import Stream
 
-REPORT_UPDATES = 50  # losses are read from the device once in so many updates
-CHUNK = 1000  # images of up to 64x64 a forward pass, see `chunk_of`: fixed, so that the last bits never depend on the machine's memory
-CHECKPOINT_SHARE = 0.01  # checkpoints may cost this share of the time, whatever `checkpoint_seconds` says
+REPORT_UPDATES = 50  # the host reads losses from the device once in this many updates
+CHUNK = 1000  # images of up to 64x64 in a forward pass, see `chunk_of`: fixed, so that the last bits never depend on the machine's memory
 
 Report = Callable[[int, int, float], None]
 """Called with (updates done, updates in all, mean loss since the last call)."""
@@ -30,53 +29,41 @@ Loss = Callable[[Net, Tensor, Tensor], Tensor]
 """(net, images [B,3,H,W] in [0, 1], labels i64 [B]) -> loss of each image [B]."""
 
 
-class NonFiniteLoss(Exception):
-    """The loss became infinite or not a number."""
-
-
 @dataclass(frozen=True)
 class Recipe:
     """How a net is trained: SGD with momentum.
 
-    A batch may reach from one pass over the data into the next, so that all batches have the same size, nothing is dropped and every
+    A batch may reach from one pass over the data into the next. So all batches have the same size, nothing is dropped, and every
     image is seen equally often.
     """
 
     epochs: float = 200  # passes over the labelled images
     min_updates: int = 0  # floor on the number of updates, for tiny labelled sets
-    batch: int = 128  # images an update; fewer where fewer are labelled
+    batch: int = 128  # images in an update; fewer if fewer are labelled
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
-    schedule: str = "cosine"  # "cosine" to 0, "constant", or "step": a tenth from each milestone on
+    schedule: str = "cosine"  # "cosine" to 0, "constant", or "step": divided by 10 at each milestone
     milestones: tuple[float, ...] = (0.8,)  # of "step", as fractions of the training
     warmup: float = 0.0  # fraction of the training in which the rate climbs linearly
     augment: Augment = AUGMENTATIONS["none"]
-    views: int = 1  # random views of each image in an update, one after the other along the batch axis
-    precision: str = "auto"  # "auto": bfloat16 autocast on CUDA, float32 elsewhere; or one of the two
+    views: int = 1  # random views of each image in an update, concatenated along the batch axis
+    precision: str = "auto"  # "auto": bfloat16 autocast on CUDA, float32 elsewhere; or "float32", "bfloat16"
     compile: bool = False  # torch.compile; worth it on a GPU and in long trainings
-    stuck_in_eval: bool = field(default=False, metadata={"added": True})  # a defect of VAAL's and PAL's code
-    checkpoint_seconds: float = field(default=60.0, metadata={"result": False})  # changes no result, so no manifest either
+    stuck_in_eval: bool = False  # train in evaluation mode: a defect of VAAL's and PAL's code (`methods.md`, difference 7)
+    checkpoint_seconds: float = field(default=60.0, metadata={"result": False})  # changes no result, so it is not in the manifest
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
-        for name, number in {"epochs": self.epochs, "batch": self.batch, "lr": self.lr}.items():
-            if not 0 < number < math.inf:
-                raise ValueError(f"Recipe.{name} is {number}: it must be above 0, and finite")
-        for name, least in {"batch": 1, "min_updates": 0, "views": 1}.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise ValueError(f"Recipe.{name} is {value!r}: it must be a whole number, at least {least}")
-        for name, share in {"momentum": self.momentum, "warmup": self.warmup}.items():
-            if not 0 <= share < 1:
-                raise ValueError(f"Recipe.{name} is {share}: it must be in [0, 1)")
-        for name, value, allowed in (
-            ("schedule", self.schedule, ("cosine", "constant", "step")),
-            ("precision", self.precision, ("auto", "float32", "bfloat16")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"Recipe.{name} is {value!r}: it must be one of {', '.join(allowed)}")
+        for name in ("epochs", "lr"):
+            within(f"Recipe.{name}", getattr(self, name), 0, math.inf, above=True)
+        for name, low in {"batch": 1, "min_updates": 0, "views": 1}.items():
+            at_least(f"Recipe.{name}", getattr(self, name), low)
+        for name in ("momentum", "warmup"):
+            within(f"Recipe.{name}", getattr(self, name), 0, 1)
+        one_of("Recipe.schedule", self.schedule, ("cosine", "constant", "step"))
+        one_of("Recipe.precision", self.precision, ("auto", "float32", "bfloat16"))
 
     def updates(self, n: int) -> int:
         """Number of updates on `n` labelled images."""
@@ -93,29 +80,29 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Something looked at during a training, which changes nothing in it."""
+class TrainingHook:
+    """What is called during a training. It changes nothing in the training."""
 
-    every: int  # updates; the last one is looked at too
-    look: Callable[[Net, int], None]  # called with the net, in evaluation mode, and the number of updates done
+    report: Report | None = None
+    look: Callable[[Net, int], None] | None = None  # called with the net, in evaluation mode, and the number of updates done
+    every: int = 1  # updates between two looks; the last update is looked at too
 
 
 def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
-    """Loss [B] of images [B,3,H,W] in [0, 1] with labels i64 [B]."""
+    """Cross-entropy [B] in nats of images [B,3,H,W] in [0, 1] with labels i64 [B]."""
     return functional.cross_entropy(net(x), y, reduction="none")
 
 
 @dataclass(frozen=True)
-class Later:
+class LossSwitch:
     """Another loss for the rest of a training."""
 
-    share: float  # of the updates, after which it takes over, in (0, 1)
+    share: float  # of the updates, after which the other loss takes over, in (0, 1)
     loss: Loss
 
     def __post_init__(self) -> None:
-        """Raises: ValueError where the share is not one."""
-        if not 0 < self.share < 1:
-            raise ValueError(f"Later.share is {self.share}: it must be in (0, 1), a part of the training")
+        """Raises: ValueError if the share is not a fraction."""
+        within("LossSwitch.share", self.share, 0, 1, above=True)
 
 
 @dataclass(frozen=True)
@@ -124,19 +111,19 @@ class Learner:
 
     net: Callable[[int], Net]  # from the number of outputs, as in `nets.NETS`
     recipe: Recipe
-    loss: Loss = cross_entropy
+    loss: Loss | None = None  # None: that of the task, see `learn.task`
     mean: tuple[float, ...] = NO_CHANGE[0]  # of the images, per channel, in [0, 1]
     std: tuple[float, ...] = NO_CHANGE[1]
-    backbone: Backbone | None = None  # where the trunk's weights start; None: at random
-    later: Later | None = field(default=None, metadata={"added": True})
+    backbone: Backbone | None = None  # pre-trained weights of the trunk; None: random weights
+    switch: LossSwitch | None = None
 
-    def build(self, outputs: int, seed: int, *where: str | int, device: torch.device | str = "cpu") -> Net:
-        """A net with fresh weights, the same on every device; channels last, which is faster on GPUs and CPUs alike.
+    def build(self, outputs: int, stream: Stream, device: torch.device | str = "cpu") -> Net:
+        """A net with fresh weights, the same on every device. Its memory format is channels-last, which is faster on GPUs and CPUs.
 
         Raises:
             ValueError: the backbone was made for another net.
         """
-        with rng.scope(seed, "init", *where):
+        with (stream / "init").scope():
             net = self.net(outputs)
         net.mean.copy_(torch.tensor(self.mean))
         net.std.copy_(torch.tensor(self.std))
@@ -153,12 +140,11 @@ class Learner:
 
 @dataclass
 class Order:
-    """Which of `n` images each update sees: shuffled passes, cut into batches of one size. A function of the step alone."""
+    """Which of `n` images each update sees: shuffled passes, cut into batches of one size. A function of the update's number alone."""
 
     n: int
     batch: int
-    seed: int
-    where: tuple[str | int, ...]
+    stream: Stream
     device: torch.device
     passes: dict[int, Tensor] = field(default_factory=dict)
 
@@ -171,53 +157,8 @@ class Order:
         return joined[start - first * self.n : end - first * self.n]
 
     def _shuffle(self, number: int) -> Tensor:
-        generator = rng.generator(self.seed, "order", *self.where, number)
+        generator = (self.stream / "order" / number).generator()
         return torch.randperm(self.n, generator=generator).to(self.device, non_blocking=True)
-
-
-@dataclass
-class Training:
-    """The state of one training: what a checkpoint holds, and when the next one is due."""
-
-    net: Net
-    optimiser: torch.optim.Optimizer
-    identity: str  # of what is trained on what; a checkpoint of anything else is refused
-    checkpoint: Path | None
-    pause: float  # seconds between checkpoints
-    step: int = 0
-    saved_step: int | None = None
-    saved_time: float = field(default_factory=time.monotonic)
-
-    def resume(self) -> None:
-        """Continue from the checkpoint where there is one.
-
-        Raises:
-            store.Corrupted: it is damaged, or belongs to another training.
-        """
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return
-        saved = store.read_tensors(self.checkpoint, self.net.mean.device)
-        if saved["identity"] != self.identity:
-            raise store.Corrupted(f"{self.checkpoint} belongs to another training (other recipe, labels or seed); delete it to begin anew")
-        self.net.load_state_dict(saved["net"])
-        if saved["optimiser"]:
-            self.optimiser.load_state_dict(saved["optimiser"])
-        self.step = self.saved_step = saved["step"]
-
-    def due(self) -> bool:
-        """Whether the last checkpoint is old enough for a new one, or somebody asked to stop."""
-        return self.checkpoint is not None and (pause.requested() or time.monotonic() - self.saved_time > self.pause)
-
-    def save(self, *, finished: bool) -> None:
-        """Write the checkpoint. A finished training needs its optimiser no more."""
-        if self.checkpoint is None:
-            return
-        before = time.monotonic()
-        optimiser = {} if finished else self.optimiser.state_dict()
-        content = {"identity": self.identity, "step": self.step, "net": self.net.state_dict(), "optimiser": optimiser}
-        store.write_tensors(self.checkpoint, content)
-        self.saved_step, self.saved_time = self.step, time.monotonic()
-        self.pause = max(self.pause, (self.saved_time - before) / CHECKPOINT_SHARE)
 
 
 def fit(
@@ -225,15 +166,11 @@ def fit(
     images: Images,
     indices: Tensor,
     labels: Tensor,
-    recipe: Recipe,
+    learner: Learner,
+    stream: Stream,
     *,
-    loss: Loss = cross_entropy,
-    later: Later | None = None,
-    seed: int = 0,
-    where: tuple[str | int, ...] = (),
     checkpoint: Path | None = None,
-    report: Report | None = None,
-    watch: Watch | None = None,
+    hook: TrainingHook | None = None,
 ) -> None:
     """Train `net` in place on the images at global `indices` i64 [L] with `labels` i64 [L], and leave it in evaluation mode.
 
@@ -241,111 +178,101 @@ def fit(
     end the checkpoint holds the trained net. The host waits for the device once in `REPORT_UPDATES` updates.
 
     Args:
-        later: another loss for the last part of the training.
-        seed, where: the place in the experiment; the only source of randomness.
-        watch: looked at during the training; after a resume, the same updates may be looked at again.
+        learner: its recipe and losses; the net is not built here.
+        stream: the only source of randomness.
+        hook: after a resume, it may see the same updates again.
     Raises:
         NonFiniteLoss: it names the place, the update and the last good checkpoint.
-        pause.TimeIsUp: somebody asked to stop; there is a checkpoint of this very update.
+        stop.TimeIsUp: a stop was requested; there is a checkpoint of this very update.
         store.Corrupted: the checkpoint is damaged.
     """
-    if len(indices) == 0:
-        raise ValueError(f"nothing to train on at {_place(where)}: there are no labelled images")
-    indices, labels = indices.to(images.device), labels.to(images.device)
-    optimiser = torch.optim.SGD(
-        net.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay, fused=True
-    )
-    identity = store.fingerprint(recipe, indices, labels, seed, where, images.fingerprint)
-    training = Training(net, optimiser, identity, checkpoint, recipe.checkpoint_seconds)
-    training.resume()
-    updates = recipe.updates(len(indices))
-    order = Order(len(indices), min(recipe.batch, len(indices)), seed, where, images.device)
-    changes = updates if later is None else math.ceil(later.share * updates)  # the first update of the later loss
-    first, rest = (_update(training, recipe, one) for one in (loss, loss if later is None else later.loss))
+    hook = hook or TrainingHook()
+    training = _Training(net, images, indices.to(images.device), labels.to(images.device), learner, stream, checkpoint)
+    state, updates = training.state, training.updates
     losses: list[Tensor] = []  # of the updates since the last report, still on the device
-    net.train(not recipe.stuck_in_eval)
-    while training.step < updates:
-        chosen = order(training.step)
-        generator = rng.generator(seed, "augment", *where, training.step, device=images.device)
-        x = _views(images, indices[chosen], recipe, generator)
-        update = first if training.step < changes else rest
-        losses.append(update(x, labels[chosen], recipe.rate(training.step, updates)))
-        training.step += 1
-        last = training.step == updates
-        if watch is not None and (last or training.step % watch.every == 0):
-            _look(watch, net, training.step, recipe)
-        if last or len(losses) == REPORT_UPDATES or training.due():
-            mean = _read(losses, training, where)
+    net.train(not learner.recipe.stuck_in_eval)
+    while state.step < updates:
+        losses.append(training.update())
+        state.step += 1
+        last = state.step == updates
+        if hook.look is not None and (last or state.step % hook.every == 0):
+            training.look(hook.look)
+        if last or len(losses) == REPORT_UPDATES or state.due:
+            mean = state.mean(losses)
             losses.clear()
-            if report is not None:
-                report(training.step, updates, mean)
-            if last or training.due():
-                _check_weights(training, where)
+            if hook.report is not None:
+                hook.report(state.step, updates, mean)
+            if last or state.due:
                 training.save(finished=last)
                 if not last:
-                    pause.check(f"{_place(where)}, update {training.step} of {updates}")
+                    state.stop_if_requested(updates)
     net.eval()
 
 
-def _views(images: Images, indices: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """What the net sees in an update: float [views * B,3,H,W] in [0, 1], or features [views * B,D] where they stand for the images."""
-    if isinstance(images, Embedded):
-        views = [images.view(indices, generator) for _ in range(recipe.views)]
-    else:
-        x = images.batch(indices)
-        views = [recipe.augment(x, generator)[0] for _ in range(recipe.views)]
-    return torch.cat(views) if len(views) > 1 else views[0]
+class _Training:
+    """One training: the net, its optimiser, what it is trained on, and its position."""
 
+    def __init__(
+        self, net: Net, images: Images, indices: Tensor, labels: Tensor, learner: Learner, stream: Stream, checkpoint: Path | None
+    ) -> None:
+        """The start, or the position of `checkpoint`."""
+        place = str(stream) or "the only training"
+        if len(indices) == 0:
+            raise ValueError(f"{place}: there are no labelled images to train on")
+        recipe = learner.recipe
+        self.net, self.images, self.indices, self.labels, self.recipe, self.stream = net, images, indices, labels, recipe, stream
+        self.optimiser = torch.optim.SGD(
+            net.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay, fused=True
+        )
+        identity = store.fingerprint(learner, indices, labels, stream, images.fingerprint)
+        self.state = Checkpoint(checkpoint, identity, recipe.checkpoint_seconds, place)
+        self.updates = recipe.updates(len(indices))
+        self.order = Order(len(indices), min(recipe.batch, len(indices)), stream, images.device)
+        losses = [learner.loss or cross_entropy, *([learner.switch.loss] if learner.switch else [])]
+        self.switch_step = math.ceil(learner.switch.share * self.updates) if learner.switch else self.updates
+        self.losses = [torch.compile(loss) if recipe.compile else loss for loss in losses]
+        self.half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and images.device.type == "cuda")
+        saved = self.state.resume(images.device)
+        if saved is not None:
+            net.load_state_dict(saved["net"])
+            if saved["optimiser"]:
+                self.optimiser.load_state_dict(saved["optimiser"])
 
-@torch.no_grad()
-def _look(watch: Watch, net: Net, step: int, recipe: Recipe) -> None:
-    net.eval()
-    watch.look(net, step)
-    net.train(not recipe.stuck_in_eval)
-
-
-def _update(training: Training, recipe: Recipe, loss: Loss) -> Callable[[Tensor, Tensor, float], Tensor]:
-    """One update: what the net sees, labels [B] and a learning rate to the mean loss, which stays on the device."""
-    device = training.net.mean.device
-    loss = torch.compile(loss) if recipe.compile else loss
-    half = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
-
-    def update(x: Tensor, y: Tensor, rate: float) -> Tensor:
+    def update(self) -> Tensor:
+        """One update; its mean loss, which stays on the device."""
+        chosen = self.order(self.state.step)
+        x, loss = self.views(self.indices[chosen]), self.losses[0 if self.state.step < self.switch_step else -1]
         x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            mean = loss(training.net, x, y).mean()
-        training.optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            mean = loss(self.net, x, self.labels[chosen]).mean()
+        self.optimiser.zero_grad(set_to_none=True)
         mean.backward()
-        for group in training.optimiser.param_groups:
-            group["lr"] = rate
-        training.optimiser.step()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.rate(self.state.step, self.updates)
+        self.optimiser.step()
         return mean.detach()
 
-    return update
+    def views(self, indices: Tensor) -> Tensor:
+        """What the net sees in an update: float [views * B,3,H,W] in [0, 1], or features [views * B,D] of embedded images."""
+        generator = (self.stream / "augment" / self.state.step).generator(self.images.device)
+        if isinstance(self.images, Embedded):
+            views = [self.images.view(indices, generator) for _ in range(self.recipe.views)]
+        else:
+            x = self.images.batch(indices)
+            views = [self.recipe.augment(x, generator)[0] for _ in range(self.recipe.views)]
+        return torch.cat(views) if len(views) > 1 else views[0]
 
+    @torch.no_grad()
+    def look(self, look: Callable[[Net, int], None]) -> None:
+        """Call `look` with the net in evaluation mode."""
+        self.net.eval()
+        look(self.net, self.state.step)
+        self.net.train(not self.recipe.stuck_in_eval)
 
-def _check_weights(training: Training, where: tuple[str | int, ...]) -> None:
-    """The loss is that of the weights before the last step: what that step made of them is looked at before they are stored."""
-    if not bool(torch.stack([value.isfinite().all() for value in training.net.state_dict().values()]).all()):
-        raise NonFiniteLoss(f"weights are not finite after {_place(where)}, update {training.step - 1}; {_remedy(training)}")
-
-
-def _remedy(training: Training) -> str:
-    last = f"the last good checkpoint is {training.checkpoint}, update {training.saved_step}"
-    return f"{'there is no checkpoint before it' if training.saved_step is None else last}. Lower the learning rate, or look at the images"
-
-
-def _read(losses: list[Tensor], training: Training, where: tuple[str | int, ...]) -> float:
-    """The mean of the losses of the last updates, which it waits for."""
-    values = torch.stack(losses).tolist()
-    for back, value in zip(range(len(values), 0, -1), values, strict=True):
-        if not math.isfinite(value):
-            raise NonFiniteLoss(f"the loss is {value} at {_place(where)}, update {training.step - back}; {_remedy(training)}")
-    return float(sum(values) / len(values))
-
-
-def _place(where: tuple[str | int, ...]) -> str:
-    return " ".join(map(str, where)) or "the only training"
+    def save(self, *, finished: bool) -> None:
+        """Write the checkpoint. A finished training no longer needs its optimiser."""
+        self.state.check_weights(self.net)
+        self.state.save({"net": self.net.state_dict(), "optimiser": {} if finished else self.optimiser.state_dict()})
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------------------
@@ -359,7 +286,7 @@ def chunk_of(images: Images) -> int:
 
 @torch.no_grad()
 def predict(function: Callable[[Tensor], Tensor], images: Images, indices: Tensor | None = None, *, chunk: int | None = None) -> Tensor:
-    """`function` of the images at global `indices` (None: of all), without augmentation: the chunk loop of the whole package.
+    """`function` of the images at global `indices` (None: of all), without augmentation: the chunk loop of the package.
 
     Args:
         function: float images [B,3,H,W] in [0, 1] to a tensor [B,...], as `net.features`.

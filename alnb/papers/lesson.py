@@ -18,7 +18,7 @@ from alnb.acquire.query import Query
 from alnb.data import Images
 from alnb.learn.train import Learner
 from alnb.loop import oracle
-from alnb.loop.cycles import Protocol
+from alnb.loop.experiment import Experiment, Protocol
 from alnb.papers import quickstart
 from alnb.papers.bengar2021 import claims
 from alnb.report import figures as report
@@ -56,8 +56,7 @@ def untrained(learner: Learner, classes: int, strategy: Strategy) -> Strategy:
     """
 
     def untrained_start(query: Query) -> Tensor:
-        seed = int(torch.randint(2**31, (), generator=query.rng))
-        net = learner.build(classes, seed, "untrained", device=query.pool.images.device).eval()
+        net = learner.build(classes, query.stream / "untrained", query.pool.images.device).eval()
         return strategy(replace(query, net=net))
 
     return untrained_start
@@ -71,7 +70,7 @@ def typical_start(query: Query) -> Tensor:
     """
     if len(query.candidates) < query.n:
         raise ValueError(f"{query.n} typical images were asked for, of {len(query.candidates)} candidates: ask for fewer")
-    seed = int(torch.randint(2**31, (), generator=query.rng))
+    seed = (query.stream / "typical").seed % 2**31  # scikit-learn takes 32 bits
     return query.candidates[typical(quickstart.pixels(query.pool.images)[query.candidates], query.n, seed)]
 
 
@@ -86,16 +85,16 @@ def starts(targets: Tensor, learner: Learner, classes: int) -> dict[str, tuple[S
     return dict(zip(STARTS, zip(first, (random, entropy, entropy, entropy, entropy), strict=True), strict=True))
 
 
-def cold(setting: quickstart.Setting, start: quickstart.Start, name: str, seed: int) -> dict[str, Any]:
-    """What `loop.cycles` takes for one run of the start called `name`: one label a class to begin with, one a class in each cycle.
+def cold(setting: quickstart.Setting, start: quickstart.Start, name: str, seed: int) -> Experiment:
+    """The experiment of one run of the start called `name`: one label a class to begin with, one a class in each cycle.
 
     Raises:
         KeyError: there is no such start.
     """
-    facts, classes = quickstart.arguments(setting, start, "random", seed), len(setting.train.classes)
+    base, classes = quickstart.experiment(setting, start, "random", seed), len(setting.train.classes)
     initial, later = starts(setting.train.targets, start.learner, classes)[name]
     protocol = Protocol(classes, classes, COLD_CYCLES[setting.scale], seed=seed)
-    return {**facts, "strategy": later, "initial": initial, "protocol": protocol, "columns": {**facts["columns"], "strategy": name}}
+    return replace(base, strategy=later, initial=initial, protocol=protocol, tags={**base.tags, "strategy": name})
 
 
 # ---- what lies near what -------------------------------------------------------------------------------------------------------

@@ -25,9 +25,9 @@ from alnb.learn.augment import AUGMENTATIONS, Augment
 from alnb.learn.nets import Net, linear, resnet18, small
 from alnb.learn.pretrain import PRETEXTS, Pretrained, embed, pretrain
 from alnb.learn.train import Learner, Recipe, Report
-from alnb.loop import cycles as loop
 from alnb.loop import oracle
-from alnb.loop.cycles import Protocol
+from alnb.loop.experiment import Experiment, Protocol
+from alnb.store import Stream
 
 ARMS = ("from scratch", "rotation", "frozen rotation")
 """How the net of each cycle starts: with fresh weights; from what was learned without labels; or as a linear classifier on that, frozen."""
@@ -199,9 +199,10 @@ def _supervised(setting: Setting, runs: Path | str, report: Report | None) -> Te
     experiment = store.describe({"train": pool, "learner": learner, "what": "features from all labels"})
 
     def compute(folder: Path) -> dict[str, Any]:
-        net = learner.build(len(pool.classes), 0, "supervised", device=pool.images.device)
-        place: dict[str, Any] = {"where": ("supervised",), "checkpoint": folder / "checkpoint.pt", "report": report}
-        train.fit(net, pool.images, torch.arange(len(pool)), pool.targets, learner.recipe, **place)
+        stream, hook = Stream(0) / "supervised", train.TrainingHook(report)
+        net = learner.build(len(pool.classes), stream, pool.images.device)
+        everything = torch.arange(len(pool))
+        train.fit(net, pool.images, everything, pool.targets, learner, stream, checkpoint=folder / "checkpoint.pt", hook=hook)
         return {"features": train.predict(net.features, pool.images).cpu()}
 
     found: Tensor = store.kept(Path(runs) / "supervised", pool.name, experiment, pool.images.device, compute, ("checkpoint.pt",))[
@@ -218,8 +219,8 @@ def _base(setting: Setting, recipe: Recipe) -> Learner:
 # ---- running -------------------------------------------------------------------------------------------------------------------
 
 
-def arguments(setting: Setting, start: Start, strategy: str, seed: int) -> dict[str, Any]:
-    """What `loop.cycles` takes for one run. The first labels of a seed are the same for all arms and strategies.
+def experiment(setting: Setting, start: Start, strategy: str, seed: int) -> Experiment:
+    """What makes one run. The first labels of a seed are the same for all arms and strategies.
 
     Raises:
         ValueError: there is no such strategy.
@@ -227,15 +228,13 @@ def arguments(setting: Setting, start: Start, strategy: str, seed: int) -> dict[
     _one_of("strategy", strategy, STRATEGIES)
     pool = setting.train
     facts: Mapping[str, Any] = {"dataset": pool.name, "classes": len(pool.classes), "pool": len(pool), "scale": setting.scale}
-    return {
-        "pool": Pool.of(start.images), "test": start.test, "learner": start.learner, "strategy": STRATEGIES[strategy],
-        "oracle": oracle.simulated(pool.targets), "protocol": Protocol(setting.initial, setting.budget, setting.cycles, seed=seed),
-        "columns": {**facts, "arm": start.arm, "strategy": strategy, "seed": seed},
-    }  # fmt: skip
+    protocol = Protocol(setting.initial, setting.budget, setting.cycles, seed=seed)
+    tags = {**facts, "arm": start.arm, "strategy": strategy, "seed": seed}
+    answers = oracle.simulated(pool.targets)
+    return Experiment(Pool.of(start.images), start.test, start.learner, STRATEGIES[strategy], answers, protocol, tags=tags)
 
 
-def run(arguments: Mapping[str, Any], runs: Path | str) -> store.Run:
-    """The folder below `runs` of what `arguments` gave: named by all that decides its records."""
-    columns = arguments["columns"]
-    slug = f"{columns['arm'].replace(' ', '_')}-{columns['strategy']}-{columns['seed']}"
-    return store.Run.named(runs, slug, loop.describe(**arguments))
+def run(experiment: Experiment, runs: Path | str) -> store.Run:
+    """The run of `experiment` below `runs`: its folder's name says all that decides the records."""
+    tags = experiment.tags
+    return experiment.run(runs, f"{tags['arm'].replace(' ', '_')}-{tags['strategy']}-{tags['seed']}")

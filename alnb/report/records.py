@@ -33,14 +33,14 @@ def runs(root: Path | str) -> Iterator[store.Run]:
 
 
 def find(root: Path | str, **columns: Any) -> list[tuple[store.Run, dict[str, Any]]]:
-    """Every run below `root` whose manifest has `columns` (see `loop.cycles`), or those where they are as given here; for `frame`.
+    """Every run below `root` whose manifest has `tags`, or those where they are as given here; for `frame`.
 
     Raises:
         store.Corrupted, store.NewerFormat: a manifest is damaged, or of a later version.
     """
     found = []
     for run in runs(root):
-        named = (run.manifest or {})["experiment"].get("columns")
+        named = (run.manifest or {})["experiment"].get("tags")
         if named and all(named.get(name) == value for name, value in columns.items()):
             found.append((run, named))
     return found
@@ -237,7 +237,7 @@ def _columns(manifest: store.Json) -> dict[str, Any]:
         said["strategy"] = _short(experiment["strategy"])
     if "protocol" in experiment:
         said["seed"] = experiment["protocol"]["seed"]
-    return {**{name: experiment[name] for name in ("dataset",) if name in experiment}, **said, **experiment.get("columns", {})}
+    return {**{name: experiment[name] for name in ("dataset",) if name in experiment}, **said, **experiment.get("tags", {})}
 
 
 def _short(described: Any) -> str:
@@ -248,7 +248,7 @@ def _short(described: Any) -> str:
 
 
 def _stated(manifest: store.Json) -> dict[str, Any]:
-    experiment = {name: value for name, value in manifest["experiment"].items() if name != "columns"}
+    experiment = {name: value for name, value in manifest["experiment"].items() if name not in ("tags", "task")}
     leaves = dict(_leaves(experiment)) | dict(_leaves({"environment": manifest.get("environment", {})}))
     return {**_origin(manifest), **leaves}
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from alnb import store
 from alnb.data import DataError
+from alnb.learn.checkpoint import NonFiniteLoss
 from alnb.learn.pretrain import Collapsed
-from alnb.learn.train import NonFiniteLoss
 from alnb.store import stop as pause
 
 TOLD = (  # what a person can do something about: shown as it is

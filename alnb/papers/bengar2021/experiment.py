@@ -26,10 +26,10 @@ from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.nets import Net, linear, resnet10, resnet18, small
 from alnb.learn.pretrain import PRETEXTS, Monitor, Pretext, Pretrained, embed, pretrain
 from alnb.learn.train import Learner, Recipe, Report
-from alnb.loop import cycles as loop
 from alnb.loop import oracle
-from alnb.loop.cycles import Cycle, Protocol
-from alnb.loop.oracle import Pending
+from alnb.loop.cycles import cycles as active_learning
+from alnb.loop.experiment import Cycle, Experiment, NothingToRun, Protocol
+from alnb.papers.experiment import runs_folder
 from alnb.report import comparisons
 from alnb.report import figures as report
 from alnb.report.records import Found
@@ -297,7 +297,7 @@ def grid(
     ]
     if not jobs:
         chosen = f"arms {arms}, strategies {strategies}, regimes {regimes}, seeds {seeds}"
-        raise loop.NothingToRun(f"nothing to run with {chosen}: name at least one of each; svm_margin needs the arm frozen")
+        raise NothingToRun(f"nothing to run with {chosen}: name at least one of each; svm_margin needs the arm frozen")
     return jobs
 
 
@@ -313,29 +313,27 @@ def whole(chosen: Setting, jobs: Iterable[Mapping[str, Any]]) -> bool:
 
 def cycles(
     prepared: Prepared, *, arm: str, strategy: str, regime: float, seed: int, runs: Path | str, report: Report | None = None
-) -> Generator[Cycle, None, Pending | None]:
-    """One curve, as `loop.cycles`, in a folder below `runs` named by its manifest; at its end that of the SVM itself, if it has one."""
-    run, arguments = _run(prepared, arm, strategy, regime, seed, runs)
-    pending = yield from loop.cycles(run, **arguments, report=report)
+) -> Generator[Cycle, None, None]:
+    """One curve, as `loop.cycles.cycles`, below `runs`; at its end the curve of the SVM itself, if it has one."""
+    run, experiment = _run(prepared, arm, strategy, regime, seed, runs)
+    yield from active_learning(run, experiment, report)
     if strategy == "svm_margin" and not (run.path / SVM).exists():
         store.write_json(run.path / SVM, {"svm": _svm_curve(prepared, map(Cycle.read, run.records()))})
-    return pending
 
 
-def _run(prepared: Prepared, arm: str, strategy: str, regime: float, seed: int, runs: Path | str) -> tuple[store.Run, dict[str, Any]]:
+def _run(prepared: Prepared, arm: str, strategy: str, regime: float, seed: int, runs: Path | str) -> tuple[store.Run, Experiment]:
     chosen, train, pool = prepared.setting, prepared.train, Pool.of(prepared.pools[arm])
     n = step(chosen, regime, len(train), len(train.classes))
-    columns = {
+    tags = {
         "paper": PAPER, "dataset": "digits" if chosen.scale == "smoke" else chosen.dataset,
         "classes": len(train.classes), "pool": len(train), "scale": chosen.scale, "setting": chosen.fingerprint,
         "arm": arm, "strategy": strategy, "regime": float(regime), "seed": seed,
     }  # fmt: skip
-    arguments: dict[str, Any] = {
-        "pool": pool, "test": prepared.tests[arm], "learner": prepared.learners[arm], "strategy": _strategy(chosen, strategy),
-        "oracle": oracle.simulated(train.targets), "protocol": Protocol(n, n, chosen.points, seed=seed),
-        "initial": oracle.class_uniform(train.targets, len(train.classes)), "columns": columns,
-    }  # fmt: skip
-    return store.Run.named(runs, f"{chosen.dataset}-{arm}-{strategy}-{regime:g}-{seed}", loop.describe(**arguments)), arguments
+    experiment = Experiment(
+        pool, prepared.tests[arm], prepared.learners[arm], _strategy(chosen, strategy), oracle.simulated(train.targets),
+        Protocol(n, n, chosen.points, seed=seed), initial=oracle.class_uniform(train.targets, len(train.classes)), tags=tags,
+    )  # fmt: skip
+    return experiment.run(runs, f"{chosen.dataset}-{arm}-{strategy}-{regime:g}-{seed}"), experiment
 
 
 def _strategy(chosen: Setting, name: str) -> Strategy:
@@ -347,7 +345,7 @@ def _strategy(chosen: Setting, name: str) -> Strategy:
 
 def folder(scale: str, runs: Path | str = "") -> Path:
     """Where the runs of a scale are: below `runs`, else in runs/ of the project, those of scale paper in its part that git keeps."""
-    return store.runs_folder(PAPER, scale, runs)
+    return runs_folder(PAPER, scale, runs)
 
 
 def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) -> tuple[list[Found], list[Mapping[str, Any]]]:

@@ -32,12 +32,13 @@ from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.nets import Net, resnet18, resnet18_large, small
 from alnb.learn.pretrain import PRETEXTS, Pretext, Pretrained, pretrain
 from alnb.learn.train import Learner, Recipe, Report, fit
-from alnb.loop import cycles as loop
 from alnb.loop import oracle
-from alnb.loop.cycles import Cycle, Protocol
-from alnb.loop.oracle import Pending
+from alnb.loop.cycles import cycles as active_learning
+from alnb.loop.experiment import Cycle, Experiment, NothingToRun, Protocol
+from alnb.papers.experiment import runs_folder
 from alnb.report.records import Found
 from alnb.report.records import find as find_runs
+from alnb.store import Stream
 
 PAPER = "yi2022"
 PAPER_PRETEXTS = ("rotation", "colorization", "jigsaw", "simsiam")  # of Figure 6b
@@ -391,9 +392,9 @@ def prepare(
 def warm_up(prepared: Prepared) -> None:
     """One update of the plain learner, of which nothing is kept: the first optimiser of a process imports for seconds."""
     learner, images = prepared.learner, prepared.train.images
-    net = learner.build(len(prepared.train.classes), 0, "warm up", device=images.device)
-    recipe = replace(learner.recipe, epochs=1, min_updates=0, batch=2)
-    fit(net, images, torch.arange(2), prepared.train.targets[:2], recipe)
+    stream, short = Stream(0) / "warm up", replace(learner, recipe=replace(learner.recipe, epochs=1, min_updates=0, batch=2))
+    net = learner.build(len(prepared.train.classes), stream, images.device)
+    fit(net, images, torch.arange(2), prepared.train.targets[:2], short, stream)
 
 
 def summary(setting: Setting, pretext: str, runs: Path | str) -> dict[str, Any]:
@@ -426,7 +427,7 @@ def grid(setting: Setting, methods: Iterable[str], seeds: Iterable[int], pretext
 
     Raises:
         ValueError: a name is not known, there are more iterations than batches, or batches that a method's training cannot take.
-        loop.NothingToRun: there is nothing to run.
+        NothingToRun: there is nothing to run.
     """
     methods, seeds, pretexts = list(methods), list(seeds), list(pretexts)
     for what, values, allowed in (("method", methods, METHODS), ("pretext", pretexts, setting.pretexts)):
@@ -439,7 +440,7 @@ def grid(setting: Setting, methods: Iterable[str], seeds: Iterable[int], pretext
         for pretext in (pretexts if METHODS[method].pretext else [""])
     ]
     if not jobs:
-        raise loop.NothingToRun(f"nothing to run with methods {methods}, pretexts {pretexts}, seeds {seeds}: name at least one of each")
+        raise NothingToRun(f"nothing to run with methods {methods}, pretexts {pretexts}, seeds {seeds}: name at least one of each")
     return jobs
 
 
@@ -468,8 +469,8 @@ def needed(jobs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def cycles(
     prepared: Prepared, *, method: str, pretext: str, seed: int, runs: Path | str, report: Report | None = None
-) -> Generator[Cycle, None, Pending | None]:
-    """One curve, as `loop.cycles`, in a folder below `runs` named by its manifest.
+) -> Generator[Cycle, None, None]:
+    """One curve, as `loop.cycles.cycles`, in a folder below `runs` named by its manifest.
 
     Raises:
         ValueError: there is no such method, or its pretext was not prepared.
@@ -483,13 +484,13 @@ def cycles(
         setting.initial, setting.budget, setting.points, init=setting.switches.init, seed=seed, checkpoint=setting.switches.checkpoint,
         exact=one.exact,
     )  # fmt: skip
-    arguments: dict[str, Any] = {
-        "pool": Pool.of(trained.images), "test": prepared.test, "learner": one.learner(prepared.learner), "strategy": one.strategy(setting),
-        "oracle": oracle.simulated(trained.targets), "protocol": protocol, "initial": one.initial(setting),
-        "side": {pt4al.LOSS: prepared.losses[pretext]} if pretext else None, "columns": _columns(prepared, method, pretext, seed),
-    }  # fmt: skip
+    experiment = Experiment(
+        Pool.of(trained.images), prepared.test, one.learner(prepared.learner), one.strategy(setting), oracle.simulated(trained.targets),
+        protocol, initial=one.initial(setting), side={pt4al.LOSS: prepared.losses[pretext]} if pretext else {},
+        tags=_columns(prepared, method, pretext, seed),
+    )  # fmt: skip
     slug = "-".join(filter(None, (setting.dataset, method, pretext, str(seed))))
-    return (yield from loop.cycles(store.Run.named(runs, slug, loop.describe(**arguments)), **arguments, report=report))
+    yield from active_learning(experiment.run(runs, slug), experiment, report)
 
 
 def _columns(prepared: Prepared, method: str, pretext: str, seed: int) -> dict[str, Any]:
@@ -508,7 +509,7 @@ def label(method: str, pretext: str) -> str:
 
 def folder(scale: str, runs: Path | str = "") -> Path:
     """Where the runs of a scale are: below `runs`, else in runs/ of the project, those of scale paper in its part that git keeps."""
-    return store.runs_folder(PAPER, scale, runs)
+    return runs_folder(PAPER, scale, runs)
 
 
 def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) -> tuple[list[Found], list[Mapping[str, Any]]]:

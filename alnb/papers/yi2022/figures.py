@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alnb.loop.cycles import Cycle
+from alnb.loop.experiment import Cycle
 from alnb.papers.bengar2021.claims import FAILS, HOLDS, OPEN, Verdict, at
 from alnb.papers.published import published as read_published
 from alnb.report import comparisons

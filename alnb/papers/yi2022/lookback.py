@@ -21,12 +21,13 @@ from alnb.data import ImageSet
 from alnb.learn import train
 from alnb.learn.pretrain import losses_of
 from alnb.learn.train import Report
-from alnb.loop.cycles import Cycle
+from alnb.loop.experiment import Cycle
 from alnb.papers.yi2022.experiment import Setting, base, learned, pretext_learner, summary
 from alnb.report import layout as tsne
 from alnb.report import queries as query_analysis
 from alnb.report.rank_correlation import Correlation, correlate
 from alnb.report.records import Found
+from alnb.store import Stream
 from alnb.store import streams as rng
 
 if TYPE_CHECKING:
@@ -254,12 +255,10 @@ def supervised(
 
     def compute(folder: Path) -> dict[str, Any]:
         start, device = time.monotonic(), train_set.images.device
-        net = learner.build(len(train_set.classes), 0, "supervised", device=device)
+        stream, hook = Stream(0) / "supervised", train.TrainingHook(report)
+        net = learner.build(len(train_set.classes), stream, device)
         everything = torch.arange(len(train_set))
-        train.fit(
-            net, train_set.images, everything, train_set.targets, recipe, where=("supervised",), checkpoint=folder / "checkpoint.pt",
-            report=report,
-        )  # fmt: skip
+        train.fit(net, train_set.images, everything, train_set.targets, learner, stream, checkpoint=folder / "checkpoint.pt", hook=hook)
         # in double precision: of images that are easy, a softmax in float32 gives losses of exactly 0, which then tie
         logs = train.predict(lambda x: net(x).double().log_softmax(dim=1), test.images).cpu()
         return {

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alnb.learn.train import Report
 from alnb.loop import cycles as loop
-from alnb.loop.cycles import Cycle
+from alnb.loop.experiment import Cycle
 from alnb.papers import quickstart
 from alnb.papers.quickstart import Setting, Start
 from alnb.report.figures import looks
@@ -47,16 +47,15 @@ class Trail:
             store.ManifestDiffers, store.Corrupted, store.NewerFormat: about the run folder. Nothing is overwritten.
         """
         self.setting, self.arm, self.strategy, self.seed = setting, start.arm, strategy, seed
-        self._arguments = quickstart.arguments(setting, start, strategy, seed)
-        self.run = quickstart.run(self._arguments, runs)
-        self.run.claim(loop.describe(**self._arguments))
+        self.experiment = quickstart.experiment(setting, start, strategy, seed)
+        self.run = quickstart.run(self.experiment, runs)
+        self.run.claim(self.experiment.manifest)
         self.cycles = [Cycle.read(record) for record in self.run.records()]
 
     @property
     def columns(self) -> Mapping[str, Any]:
         """What the experiment calls the run, for `records.frame`."""
-        found: Mapping[str, Any] = self._arguments["columns"]
-        return found
+        return self.experiment.tags
 
     def advance(self, report: Report | None = None) -> Cycle | None:
         """Compute the next cycle, or read it where another process was faster; None where all are there.
@@ -65,7 +64,7 @@ class Trail:
 
         Raises: as `loop.cycles`.
         """
-        with closing(loop.cycles(self.run, **self._arguments, report=report)) as going:
+        with closing(loop.cycles(self.run, self.experiment, report)) as going:
             for cycle in going:
                 if cycle.cycle == len(self.cycles):
                     self.cycles.append(cycle)

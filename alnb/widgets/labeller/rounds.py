@@ -15,14 +15,13 @@ from torch import Tensor
 
 from alnb import store
 from alnb.acquire import STRATEGIES
-from alnb.acquire.query import VOID, Pool, Query
+from alnb.acquire.query import VOID, Pool, Query, check_query
 from alnb.data import Embedded, Resident
 from alnb.data.files import decode_all, kept
 from alnb.learn import nets, pretrain
 from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.train import Learner, Recipe, Report, fit, log_probs, predict
-from alnb.loop.cycles import check_query
-from alnb.store import streams as rng
+from alnb.store import Stream
 from alnb.widgets.labeller.folder import HELD_OUT, RESTORE, Item, Labelling
 
 CHOICES = ("margin", "entropy", "least_confidence", "kcenter", "random")  # strategies of `STRATEGIES` that suit a linear classifier
@@ -196,9 +195,9 @@ def next_batch(state: Labelling, features: Tensor, strategy: str = "margin", n: 
     share = max(round((k + 1) * n * HELD_OUT) - round(k * n * HELD_OUT), n - int(free.sum()))
     aside = torch.tensor(sorted(reserve, key=lambda i: _draw(state.items[i]))[: min(share, n)], dtype=torch.int64)
     wanted = min(n - len(aside), int(free.sum()))
-    chosen = _chosen(pool, trained, free, strategy, wanted, rng.generator(seed, "query", k)) if wanted else aside[:0]
+    chosen = _chosen(pool, trained, free, strategy, wanted, Stream(seed) / "query" / k) if wanted else aside[:0]
     both = torch.cat([chosen, aside])
-    order = torch.randperm(len(both), generator=rng.generator(seed, "mixed", k))
+    order = torch.randperm(len(both), generator=(Stream(seed) / "mixed" / k).generator())
     keys = [state.items[i].key for i in both[order].tolist()]
     guesses = _guesses(state, pool, trained)
     if trained is not None:
@@ -275,19 +274,20 @@ def _trained(pool: Pool, held: Tensor, classes: int, seed: int, k: int) -> nets.
     if len(pool.labels[known].unique()) < 2:
         return None
     learner = Learner(partial(nets.linear, width=pool.images.shape[0]), RECIPE)
-    net = learner.build(classes, seed, "labelling", k)
-    fit(net, pool.images, known, pool.labels[known], RECIPE, seed=seed, where=("labelling", k))
+    stream = Stream(seed) / "labelling" / k
+    net = learner.build(classes, stream)
+    fit(net, pool.images, known, pool.labels[known], learner, stream)
     unseen = ~torch.isin(torch.arange(classes), pool.labels[known])
     with torch.no_grad():
         net.get_parameter("head.bias")[unseen] = NEVER
     return net
 
 
-def _chosen(pool: Pool, net: nets.Net | None, free: Tensor, strategy: str, n: int, generator: torch.Generator) -> Tensor:
+def _chosen(pool: Pool, net: nets.Net | None, free: Tensor, strategy: str, n: int, stream: Stream) -> Tensor:
     candidates = free.nonzero().flatten()
     if net is None and strategy != "random":
         return candidates[typical(pool.images.batch(candidates), n)]
-    query = Query(pool, net, candidates, n, generator)
+    query = Query(pool, net, candidates, n, stream)
     chosen = STRATEGIES[strategy](query)
     check_query(chosen, query, f"strategy {strategy}")
     return chosen

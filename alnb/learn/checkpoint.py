@@ -1,0 +1,109 @@
+"""Checkpoints: where a long computation stores itself, when the next one is due, and how it continues after a kill."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alnb import store
+from alnb.store import Json, stop
+
+CHECKPOINT_SHARE = 0.01  # checkpoints may take this share of the time, whatever the seconds between them
+
+
+class NonFiniteLoss(Exception):
+    """The loss or a weight became infinite or not a number."""
+
+
+def read(path: Path | None, identity: str, device: torch.device | str = "cpu") -> Json | None:
+    """The content of a checkpoint; None if there is none.
+
+    Args:
+        identity: fingerprint of the computation that continues.
+    Raises:
+        store.Corrupted: the file is damaged, or belongs to another computation.
+    """
+    if path is None or not path.exists():
+        return None
+    content = store.read_tensors(path, device)
+    if content.pop("identity", None) != identity:
+        raise store.Corrupted(f"{path} belongs to another computation (other settings, images, labels or seed); delete it to start again")
+    return content
+
+
+def write(path: Path | None, identity: str, content: Json) -> None:
+    """Write a checkpoint atomically; nothing if `path` is None."""
+    if path is not None:
+        store.write_tensors(path, {"identity": identity, **content})
+
+
+@dataclass
+class Checkpoint:
+    """The checkpoint file of one training, and the training's position."""
+
+    path: Path | None  # None: nothing is stored
+    identity: str  # fingerprint of what is trained on what; a checkpoint of anything else is refused
+    seconds: float  # between two checkpoints
+    place: str  # of the training, for messages
+    remedy: str = "Lower the learning rate, or look at the images"
+    step: int = 0  # updates done
+    saved_step: int | None = None
+    saved_time: float = field(default_factory=time.monotonic)
+
+    def resume(self, device: torch.device) -> Json | None:
+        """The stored state, after which `step` is that of the checkpoint; None if the training starts.
+
+        Raises:
+            store.Corrupted: as `read`.
+        """
+        content = read(self.path, self.identity, device)
+        if content is not None:
+            self.step = self.saved_step = content.pop("step")
+        return content
+
+    @property
+    def due(self) -> bool:
+        """True if the last checkpoint is old enough for a new one, or a stop was requested."""
+        return self.path is not None and (stop.requested() or time.monotonic() - self.saved_time > self.seconds)
+
+    def save(self, content: Json) -> None:
+        """Store the state after `step` updates."""
+        start = time.monotonic()
+        write(self.path, self.identity, {"step": self.step, **content})
+        self.saved_step, self.saved_time = self.step, time.monotonic()
+        self.seconds = max(self.seconds, (self.saved_time - start) / CHECKPOINT_SHARE)
+
+    def stop_if_requested(self, updates: int) -> None:
+        """Called right after `save`. Raises: stop.TimeIsUp."""
+        stop.check(f"{self.place}, update {self.step} of {updates}")
+
+    def mean(self, losses: list[Tensor], name: str = "loss") -> float:
+        """The mean of the losses of the last updates. The host waits for the device.
+
+        Raises:
+            NonFiniteLoss: the message names the first bad update and the last good checkpoint.
+        """
+        values = torch.stack(losses).tolist()
+        for back, value in zip(range(len(values), 0, -1), values, strict=True):
+            if not math.isfinite(value):
+                raise NonFiniteLoss(f"{self.place}: the {name} is {value} at update {self.step - back}; {self._remedy()}")
+        return float(sum(values) / len(values))
+
+    def check_weights(self, *nets: torch.nn.Module) -> None:
+        """Check the weights before they are stored: the loss is that of the weights before the last step.
+
+        Raises:
+            NonFiniteLoss: a weight is not finite.
+        """
+        finite = [value.isfinite().all() for net in nets for value in net.state_dict().values()]
+        if not bool(torch.stack(finite).all()):
+            raise NonFiniteLoss(f"{self.place}: weights are not finite after update {self.step - 1}; {self._remedy()}")
+
+    def _remedy(self) -> str:
+        saved = f"the last good checkpoint is {self.path}, update {self.saved_step}"
+        return f"{'there is no checkpoint before it' if self.saved_step is None else saved}. {self.remedy}"

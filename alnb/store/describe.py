@@ -1,0 +1,195 @@
+"""Descriptions: values as plain JSON, fingerprints, and the environment that a result was computed in."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import platform
+import subprocess
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from alnb.store.files import Json
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """Anything large that can name its content by a digest: images, a backbone."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal sha256 of the content."""
+
+
+def describe(value: Any) -> Any:
+    """`value` as plain JSON, the same for the same experiment in every process.
+
+    A dataclass becomes its fields, without those whose metadata say ``"result": False``. A function becomes its name and what it encloses;
+    a function of another package also a digest of its source. A tensor becomes its shape and digest, a `Fingerprinted` its fingerprint.
+
+    Raises:
+        TypeError: a kind of value that has no such description.
+    """
+    match value:
+        case float() if value.is_integer():
+            return int(value)  # 20 and 20.0 are the same setting
+        case None | bool() | int() | float() | str():
+            return value
+        case Path() | torch.dtype() | torch.device():
+            return str(value)
+        case Mapping():
+            return {str(key): describe(item) for key, item in value.items()}
+        case list() | tuple():
+            return [describe(item) for item in value]
+        case torch.Tensor():
+            return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest(value)}
+        case set() | frozenset():
+            return sorted(map(describe, value), key=repr)
+        case functools.partial():
+            return {"function": describe(value.func), "args": describe(value.args), "keywords": describe(value.keywords)}
+        case type():
+            return _describe_type(value)
+        case Fingerprinted():
+            return {"kind": type(value).__name__, "fingerprint": value.fingerprint}
+    if is_dataclass(value):
+        return {
+            "kind": describe(type(value)),
+            **{f.name: describe(getattr(value, f.name)) for f in fields(value) if f.metadata.get("result", True)},
+        }
+    if inspect.isfunction(value):
+        return _describe_function(value)
+    raise TypeError(
+        f"a {type(value).__name__} ({repr(value)[:100]}) cannot be written into a manifest: use a function, a functools.partial or a "
+        "dataclass"
+    )
+
+
+def name(thing: Any) -> str:
+    """The name of a class or function in manifests.
+
+    For this package it is the qualified name without the module ("Protocol", "margin"), so that a file may move and no run is orphaned. A
+    class or function that is renamed keeps its earlier name in the attribute `manifest_name`.
+    """
+    if _ours(thing):
+        return str(vars(thing).get("manifest_name", thing.__qualname__))
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _describe_type(kind: type) -> Any:
+    if _ours(kind) or kind.__module__ == "builtins" or kind.__module__.startswith("torch."):
+        return name(kind)
+    with suppress(OSError, TypeError):
+        return {"class": name(kind), "source": hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()}
+    return name(kind)
+
+
+def _ours(thing: Any) -> bool:
+    """Of this package: the commit tells what it was. What is not may change between two runs, and its source is looked at."""
+    return bool(thing.__module__.partition(".")[0] == "alnb")
+
+
+def _describe_function(function: Any) -> Any:
+    variables = inspect.getclosurevars(function)
+    described: Json = {"function": name(function)}
+    if variables.nonlocals:
+        described["enclosed"] = describe(dict(sorted(variables.nonlocals.items())))
+    if not _ours(function):
+        described["source"] = hashlib.sha256(_source(function)).hexdigest()
+        described["defaults"] = describe([function.__defaults__, function.__kwdefaults__])
+        values = {name: value for name, value in sorted(variables.globals.items()) if _is_plain(value)}
+        described["globals"] = describe(values)
+    return described if len(described) > 1 else described["function"]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a global that a function uses is a setting, not a module, a function or a class, whose names stand in the source."""
+    return isinstance(value, bool | int | float | str | list | tuple | dict | torch.Tensor | Path)
+
+
+def _source(function: Any) -> bytes:
+    """What tells two functions apart: their text; of lambdas, of which several may stand on one line, the compiled code as well."""
+    code, text = function.__code__, ""
+    with suppress(OSError):  # typed at a prompt: there is no file to read it from
+        text = inspect.getsource(function)
+    return text.encode() if text and function.__name__ != "<lambda>" else repr((text, _compiled(code))).encode()
+
+
+def _compiled(code: Any) -> Any:
+    constants = [
+        _compiled(c) if inspect.iscode(c) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c) for c in code.co_consts
+    ]
+    return code.co_code, code.co_names, constants
+
+
+def _digest(content: Json) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """Hexadecimal sha256 of a tensor's elements, wherever it lies."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()  # type: ignore[arg-type]  # an array is a buffer
+
+
+def fingerprint(*values: Any) -> str:
+    """Hexadecimal sha256 of the description of `values`."""
+    return _digest({"values": describe(values)})
+
+
+def environment(device: torch.device) -> Json:
+    """What the last bits of a result may depend on, beside the experiment: versions, processor, threads; and the commit."""
+    on_cpu = {"cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}", "threads": torch.get_num_threads()}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "alnb": version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        **({} if device.type == "cuda" else on_cpu),
+        "commit": commit(),
+    }
+
+
+def version() -> str:
+    """Of this package: as installed, or, where it is only a folder on the path, as its pyproject.toml says."""
+    try:
+        return metadata.version("alnb")
+    except metadata.PackageNotFoundError:
+        project = Path(__file__).parents[2] / "pyproject.toml"
+        return str(tomllib.loads(project.read_text())["project"]["version"]) if project.is_file() else "unknown"
+
+
+@functools.cache
+def package() -> str:
+    """Version and digest of this package's own code: the same on two machines that would do the same."""
+    files = sorted(p for p in Path(__file__).parents[1].rglob("*.py"))
+    parts = {p.relative_to(Path(__file__).parents[1]).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return f"{version()} {_digest(parts)[:10]}"
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the checkout this package lies in, with "+" where tracked files were changed; None outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+    with suppress(OSError, subprocess.SubprocessError):
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], **options)  # somebody else's checkout does not count
+        return str(subprocess.run([*git, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"], **options).stdout.strip())
+    return None
+
+
+def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
+    """One line for each field in which two descriptions differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            yield from differences(before.get(key, "(absent)"), now.get(key, "(absent)"), f"{where}.{key}" if where else key)
+    elif before != now:
+        yield f"{where}: the folder has {before!r}, you ask for {now!r}"

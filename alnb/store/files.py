@@ -1,0 +1,203 @@
+"""Files: atomic writes, JSON and logs with checksums, tensors."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import zipfile
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+Json = dict[str, Any]
+RECOMPUTE = "restore it from a copy, or delete that file to have it computed again"
+
+
+class Corrupted(Exception):
+    """A stored file is truncated, altered or missing where it must be."""
+
+
+def workspace() -> Path:
+    """The project folder: $ALNB_WORKSPACE, else the nearest ancestor of the current folder that has `notebooks/` and
+    `pyproject.toml`, else the current folder.
+    """
+    if "ALNB_WORKSPACE" in os.environ:
+        return Path(os.environ["ALNB_WORKSPACE"]).expanduser().resolve()
+    here = Path.cwd()
+    candidates = (p for p in (here, *here.parents) if (p / "notebooks").is_dir() and (p / "pyproject.toml").is_file())
+    return next(candidates, here)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds, at every instant and after a power cut, either the old content or the new.
+
+    Raises:
+        OSError: the disk is full or not writable; `path` is as it was and nothing half-written stays behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        reason = f"{error.strerror or error} while writing {path}: nothing that was complete is lost; free some space and start again"
+        raise OSError(error.errno, reason) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` durable."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+SHA256, END = b'"sha256": "', b'"\n}\n'  # how the last entry of a file begins and ends
+
+
+def encode(content: Json) -> bytes:
+    """`content` as a JSON text whose last entry is the sha256 of all the text before that."""
+    head, key, _ = json.dumps({**content, "sha256": ""}, indent=1, allow_nan=False).encode().rpartition(SHA256)
+    return head + key + hashlib.sha256(head).hexdigest().encode() + END
+
+
+def write_json(path: Path, content: Json) -> None:
+    """Write `content` atomically, as `encode` makes it a text."""
+    write_atomic(path, encode(content))
+
+
+def read_json(path: Path, remedy: str = RECOMPUTE) -> Json:
+    """The content that `write_json` wrote.
+
+    Raises:
+        Corrupted: the file is truncated, or its content does not have the sha256 that it states.
+    """
+    with open(path, "rb") as file:
+        text = file.read()
+    try:
+        content: Json = json.loads(text)
+        stated = content.pop("sha256")
+        head, _, tail = text.rpartition(SHA256)
+        if tail != stated.encode() + END or hashlib.sha256(head).hexdigest() != stated:
+            raise ValueError(f"checksum mismatch: file says {stated}")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise Corrupted(f"{path} is truncated or was altered ({error}); {remedy}") from error
+    return content
+
+
+def append_line(path: Path, entry: Json) -> None:
+    """Add one entry to a log of one entry a line, durable on disk before this returns. The caller is alone with the log, see `exclusive`.
+
+    A last line that a kill cut in two was never acknowledged, and is removed first.
+
+    Raises:
+        OSError: the disk is full or not writable; the log is as it was.
+    """
+    new = not path.exists()
+    with open(path, "ab+", buffering=0) as file:  # unbuffered: nothing is left to be written when it is closed
+        whole, line = _whole(file), _line(entry)
+        if whole < file.seek(0, os.SEEK_END):
+            file.truncate(whole)
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                file.truncate(whole)
+            reason = f"{error.strerror or error} while writing {path}: what it held is kept; free some space and do it again"
+            raise OSError(error.errno, reason) from error
+    if new:
+        sync_folder(path.parent)
+
+
+def read_lines(path: Path, remedy: str) -> list[Json]:
+    """The entries of a log that `append_line` wrote, none where there is no such file; a last line cut in two is left aside.
+
+    Raises:
+        Corrupted: a line is damaged; the message names it, and the `remedy`.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    entries = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(keepends=True), start=1):
+        try:
+            entry: Json = json.loads(line)
+            del entry["crc"]
+            if _line(entry) != line:
+                raise ValueError("its checksum is wrong")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Corrupted(f"{path}, line {number} is damaged ({line[:60]!r}); {remedy}") from error
+        entries.append(entry)
+    return entries
+
+
+def _line(entry: Json) -> bytes:
+    """An entry as a line with its own checksum."""
+    text = json.dumps(entry)
+    return f'{text[:-1]}, "crc": {zlib.crc32(text.encode())}}}\n'.encode()
+
+
+def _whole(file: IO[bytes]) -> int:
+    """Bytes of the complete lines, looked for from the end."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 4096)
+        file.seek(start)
+        last = file.read(end - start).rfind(b"\n")
+        if last >= 0:
+            return start + last + 1
+        end = start
+    return 0
+
+
+def write_tensors(path: Path, content: Json) -> None:
+    """Write `content` (nested dicts of tensors and plain values) atomically as an ordinary torch file.
+
+    Memory: O(size of content), since the file is made in memory so that it can be written in one piece.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_tensors(path: Path, device: torch.device | str = "cpu") -> Json:
+    """What `write_tensors` wrote, on `device`. The checksums of the file's zip members, which torch does not look at, are verified.
+
+    Raises:
+        Corrupted: the file is missing, truncated or altered.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad is not None:
+            raise ValueError(f"checksum of its member {bad} is wrong")
+        loaded: Json = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise Corrupted(f"{path} is missing; {RECOMPUTE}") from error
+    except Exception as error:  # zipfile and torch.load raise a dozen kinds on damaged bytes; EINVAL is zipfile's at an altered offset
+        if isinstance(error, OSError | MemoryError) and getattr(error, "errno", None) != errno.EINVAL:
+            raise  # not allowed, no memory, a broken disk: the file may well be whole
+        raise Corrupted(f"{path} is truncated or was altered ({error}); {RECOMPUTE}") from error
+    return _moved(loaded, torch.device(device))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return type(value)((key, _moved(item, device)) for key, item in value.items())
+    return [_moved(item, device) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,207 @@
+"""The run folder: its manifest, its records, its lock; and a cache of results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alnb.store.describe import differences, environment, fingerprint, package, version
+from alnb.store.files import RECOMPUTE, Corrupted, Json, read_json, read_tensors, write_json, write_tensors
+from alnb.store.locks import exclusive
+
+CELL = "ALNB_CELL"  # in a cell of a sweep: that cell's folder
+CODE = "ALNB_CODE"  # there: what `package` was when the sweep began
+RUNS = "runs.txt"  # there: the run folders that the cell has worked on or found complete, relative to it, one a line
+LOCK_SECONDS = "ALNB_LOCK_SECONDS"  # how long to wait for a run that is in use, as by a process that is being killed; not set: not at all
+FORMAT = 1
+"""Version of the record format: the names in `manifest.json` and `record.json`. A change that readers must know of raises it."""
+
+
+class NewerFormat(Exception):
+    """A run folder was written by a later version of this package, in a format that this one does not know."""
+
+
+class CodeChanged(Exception):
+    """In a cell of a sweep: this package, or the notebook, is another than when the sweep began."""
+
+
+class ManifestDiffers(Exception):
+    """A run folder holds another experiment than the one that was to be continued in it."""
+
+
+class Run:
+    """A folder that holds one run: `manifest.json` and, for each finished cycle, `cycle_KKK/record.json`, written last.
+
+    Looking at a run needs no lock; `lock` is held by the one process that adds to it.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """`path` need not exist yet."""
+        self.path = Path(path)
+
+    @classmethod
+    def named(cls, root: Path | str, slug: str, experiment: Json) -> Run:
+        """The run of `experiment` below `root`: its folder's name is `slug` and a digest of the experiment's description."""
+        return cls(Path(root) / f"{slug}-{fingerprint(experiment)[:10]}")
+
+    def __repr__(self) -> str:
+        """As it is made."""
+        return f"Run({str(self.path)!r})"
+
+    def folder(self, cycle: int) -> Path:
+        """The folder of one cycle."""
+        return self.path / f"cycle_{cycle:03d}"
+
+    @property
+    def manifest(self) -> Json | None:
+        """What runs here (`experiment`) and what it began on (`environment`); None before the first claim.
+
+        Raises:
+            Corrupted: it is damaged, or missing beside finished cycles.
+            NewerFormat: it is of a format that this version does not know; see `FORMAT`.
+        """
+        path = self.path / "manifest.json"
+        if path.exists():
+            found = read_json(path, f"restore it from a copy, or move {self.path} away to begin anew")
+            self.check_format(found)
+            return found
+        if any(self.path.glob("cycle_*/record.json")):
+            raise Corrupted(
+                f"{path} is missing, yet there are finished cycles; restore it from a copy, or move {self.path} away to begin anew"
+            )
+        return None
+
+    def check_format(self, manifest: Json) -> None:
+        """Raises: NewerFormat where the manifest is of a later format than `FORMAT`."""
+        found = manifest.get("format", 0)
+        if type(found) is not int or found > FORMAT:
+            author = manifest.get("environment", {}).get("alnb", "a later version")
+            raise NewerFormat(
+                f"{self.path} has record format {found!r}, written by alnb {author}; alnb {version()} knows formats up to "
+                f"{FORMAT}: update it (`git pull` in its checkout, then `pip install -c constraints.txt -e .`), and call again"
+            )
+
+    def records(self) -> list[Json]:
+        """The records of all finished cycles, in order.
+
+        Raises:
+            Corrupted: a record is damaged, or one is missing before a later one.
+        """
+        folders = (name for name in os.listdir(self.path) if name.startswith("cycle_")) if self.path.exists() else ()
+        numbers = sorted(int(n.removeprefix("cycle_")) for n in folders if os.path.exists(f"{self.path}/{n}/record.json"))
+        for expected, number in enumerate(numbers):
+            if expected != number:
+                raise Corrupted(
+                    f"{self.folder(expected) / 'record.json'} is missing, yet cycle {number} is there; "
+                    "restore it, or delete the later cycles too"
+                )
+        remedy = "restore it from a copy, or delete its cycle_ folder and all later ones to have them computed again"
+        return [read_json(self.folder(number) / "record.json", remedy) for number in numbers]
+
+    def claim(self, experiment: Json) -> None:
+        """Make sure that the manifest, if there is one, describes the same experiment.
+
+        Raises:
+            ManifestDiffers: it does not; the message names every field that differs.
+        """
+        manifest = self.manifest
+        lines = [] if manifest is None else list(differences(manifest["experiment"], experiment))
+        if lines:
+            raise ManifestDiffers(
+                f"{self.path} holds another experiment:\n  "
+                + "\n  ".join(lines)
+                + "\nGo back to those values, or give the new experiment a folder of its own."
+            )
+
+    def begin(self, experiment: Json, device: torch.device) -> tuple[str, ...]:
+        """Called with the lock held, before anything is added: write the manifest, or make sure that the environment is the same.
+
+        Returns:
+            Notes for the records to come: in what the environment differs, the commit included.
+        Raises:
+            ManifestDiffers: versions, device or threads are not those that the finished cycles were computed with, and
+                $ALNB_OTHER_ENVIRONMENT is not "1". The commit may differ.
+        """
+        self.claim(experiment)
+        for part in self.path.glob("**/.*.part"):
+            part.unlink(missing_ok=True)
+        now = environment(device)
+        manifest = self.manifest
+        if manifest is None:
+            write_json(self.path / "manifest.json", {"format": FORMAT, "experiment": experiment, "environment": now})
+            return ()
+        lines = list(differences(manifest["environment"], now))
+        serious = [line for line in lines if not line.startswith("commit:")]
+        if serious and os.environ.get("ALNB_OTHER_ENVIRONMENT") != "1":
+            raise ManifestDiffers(
+                f"{self.path} was begun in another environment, and results may differ in the last bits:\n  "
+                + "\n  ".join(serious)
+                + "\nContinue it there, use a new folder, or set ALNB_OTHER_ENVIRONMENT=1: the records then say so in their notes."
+            )
+        return tuple(lines)
+
+    def announce(self) -> None:
+        """In a cell of a sweep, say that its result is made of this run; see `sweeps.cell`.
+
+        Raises:
+            CodeChanged: this process has another code than the sweep.
+        """
+        if CELL in os.environ:
+            began = os.environ.get(CODE, package())
+            if package() != began:
+                raise CodeChanged(
+                    f"alnb in {Path(__file__).parents[1]} is {package()}, it was {began} when the sweep began: nothing was computed; "
+                    "start it again"
+                )
+            cell = Path(os.environ[CELL]).resolve()
+            with open(cell / RUNS, "a", encoding="utf-8") as file:
+                file.write(f"{os.path.relpath(self.path.resolve(), cell)}\n")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run against every other process and every other generator in this one.
+
+        Raises:
+            Locked: somebody holds it, and for $ALNB_LOCK_SECONDS on, if that is set; the message names the process.
+        """
+        with exclusive(self.path, wait=float(os.environ.get(LOCK_SECONDS, 0))):
+            yield
+
+
+def kept(
+    cache: Path | str,
+    slug: str,
+    experiment: Json,
+    device: torch.device,
+    compute: Callable[[Path], dict[str, Any]],
+    leftovers: Iterable[str] = (),
+) -> dict[str, Any]:
+    """What `compute` gives for `experiment`, once: written below `cache`, in a folder named as runs are, and read from there ever after.
+
+    Of two processes that want the same, the second waits for the first.
+
+    Args:
+        compute: called with the folder; gives tensors and plain values by name.
+        leftovers: files of the folder that are needed no more when it is done, such as checkpoints.
+
+    Raises:
+        Corrupted: the result is damaged, or of another computation; the message names it.
+    """
+    run = Run.named(cache, slug, experiment)
+    result = run.path / "result.pt"
+    with exclusive(run.path, wait=True):
+        run.claim(experiment)
+        if not result.exists():
+            notes = run.begin(experiment, device)
+            write_tensors(result, {"experiment": fingerprint(experiment), "notes": notes, **compute(run.path)})
+            for leftover in leftovers:
+                (run.path / leftover).unlink(missing_ok=True)
+        content: dict[str, Any] = read_tensors(result, device)
+    if content["experiment"] != fingerprint(experiment):
+        raise Corrupted(f"{result} is the result of another computation; {RECOMPUTE}")
+    return content
