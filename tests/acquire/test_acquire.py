@@ -15,7 +15,7 @@ from alnb.acquire.pal import PAL
 from alnb.acquire.query import Pool, Query
 from alnb.acquire.vaal import VAAL
 from alnb.learn.nets import small
-from alnb.loop.cycles import check_query
+from alnb.acquire.query import check_query
 from alnb.store import streams as rng
 
 TRAINING = replace(PAL().recipe, epochs=2, batch=8)

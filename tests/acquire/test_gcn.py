@@ -19,7 +19,7 @@ from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.data import Embedded, Resident
 from alnb.learn.nets import linear
 from alnb.learn.train import NonFiniteLoss
-from alnb.loop.cycles import check_query
+from alnb.acquire.query import check_query
 from alnb.store import streams as rng
 
 SHORT = Training(hidden=8, steps=15)

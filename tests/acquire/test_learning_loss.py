@@ -22,7 +22,7 @@ from alnb.acquire.query import Query
 from alnb.data import ImageSet
 from alnb.learn.nets import NETS, Net, linear, resnet10, resnet18, small
 from alnb.learn.train import Later, Learner, Recipe, cross_entropy, fit, predict
-from alnb.loop.cycles import Protocol
+from alnb.loop.experiment import Protocol
 from alnb.loop.oracle import simulated
 from alnb.store import streams as rng
 

@@ -23,7 +23,7 @@ from alnb.data import Embedded, Resident
 from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.nets import Net, linear, resnet18, small
 from alnb.learn.train import NonFiniteLoss, Order, Recipe
-from alnb.loop.cycles import check_query
+from alnb.acquire.query import check_query
 from alnb.store import stop as pause
 from alnb.store import streams as rng
 

@@ -21,7 +21,7 @@ from alnb import store
 from alnb.acquire import svm as module
 from alnb.acquire.query import Pool, Query
 from alnb.acquire.svm import RULES, SvmMargin, fit_svm, svm_accuracy
-from alnb.loop.cycles import check_query
+from alnb.acquire.query import check_query
 from alnb.store import streams as rng
 
 

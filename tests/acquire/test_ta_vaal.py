@@ -27,7 +27,8 @@ from alnb.acquire.vaal import VAE, Given, _Game, discriminator, reconstruction_l
 from alnb.data import ImageSet, Resident
 from alnb.learn.nets import small
 from alnb.learn.train import Learner, NonFiniteLoss, Order, predict
-from alnb.loop.cycles import Protocol, check_query
+from alnb.acquire.query import check_query
+from alnb.loop.experiment import Protocol
 from alnb.loop.oracle import simulated
 from alnb.store import streams as rng
 

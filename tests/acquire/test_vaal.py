@@ -28,7 +28,7 @@ from alnb.acquire.vaal import (
 )
 from alnb.data import Embedded, Images, Resident
 from alnb.learn.train import NonFiniteLoss, Order
-from alnb.loop.cycles import check_query
+from alnb.acquire.query import check_query
 from alnb.store import streams as rng
 
 TINY = replace(SANE, width=2, latent=3, hidden=8, batch=4, updates=3)
