@@ -119,7 +119,7 @@ def append_line(path: Path, entry: Json) -> None:
         except OSError as error:
             with suppress(OSError):
                 file.truncate(complete)
-            reason = f"{error.strerror or error} while writing {path}: its earlier lines are complete; free some space and repeat the last action"
+            reason = f"{error.strerror or error} while writing {path}: its earlier lines are complete; free some space and try again"
             raise OSError(error.errno, reason) from error
     if new:
         sync_folder(path.parent)
