@@ -1,4 +1,8 @@
-"""The data sets by name: `DATASETS`, `load`, `fetch`."""
+"""The data sets by name: `DATASETS`, `load`, `fetch`.
+
+The function of each data set takes `split` ("train" or "test"), `root` (see `root_folder`), `download` (fetch first what is missing or
+damaged) and `device`. It raises a DataError if a file is missing or damaged; the message names the file and the remedy.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +49,7 @@ def digits(split: Split, *, root: Root = None, download: bool = False, device: D
     """The 1,797 handwritten digits of scikit-learn, 8x8, their 17 grey values scaled to 0..255, in three equal channels.
 
     1,297 to train; 500 to test, 50 of each digit, drawn from the stream (0, "digits", "test", digit).
-
-    Args:
-        root, download: not used; scikit-learn contains the images.
-
-    Raises:
-        DataError: scikit-learn is not installed.
+    scikit-learn contains the images: `root` and `download` are not used.
 
     Source: scikit-learn's `load_digits`, the test part of the UCI Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998).
     """
@@ -95,12 +94,6 @@ def _three_channels(grey: Tensor, device: Device) -> Resident:
 def fashion_mnist(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
     """60,000 and 10,000 grey images of clothes, 28x28, in three equal channels, in official order; `root` holds FashionMNIST/raw/.
 
-    Args:
-        download: call `fetch` first.
-
-    Raises:
-        DataError: a file is missing or damaged.
-
     Source: Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747.
     """
     dataset = _read("fashion_mnist", split, root, download)
@@ -109,12 +102,6 @@ def fashion_mnist(split: Split, *, root: Root = None, download: bool = False, de
 
 def cifar10(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
     """50,000 and 10,000 colour images of 10 classes, 32x32, in official order; `root` holds cifar-10-batches-py/.
-
-    Args:
-        download: call `fetch` first.
-
-    Raises:
-        DataError: a file is missing or damaged.
 
     Source: Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
     """
