@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alnb.data.files import Split, cached_images, check_split, class_files, decode_all, hold_out, image_files, shuffled, unreadable
+from alnb.data.files import Files, Split, cached_images, check_split, class_files, decode_all, hold_out, image_files, shuffled, unreadable
 from alnb.data.official import Root, remedy, root_folder, unpacked
 from alnb.data.sets import ImageSet, proportional
 from alnb.data.sources import DataError, Resident
@@ -179,7 +179,7 @@ def caltech101(
     return ImageSet(Resident(images.to(device)), targets, tuple(files), CALTECH.name)
 
 
-def _caltech_splits(root: Path) -> dict[Split, dict[str, list[Path]]]:
+def _caltech_splits(root: Path) -> dict[Split, Files]:
     folder = root / CALTECH.folder
     if not folder.is_dir():
         raise CALTECH.error(root, f"{folder.name} not found in {folder.parent}")

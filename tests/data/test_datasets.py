@@ -328,7 +328,7 @@ def test_fashion_mnist_without_a_network(fashion: dict[str, bytes], tmp_path: Pa
     with pytest.raises(data.DataError, match=r"t10k-labels-idx1-ubyte.gz could not be fetched"):
         data.fetch("fashion_mnist", tmp_path / "data")
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(fashion["t10k-labels-idx1-ubyte"], mtime=0, compresslevel=1))
-    monkeypatch.setattr(datasets, "DEBIAN", tmp_path)
+    monkeypatch.setattr(datasets, "DEBIAN", tmp_path)  # holds that one file
     assert len(data.load("fashion_mnist", root=tmp_path / "data", download=True)[1]) == 11
 
 
