@@ -26,7 +26,7 @@ from alnb.acquire.query import Pool
 from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.acquire.ta_vaal import TAVAAL
 from alnb.acquire.vaal import SANE, VAAL
-from alnb.data import IMBALANCED_CIFAR10, ImageSet, at_most, bgr, imbalanced, load, proportional
+from alnb.data import ImageSet, at_most, imbalanced, load, proportional
 from alnb.data.official import Root
 from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.nets import Net, resnet18, resnet18_large, small
@@ -36,6 +36,7 @@ from alnb.loop import oracle
 from alnb.loop.cycles import cycles as active_learning
 from alnb.loop.experiment import Cycle, Experiment, NothingToRun, Protocol
 from alnb.papers.experiment import runs_folder
+from alnb.papers.yi2022.data import IMBALANCED_CIFAR10, bgr
 from alnb.report.records import Found
 from alnb.report.records import find as find_runs
 from alnb.store import Stream
