@@ -9,7 +9,7 @@ SEEDS ?= [0, 1, 2]
 APP ?= build/app
 PORT ?= 8866
 
-.PHONY: help demo test lab app check bench figures readme clean
+.PHONY: help demo test lab app check bench figures readme house clean
 help:           ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
@@ -41,6 +41,9 @@ figures: $(BIN)/.ok  ## all of figures/ anew, by the sweeps of notebooks/sweeps 
 
 readme: $(BIN)/.ok  ## the README's tables anew, from the results that are there
 	$(BIN)/python -m benchmarks.readme
+
+house:          ## the structure of alnb/ in numbers beside their bars, into alnb/README.md; fails where a bar is missed
+	$(PYTHON) -m benchmarks.house
 
 clean:          ## remove the environment; runs, figures and data stay
 	rm -rf $(VENV)
