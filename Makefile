@@ -39,8 +39,9 @@ bench: $(BIN)/.bench  ## the benchmarks, as a table; also writes benchmarks/resu
 figures: $(BIN)/.ok  ## all of figures/ anew, by the sweeps of notebooks/sweeps (an hour and more; DOWNLOAD=true fetches images)
 	$(BIN)/alnb sweep notebooks/sweeps/*.yaml $(if $(DOWNLOAD),-p download $(DOWNLOAD))
 
-readme: $(BIN)/.ok  ## the README's tables anew, from the results that are there
-	$(BIN)/python -m benchmarks.readme
+readme: $(BIN)/.ok  ## README.md's table, figures/README.md and benchmarks/README.md anew, from the results that are there
+	$(BIN)/python -m alnb.papers.results
+	$(BIN)/python -m benchmarks --readme
 
 house:          ## the structure of alnb/ in numbers beside their bars, into alnb/README.md; fails where a bar is missed
 	$(PYTHON) -m benchmarks.house

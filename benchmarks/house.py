@@ -7,6 +7,7 @@ The exit status is 1 where a bar is missed. Standard library only.
 import ast
 import io
 import keyword
+import re
 import sys
 import tokenize
 from collections import defaultdict
@@ -155,13 +156,6 @@ def table(root: Path, rows: list[Row]) -> str:
     return "\n".join(text)
 
 
-def filled(text: str, name: str, new: str) -> str:
-    """`text` with `new` between the lines ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    head, rest = text.split(begin)
-    return f"{head}{begin}{new}\n{end}{rest.split(end)[1]}"
-
-
 def main(arguments: list[str], root: Path = PROJECT) -> int:
     """Print the figures, write them unless ``--check`` is given; returns 1 where a bar is missed."""
     rows = measure(root)
@@ -169,7 +163,10 @@ def main(arguments: list[str], root: Path = PROJECT) -> int:
         print(f"{row.value:7,} <= {row.bar:<7,}{'met ' if row.met else 'MISS'}  {row.name}{': ' + row.detail if row.detail else ''}")
     if "--check" not in arguments:
         readme = root / "alnb" / "README.md"
-        readme.write_text(filled(readme.read_text(), "house", table(root, rows)))
+        written = re.sub(
+            r"(?s)(<!-- house -->\n).*?(?=<!-- /house -->)", lambda found: f"{found[1]}{table(root, rows)}\n", readme.read_text()
+        )
+        readme.write_text(written)
     return int(not all(row.met for row in rows))
 
 
