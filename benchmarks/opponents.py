@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas
 
@@ -34,12 +33,11 @@ def prepared(seed: int) -> bengar2021.Prepared:
 def accuracy(prepared: bengar2021.Prepared, arm: str, learner: alnb.Learner, labels: int, seed: int) -> float:
     """Test accuracy of one training on a start that is even over the classes."""
     train = prepared.train
-    roles: dict[str, Any] = {
-        "learner": learner, "strategy": acquire.random, "oracle": oracle.simulated(train.targets),
-        "protocol": alnb.Protocol(labels, labels, 1, seed=seed), "initial": oracle.class_uniform(train.targets, len(train.classes)),
-    }  # fmt: skip
+    pool, truth, protocol = alnb.Pool.of(prepared.pools[arm]), oracle.simulated(train.targets), alnb.Protocol(labels, labels, 1, seed=seed)
+    even = oracle.class_uniform(train.targets, len(train.classes))
+    experiment = alnb.Experiment(pool, prepared.tests[arm], learner, acquire.random, truth, protocol, initial=even)
     with tempfile.TemporaryDirectory() as folder:
-        (cycle,) = alnb.cycles(Path(folder), alnb.Pool.of(prepared.pools[arm]), prepared.tests[arm], **roles)
+        (cycle,) = alnb.cycles(Path(folder), experiment)
     return float(cycle.metrics["accuracy"])
 
 
