@@ -153,8 +153,8 @@ def caltech101(
     """Caltech-101: 8,046 images to train and 1,098 to test, of 102 classes. `root` holds caltech101/101_ObjectCategories/.
 
     The folder of background images is a class: Yi et al. 2022 have 9,144 images, and without it there are 8,677. Their split is not
-    published. Ours takes the same share of each class, rounded by largest remainders, from the stream (0, "caltech101", "test",
-    class). It depends on the number and the order of the files only. Classes are in natural order; images are in a fixed random order.
+    published. Ours takes the same share of each class, rounded by largest remainders, from `Stream(0) / "caltech101" / "test" /
+    class`. It depends on the number and the order of the files only. Classes are in natural order; images are in a fixed random order.
 
     The decoded train images are cached, see `cached_images`. At 224 pixels they take 1.2 GB: 30 s to decode with two threads, 4 s
     from the cache. At 64 pixels: 13 s and 1 s.
