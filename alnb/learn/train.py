@@ -224,7 +224,7 @@ class _Training:
         self.optimiser = torch.optim.SGD(
             net.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay, fused=True
         )
-        identity = store.fingerprint(learner, indices, labels, stream, images.fingerprint)
+        identity = "" if checkpoint is None else store.fingerprint(learner, indices, labels, stream, images.fingerprint)
         self.state = Checkpoint(checkpoint, identity, recipe.checkpoint_seconds, place)
         self.updates = recipe.updates(len(indices))
         self.order = Order(len(indices), min(recipe.batch, len(indices)), stream, images.device)

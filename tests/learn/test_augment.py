@@ -13,14 +13,14 @@ from torchvision.transforms.v2 import functional as tv
 
 from alnb.learn import augment
 from alnb.learn.augment import AUGMENTATIONS, Augment, Draw
-from alnb.store.streams import generator
+from alnb.store import Stream
 
 SIZES = [(8, 8), (32, 32), (24, 40), (65, 33)]
 
 
 def images(B: int, H: int, W: int, seed: int = 0) -> torch.Tensor:
     """Random pixels, with smooth, grey, black and white ones among them, where colour arithmetic has its special cases."""
-    x = torch.randint(0, 256, (B, 3, H, W), dtype=torch.uint8, generator=generator(seed, "images"))
+    x = torch.randint(0, 256, (B, 3, H, W), dtype=torch.uint8, generator=(Stream(seed) / "images").generator())
     if B >= 4:
         x[0] = x[0, :1]
         x[1, :, : H // 2] = 0
@@ -31,7 +31,7 @@ def images(B: int, H: int, W: int, seed: int = 0) -> torch.Tensor:
 
 
 def masks(B: int, H: int, W: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-    return torch.randint(0, 20, (B, H, W), generator=generator(1, "masks")).to(dtype)
+    return torch.randint(0, 20, (B, H, W), generator=(Stream(1) / "masks").generator()).to(dtype)
 
 
 def per_image(x: torch.Tensor, change) -> torch.Tensor:
@@ -56,7 +56,7 @@ def naive_jitter(x: torch.Tensor, factors: list[float], order: list[int]) -> tor
 @pytest.mark.parametrize("padding", [1, 4])
 def test_crop(H, W, padding):
     x, y = images(9, H, W), masks(9, H, W)
-    corners = augment.draw_corners(9, padding, generator(0))
+    corners = augment.draw_corners(9, padding, Stream(0).generator())
     expected = per_image(x, lambda image, k: tv.crop(tv.pad(image, [padding]), *corners[k].tolist(), H, W))
     assert torch.equal(augment.crop(x, corners, padding), expected)
     labels = per_image(y[:, None], lambda mask, k: tv.crop(tv.pad(mask, [padding], fill=-1), *corners[k].tolist(), H, W))
@@ -74,7 +74,7 @@ def test_hflip(H, W):
 @pytest.mark.parametrize("size", [None, (16, 16), (7, 40)])
 def test_resized_crop(H, W, size):
     x = images(12, H, W)
-    boxes = augment.draw_boxes(12, H, W, (0.08, 1.0), (3 / 4, 4 / 3), generator(0))
+    boxes = augment.draw_boxes(12, H, W, (0.08, 1.0), (3 / 4, 4 / 3), Stream(0).generator())
     boxes[0] = torch.tensor([0, 0, H, W])
     boxes[1] = torch.tensor([H - 1, W - 2, 1, 2])
     expected = per_image(x, lambda image, k: tv.resized_crop(image / 255, *boxes[k].tolist(), list(size or (H, W)), antialias=True))
@@ -93,7 +93,7 @@ def test_resized_crop_of_the_whole_image_changes_nothing():
 @pytest.mark.parametrize("size", [None, (16, 16), (7, 40)])
 def test_resized_crop_nearest(H, W, size):
     y = masks(40, H, W)
-    boxes = augment.draw_boxes(40, H, W, (0.08, 1.0), (3 / 4, 4 / 3), generator(0))
+    boxes = augment.draw_boxes(40, H, W, (0.08, 1.0), (3 / 4, 4 / 3), Stream(0).generator())
     how = InterpolationMode.NEAREST_EXACT
     expected = per_image(y[:, None], lambda mask, k: tv.resized_crop(mask, *boxes[k].tolist(), list(size or (H, W)), interpolation=how))
     assert torch.equal(augment.resized_crop_nearest(y, boxes, size), expected[:, 0])
@@ -102,7 +102,7 @@ def test_resized_crop_nearest(H, W, size):
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_jitter_in_each_of_the_24_orders(order):
     x = images(16, 24, 40) / 255
-    factors, _ = augment.draw_jitter(16, 0.8, 0.8, 0.8, 0.5, 1.0, generator(0))
+    factors, _ = augment.draw_jitter(16, 0.8, 0.8, 0.8, 0.5, 1.0, Stream(0).generator())
     three = torch.tensor([k for k in order if k != 3]).expand(16, 3)
     expected = per_image(x, lambda image, k: naive_jitter(image, factors[k].tolist(), order))
     close(augment.jitter(x, factors, three, order.index(3)), expected)
@@ -110,7 +110,7 @@ def test_jitter_in_each_of_the_24_orders(order):
 
 def test_jitter_takes_an_order_per_image_and_may_leave_the_hue_alone():
     x = images(16, 8, 8) / 255
-    factors, order = augment.draw_jitter(16, 0.4, 0.4, 0.4, 0.1, 0.8, generator(0))
+    factors, order = augment.draw_jitter(16, 0.4, 0.4, 0.4, 0.1, 0.8, Stream(0).generator())
     assert len(order.unique(dim=0)) > 1
     close(
         augment.jitter(x, factors, order, None), per_image(x, lambda image, k: naive_jitter(image, factors[k].tolist(), order[k].tolist()))
@@ -187,21 +187,21 @@ def test_constants_made_under_inference_mode_serve_training():
 
 
 def test_corners_are_uniform_over_all_offsets():
-    corners = augment.draw_corners(90_000, 1, generator(0))
+    corners = augment.draw_corners(90_000, 1, Stream(0).generator())
     counts = torch.bincount(corners[:, 0] * 3 + corners[:, 1], minlength=9)
     assert (counts - 10_000).abs().max() < 500
 
 
 def test_flip_rate():
     for p in (0.0, 0.2, 0.5, 1.0):
-        assert abs(augment.draw_mask(40_000, p, generator(0)).float().mean() - p) < 0.012
+        assert abs(augment.draw_mask(40_000, p, Stream(0).generator()).float().mean() - p) < 0.012
 
 
 @pytest.mark.parametrize(("H", "W"), [(32, 32), (8, 8), (24, 60), (60, 24)])
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.2, 1.0), (0.9, 1.0)])
 def test_boxes_are_distributed_as_torchvisions(H, W, scale):
     ratio = (3 / 4, 4 / 3)
-    ours = augment.draw_boxes(20_000, H, W, scale, ratio, generator(0))
+    ours = augment.draw_boxes(20_000, H, W, scale, ratio, Stream(0).generator())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         blank = torch.empty(3, H, W)
@@ -216,7 +216,7 @@ def test_boxes_are_distributed_as_torchvisions(H, W, scale):
 
 
 def test_area_and_ratio_of_boxes_keep_to_their_ranges():
-    height, width = augment.draw_boxes(20_000, 224, 224, (0.2, 0.6), (0.5, 2.0), generator(0)).unbind(1)[2:]
+    height, width = augment.draw_boxes(20_000, 224, 224, (0.2, 0.6), (0.5, 2.0), Stream(0).generator()).unbind(1)[2:]
     area, ratio = height * width / 224**2, width / height
     assert 0.195 < area.min() < 0.21 and 0.59 < area.max() < 0.61
     assert 0.49 < ratio.min() < 0.52 and 1.95 < ratio.max() < 2.03
@@ -225,13 +225,13 @@ def test_area_and_ratio_of_boxes_keep_to_their_ranges():
 
 @pytest.mark.parametrize(("H", "W", "box"), [(8, 32, [0, 10, 8, 11]), (32, 8, [10, 0, 11, 8]), (32, 32, [0, 0, 32, 32])])
 def test_where_no_candidate_fits_the_centre_is_cut_out(H, W, box):
-    ours = augment.draw_boxes(3, H, W, (4.0, 5.0), (3 / 4, 4 / 3), generator(0))  # larger than the image
+    ours = augment.draw_boxes(3, H, W, (4.0, 5.0), (3 / 4, 4 / 3), Stream(0).generator())  # larger than the image
     assert list(RandomResizedCrop.get_params(torch.empty(3, H, W), [4.0, 5.0], [3 / 4, 4 / 3])) == box
     assert ours.tolist() == [box] * 3
 
 
 def test_jitter_factors_and_orders():
-    factors, order = augment.draw_jitter(60_000, 0.4, 0.2, 1.5, 0.1, 0.8, generator(0))
+    factors, order = augment.draw_jitter(60_000, 0.4, 0.2, 1.5, 0.1, 0.8, Stream(0).generator())
     untouched = (factors == torch.tensor([1.0, 1.0, 1.0, 0.0])).all(1)
     assert abs(untouched.float().mean() - 0.2) < 0.01
     drawn = factors[~untouched]
@@ -243,7 +243,7 @@ def test_jitter_factors_and_orders():
 
 
 def test_sigmas():
-    sigma = augment.draw_sigma(20_000, 0.5, (0.1, 2.0), generator(0))
+    sigma = augment.draw_sigma(20_000, 0.5, (0.1, 2.0), Stream(0).generator())
     assert abs((sigma > 0).float().mean() - 0.5) < 0.02
     assert 0.1 <= sigma[sigma > 0].min() < 0.11 and 1.99 < sigma.max() <= 2.0
 
@@ -287,7 +287,7 @@ def test_the_whole_is_its_steps_in_torchvisions_order(name, B, monkeypatch):
     monkeypatch.setattr(augment, "CHUNK_PIXELS", 3 * 40 * 48)  # several chunks, not all equally long
     augmentation = {"everything": EVERYTHING, "no hue": dataclasses.replace(EVERYTHING, hue=0.0), **AUGMENTATIONS}[name]
     x, y = images(B, 40, 48), masks(B, 40, 48)
-    draw = augmentation.draw(B, 40, 48, generator(3))
+    draw = augmentation.draw(B, 40, 48, Stream(3).generator())
     image, mask = augmentation.apply(x, draw, y)
     expected_image, expected_mask = naive(augmentation, x, draw, y)
     close(image, expected_image)
@@ -301,8 +301,8 @@ def test_the_whole_is_its_steps_in_torchvisions_order(name, B, monkeypatch):
 def test_shapes_dtypes_ranges_and_seeds(name, B, H, W, seed):
     x, y = images(B, H, W), masks(B, H, W, torch.int16)
     before = x.clone(), y.clone()
-    image, mask = AUGMENTATIONS[name](x, generator(seed), y)
-    again, _ = AUGMENTATIONS[name](x, generator(seed))
+    image, mask = AUGMENTATIONS[name](x, Stream(seed).generator(), y)
+    again, _ = AUGMENTATIONS[name](x, Stream(seed).generator())
     assert image.shape == x.shape and image.dtype == torch.float32 and mask is not None and mask.shape == y.shape and mask.dtype == y.dtype
     assert torch.equal(image, again) and image.isfinite().all()
     assert not B or (image.min() >= -1e-5 and image.max() <= 1 + 1e-5)
@@ -310,7 +310,7 @@ def test_shapes_dtypes_ranges_and_seeds(name, B, H, W, seed):
 
 
 def test_224_pixels():
-    image, mask = AUGMENTATIONS["simsiam_blur"](images(3, 224, 224), generator(0), masks(3, 224, 224))
+    image, mask = AUGMENTATIONS["simsiam_blur"](images(3, 224, 224), Stream(0).generator(), masks(3, 224, 224))
     assert image.shape == (3, 3, 224, 224) and mask is not None and mask.shape == (3, 224, 224)
 
 
@@ -324,34 +324,34 @@ def test_the_hue_has_each_of_its_places_in_a_quarter_of_the_batch():
 def test_masks_move_with_their_images():
     y = masks(32, 32, 32)
     x = (y * 10).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
-    image, mask = Augment(padding=4, flip=0.5, void=0)(x, generator(0), y)
+    image, mask = Augment(padding=4, flip=0.5, void=0)(x, Stream(0).generator(), y)
     assert mask is not None and torch.equal((image[:, 0] * 25.5).round().long(), mask)
     assert not torch.equal(mask, y)
 
 
 def test_other_seeds_give_other_images_and_the_generator_moves_on():
-    x, rng = images(8, 32, 32), generator(0)
+    x, rng = images(8, 32, 32), Stream(0).generator()
     first, second = AUGMENTATIONS["crop_flip"](x, rng)[0], AUGMENTATIONS["crop_flip"](x, rng)[0]
     assert not torch.equal(first, second)
 
 
 def test_chunks_do_not_change_the_result(monkeypatch):
     x = images(21, 16, 16)
-    whole = EVERYTHING(x, generator(0))[0]
+    whole = EVERYTHING(x, Stream(0).generator())[0]
     monkeypatch.setattr(augment, "CHUNK_PIXELS", 2 * 256)
-    close(EVERYTHING(x, generator(0))[0], whole, 1e-6)
+    close(EVERYTHING(x, Stream(0).generator())[0], whole, 1e-6)
 
 
 def test_autocast_does_not_coarsen_the_images():
     x = images(4, 64, 64)
-    exact = EVERYTHING(x, generator(0))[0]
+    exact = EVERYTHING(x, Stream(0).generator())[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        close(EVERYTHING(x, generator(0))[0], exact, 1e-6)
+        close(EVERYTHING(x, Stream(0).generator())[0], exact, 1e-6)
 
 
 def test_none_is_the_image_itself():
     x = images(5, 8, 8)
-    image, mask = AUGMENTATIONS["none"](x, generator(0))
+    image, mask = AUGMENTATIONS["none"](x, Stream(0).generator())
     assert torch.equal(image, x / 255) and mask is None
 
 
@@ -397,17 +397,17 @@ def test_bad_fields_are_named(field, message):
 )
 def test_bad_batches_are_named(x, y, message):
     with pytest.raises(ValueError, match=message):
-        AUGMENTATIONS["crop_flip"](x, generator(0), y)
+        AUGMENTATIONS["crop_flip"](x, Stream(0).generator(), y)
 
 
 def test_uint8_masks_with_their_own_void():
-    _, mask = Augment(padding=4, void=255)(images(16, 8, 8), generator(0), masks(16, 8, 8, torch.uint8))
+    _, mask = Augment(padding=4, void=255)(images(16, 8, 8), Stream(0).generator(), masks(16, 8, 8, torch.uint8))
     assert mask is not None and mask.dtype == torch.uint8 and (mask == 255).any()
 
 
 def test_a_generator_elsewhere_is_named():
     with pytest.raises(ValueError, match="the images are on meta, the generator on cpu; make it on that device"):
-        AUGMENTATIONS["crop"](images(2, 8, 8).to("meta"), generator(0))
+        AUGMENTATIONS["crop"](images(2, 8, 8).to("meta"), Stream(0).generator())
 
 
 @pytest.mark.gpu
@@ -415,7 +415,7 @@ def test_a_generator_elsewhere_is_named():
 @pytest.mark.parametrize("augmentation", [*AUGMENTATIONS.values(), EVERYTHING], ids=[*AUGMENTATIONS, "everything"])
 def test_cuda_agrees_with_the_cpu(augmentation, B):
     x, y = images(B, 64, 48), masks(B, 64, 48)
-    draw = augmentation.draw(B, 64, 48, generator(0))
+    draw = augmentation.draw(B, 64, 48, Stream(0).generator())
     image, mask = augmentation.apply(x, draw, y)
     there, mask_there = augmentation.apply(x.cuda(), draw.to("cuda"), y.cuda())
     close(there.cpu(), image, 1e-4)
@@ -424,7 +424,7 @@ def test_cuda_agrees_with_the_cpu(augmentation, B):
 
 @pytest.mark.gpu
 def test_cuda_is_never_waited_for():
-    x, y, rng = images(50, 64, 48).cuda(), masks(50, 64, 48).cuda(), generator(0, device="cuda")
+    x, y, rng = images(50, 64, 48).cuda(), masks(50, 64, 48).cuda(), Stream(0).generator("cuda")
     step = [lambda a=a: augment.normalise(a(x, rng, y)[0], (0.5,) * 3, (0.2,) * 3) for a in (EVERYTHING, AUGMENTATIONS["crop_flip"])]
     [run() for run in step]  # constants are copied the first time
     torch.cuda.set_sync_debug_mode("error")

@@ -16,14 +16,14 @@ from alnb.learn.nets import NETS, Backbone, Net, small
 from alnb.learn.pretexts import colorization
 from alnb.learn.pretexts.colorization import BINS, bins, lab, nearest, quantised, regression
 from alnb.learn.pretrain import PRETEXTS, build
-from alnb.store import streams as rng
+from alnb.store import Stream
 
 LOSSES = {"colorization": regression, "colorization_ab": quantised}
 LEARNER = alnb.Learner(lambda n: small(n, 4), alnb.Recipe())
 
 
 def images_of(*size: int, seed: int = 0) -> Tensor:
-    return torch.rand(*size, generator=rng.generator(seed, "coloured"))
+    return torch.rand(*size, generator=(Stream(seed) / "coloured").generator())
 
 
 def net_of(name: str) -> Net:
@@ -90,8 +90,8 @@ def shown(lightness: int, a: int, b: int, inverse: list[list[float]]) -> bool:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 6))
 def test_nearest_is_the_nearest(images: int, height: int, width: int, count: int) -> None:
-    ab = torch.randint(-40, 40, (images, 2, height, width), generator=rng.generator(count, "ab")).float()
-    centres = torch.randint(-3, 4, (count, 2), generator=rng.generator(count, "centres")).float() * 10  # some of them twice
+    ab = torch.randint(-40, 40, (images, 2, height, width), generator=(Stream(count) / "ab").generator()).float()
+    centres = torch.randint(-3, 4, (count, 2), generator=(Stream(count) / "centres").generator()).float() * 10  # some of them twice
     found = nearest(ab, centres)
     for n in range(images):
         for i in range(height):
@@ -187,7 +187,7 @@ def test_grey_images_are_easy() -> None:
 def test_the_trunk_is_a_backbone_of_coloured_images(name: str) -> None:
     learner = alnb.Learner(NETS[name], alnb.Recipe())
     trained, x = build(learner, PRETEXTS["colorization"], 0).eval(), images_of(2, 3, 8, 8)
-    other = replace(learner, backbone=Backbone("colours", trained.trunk.state_dict())).build(10, 1).eval()
+    other = replace(learner, backbone=Backbone("colours", trained.trunk.state_dict())).build(10, Stream(1)).eval()
     torch.testing.assert_close(other.features(x), trained.features(x))
     assert other(x).shape == (2, 10)
     heads = sum(p.numel() for p in trained.head.parameters()) / sum(p.numel() for p in trained.trunk.parameters())

@@ -13,17 +13,17 @@ from torch.nn import functional
 from alnb.learn.nets import Net, small
 from alnb.learn.pretexts import jigsaw
 from alnb.learn.pretexts.jigsaw import ORDERS, joined, loss, reassembled, standardised, with_gap
-from alnb.store import streams as rng
+from alnb.store import Stream
 
 LOSSES = {"jigsaw": loss, "jigsaw_gap": with_gap}
 
 
 def images_of(*size: int, seed: int = 0) -> Tensor:
-    return (torch.rand(*size, generator=rng.generator(seed, "tiles")) * 255).round() / 255
+    return (torch.rand(*size, generator=(Stream(seed) / "tiles").generator()) * 255).round() / 255
 
 
 def net_of(width: int = 4) -> Net:
-    with rng.scope(0, "jigsaw test"):
+    with (Stream(0) / "jigsaw test").scope():
         net = small(24, width)
     net.mean.copy_(torch.tensor([0.5, 0.4, 0.3]))
     net.std.copy_(torch.tensor([0.2, 0.3, 0.25]))

@@ -11,17 +11,17 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 from alnb.learn import metrics
-from alnb.store import streams as rng
+from alnb.store import Stream
 
 SHAPES = st.tuples(st.integers(1, 30)) | st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))
 
 
 def labels(shape: tuple[int, ...], classes: int, seed: int = 0, low: int = 0) -> Tensor:
-    return torch.randint(low, classes, shape, generator=rng.generator(seed, "labels", low))
+    return torch.randint(low, classes, shape, generator=(Stream(seed) / "labels" / low).generator())
 
 
 def log_probs(shape: tuple[int, ...], seed: int = 0, spread: float = 2.0) -> Tensor:
-    return (spread * torch.randn(shape, generator=rng.generator(seed, "log_probs"))).log_softmax(1)
+    return (spread * torch.randn(shape, generator=(Stream(seed) / "log_probs").generator())).log_softmax(1)
 
 
 @pytest.mark.filterwarnings("ignore:A single label")
