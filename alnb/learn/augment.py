@@ -66,7 +66,7 @@ def draw_boxes(
 def draw_jitter(
     n: int, strengths: tuple[float, float, float, float], p: float, generator: Generator
 ) -> tuple[Float[Tensor, "n 4"], Int[Tensor, "n 3"]]:
-    """`factors` and `order` for `transforms.jitter`. With probability 1 - p an image gets the factors that change nothing.
+    """`factors` and `order` for `transforms.jitter_matrices`. With probability 1 - p an image gets the factors that change nothing.
 
     Args:
         strengths: s of brightness, contrast and saturation, whose factors are uniform in max(0, 1 - s)..1 + s; and the largest turn of
@@ -96,10 +96,6 @@ class Draw(NamedTuple):
     order: Tensor | None = None
     grey: Tensor | None = None
     sigma: Tensor | None = None
-
-    def to(self, device: torch.device | str) -> "Draw":
-        """The same parameters on another device."""
-        return Draw(*(None if t is None else t.to(device) for t in self))
 
     def rows(self, rows: slice) -> "Draw":
         """The parameters of the images in `rows`."""
@@ -208,7 +204,7 @@ class Augment:
         grey, blur = draw.grey is not None, draw.sigma is not None
         if matrices is not None and draw.factors is not None:
             place = hue_place if self.hue else None
-            x = transforms.apply_jitter(x, *matrices, draw.factors[:, 3], place, None if grey or blur else out)
+            x = transforms.jitter(x, *matrices, draw.factors[:, 3], place, None if grey or blur else out)
         if draw.grey is not None:
             x = transforms.greyscale(x, draw.grey, None if blur else out)
         if draw.sigma is not None:

@@ -197,25 +197,15 @@ def shift_hue(
     return distance
 
 
-def jitter(
-    x: Float[Tensor, "B 3 H W"], factors: Float[Tensor, "B 4"], order: Int[Tensor, "B 3"], hue_place: int | None
-) -> Float[Tensor, "B 3 H W"]:
-    """Change brightness, contrast, saturation and hue of each image, in 0..1, by its factors and in its order.
+def jitter_matrices(factors: Float[Tensor, "B 4"], order: Int[Tensor, "B 3"]) -> tuple[Float[Tensor, "B 3 3 3"], Float[Tensor, "B 3 1 3"]]:
+    """The changes of brightness, contrast and saturation for `jitter`: matrices, and the weights of the channels' means in an offset.
+
+    All three changes are ``keep * x + grey * luma + level * mean luma``, cut to 0..1. So one product with a small matrix serves images
+    that need different changes.
 
     Args:
-        factors: three factors (1 changes nothing) and the turn of the hue (0 changes nothing), in this sequence.
+        factors: of brightness, contrast and saturation (1 changes nothing), and the turn of the hue, which is not used here.
         order: a permutation of 0, 1, 2 (brightness, contrast, saturation) for each image.
-        hue_place: how many of the three come before the hue, in 0..3; None: the hue stays. It is the same for all images, because the
-            hue is the most expensive change: a tensor would need four evaluations.
-    """
-    return apply_jitter(x.clone() if hue_place == 0 else x, *jitter_matrices(factors, order), factors[:, 3], hue_place)
-
-
-def jitter_matrices(factors: Float[Tensor, "B 4"], order: Int[Tensor, "B 3"]) -> tuple[Float[Tensor, "B 3 3 3"], Float[Tensor, "B 3 1 3"]]:
-    """The three changes of `jitter` as matrices, and the weights of the channels' means in the level that each change adds.
-
-    Brightness, contrast and saturation are all ``keep * x + grey * luma + level * mean luma``, cut to 0..1. So one product with a small
-    matrix serves images that need different changes.
     """
     keep = factors.gather(1, order)
     rest, luma = 1 - keep, _constant(LUMA, factors.device)
@@ -223,10 +213,15 @@ def jitter_matrices(factors: Float[Tensor, "B 4"], order: Int[Tensor, "B 3"]) ->
     return matrix, (rest * (order == 1))[..., None, None] * luma
 
 
-def apply_jitter(x: Tensor, matrix: Tensor, level: Tensor, turn: Tensor, hue_place: int | None, out: Tensor | None = None) -> Tensor:
-    """`jitter` by the results of `jitter_matrices`.
+def jitter(x: Tensor, matrix: Tensor, level: Tensor, turn: Tensor, hue_place: int | None, out: Tensor | None = None) -> Tensor:
+    """Change brightness, contrast, saturation and hue of each image, float [B,3,H,W] in 0..1, in its order.
 
-    The last change writes to `out`, if given; `out` is not x. A hue that comes first overwrites x.
+    Args:
+        matrix, level: results of `jitter_matrices`.
+        turn: of the hue, [B]; 0 changes nothing.
+        hue_place: how many of the three other changes come before the hue, in 0..3; None: the hue stays. It is the same for all images:
+            the hue is the most expensive change, and a tensor would need four evaluations. A hue that comes first overwrites x.
+        out: where the last change writes to, if given; not x.
     """
     for place in range(HUE_PLACES):
         if place == hue_place:

@@ -14,11 +14,11 @@ from torch.nn import functional
 import alnb
 from alnb.learn.nets import NETS, Backbone, Net, small
 from alnb.learn.pretexts import colorization
-from alnb.learn.pretexts.colorization import BINS, bins, lab, nearest, quantised, regression
+from alnb.learn.pretexts.colorization import BINS, bins, colour_bin_loss, colour_regression_loss, lab, nearest
 from alnb.learn.pretrain import PRETEXTS, build
 from alnb.store import Stream
 
-LOSSES = {"colorization": regression, "colorization_ab": quantised}
+LOSSES = {"colorization": colour_regression_loss, "colorization_ab": colour_bin_loss}
 LEARNER = alnb.Learner(lambda n: small(n, 4), alnb.Recipe())
 
 
@@ -142,7 +142,7 @@ def test_regression_against_a_loop_over_images_and_pixels(size: tuple[int, int])
             for p, c in zip(p_row, c_row, strict=True)
         ]
         expected.append(sum(errors) / len(errors))
-    torch.testing.assert_close(regression(net, x), torch.tensor(expected), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(colour_regression_loss(net, x), torch.tensor(expected), atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (12, 16)])
@@ -158,7 +158,7 @@ def test_quantised_against_a_loop_over_images_and_places(size: tuple[int, int]) 
             near = min(range(BINS), key=lambda q: math.dist((a, b), centres[q]))
             losses.append(-float(logits[:, i, j].log_softmax(dim=0)[near]))
         expected.append(sum(losses) / len(losses))
-    torch.testing.assert_close(quantised(net, x), torch.tensor(expected), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(colour_bin_loss(net, x), torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -179,7 +179,7 @@ def test_grey_images_are_easy() -> None:
     with torch.no_grad():
         net.head.last.weight.zero_()
         net.head.last.bias.zero_()  # no colour anywhere: what a net says that has learned nothing but the mean of grey images
-        losses = regression(net, x)
+        losses = colour_regression_loss(net, x)
     assert float(losses[2:].max()) < 1e-9 and float(losses[:2].min()) > 1e-3
 
 
@@ -222,11 +222,11 @@ def test_small_images_are_refused(name: str, size: tuple[int, int]) -> None:
 
 def test_the_head_of_another_pretext_is_told() -> None:
     with pytest.raises(AssertionError, match=r"build it with pretrain\.build"):
-        regression(small(2, 4), images_of(1, 3, 8, 8))
+        colour_regression_loss(small(2, 4), images_of(1, 3, 8, 8))
 
 
 def test_the_head_resizes_between_its_layers() -> None:
-    head = colorization.Head(8, 3).eval()
+    head = colorization.ColourHead(8, 3).eval()
     last = images_of(2, 8, 2, 3)
     between = functional.interpolate(head.before(last), (4, 5), mode="bilinear", align_corners=False)
     torch.testing.assert_close(head(last, (4, 5)), head.last(head.after(between)))

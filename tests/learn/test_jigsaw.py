@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from alnb.learn.nets import Net, small
 from alnb.learn.pretexts import jigsaw
-from alnb.learn.pretexts.jigsaw import ORDERS, joined, loss, reassembled, standardised, with_gap
+from alnb.learn.pretexts.jigsaw import ORDERS, jigsaw_gap_loss, jigsaw_loss, joined, reassembled, standardised
 from alnb.store import Stream
 
-LOSSES = {"jigsaw": loss, "jigsaw_gap": with_gap}
+LOSSES = {"jigsaw": jigsaw_loss, "jigsaw_gap": jigsaw_gap_loss}
 
 
 def images_of(*size: int, seed: int = 0) -> Tensor:
@@ -129,7 +129,7 @@ def test_an_image_is_alone_in_evaluation(name: str) -> None:
 @pytest.mark.parametrize("batch", [1, 6, 8])
 def test_training_sees_four_orders_by_the_place_in_the_batch(batch: int) -> None:
     net, x = net_of().train(), images_of(batch, 3, 8, 8)
-    (views,) = seen_by(net, loss, x)  # one batch, so that batch normalisation sees the orders mixed
+    (views,) = seen_by(net, jigsaw_loss, x)  # one batch, so that batch normalisation sees the orders mixed
     assert len(views) == 4 * batch
     shown = [[c for c in range(24) if torch.equal(views[v], naive_view(net, x[v % batch], ORDERS[c], 0))] for v in range(4 * batch)]
     orders = [sorted(label for (label,) in shown[place::batch]) for place in range(batch)]
@@ -141,21 +141,21 @@ def test_training_sees_four_orders_by_the_place_in_the_batch(batch: int) -> None
 
 def test_training_is_the_mean_over_what_was_seen() -> None:
     net, x = net_of().train(), images_of(7, 3, 8, 8)
-    (views,) = seen_by(net, loss, x)
+    (views,) = seen_by(net, jigsaw_loss, x)
     labels = torch.tensor([6 * (v // 7) + v % 7 % 6 for v in range(28)])
     losses = functional.cross_entropy(net(views), labels, reduction="none")
-    torch.testing.assert_close(loss(net, x), torch.stack([losses[p::7].mean() for p in range(7)]))
+    torch.testing.assert_close(jigsaw_loss(net, x), torch.stack([losses[p::7].mean() for p in range(7)]))
 
 
 @pytest.mark.parametrize(("size", "seen"), [(8, 4), (32, 28), (64, 56)])
 def test_the_gap_is_a_sixteenth_of_a_tile(size: int, seen: int) -> None:
-    views = seen_by(net_of().eval(), with_gap, images_of(1, 3, size, size))
+    views = seen_by(net_of().eval(), jigsaw_gap_loss, images_of(1, 3, size, size))
     assert [view.shape for view in views] == [(4, 3, seen, seen)] * 6
 
 
 def test_tiles_with_a_gap_have_the_moments_of_the_net() -> None:
     net = net_of().eval()
-    view = seen_by(net, with_gap, images_of(1, 3, 32, 32))[0][0]
+    view = seen_by(net, jigsaw_gap_loss, images_of(1, 3, 32, 32))[0][0]
     for tile in tiles(view):
         torch.testing.assert_close(tile.mean(dim=(1, 2)), net.mean, atol=1e-3, rtol=0)
         torch.testing.assert_close(tile.std(dim=(1, 2), correction=0), net.std, atol=0.01, rtol=0)
@@ -170,12 +170,12 @@ def test_light_and_contrast_of_a_tile_say_nothing_with_a_gap() -> None:
         pairs = zip(seen_by(net, loss, x), seen_by(net, loss, changed), strict=True)
         return max(float((before - after).abs().max()) for before, after in pairs)
 
-    assert change(with_gap) < 0.01 and change(loss) > 0.1
+    assert change(jigsaw_gap_loss) < 0.01 and change(jigsaw_loss) > 0.1
 
 
 def test_flat_images_have_a_finite_loss_and_gradient() -> None:
     net = net_of().train()
-    losses = with_gap(net, torch.ones(6, 3, 8, 8))
+    losses = jigsaw_gap_loss(net, torch.ones(6, 3, 8, 8))
     losses.mean().backward()
     assert bool(losses.isfinite().all()) and all(bool(p.grad.isfinite().all()) for p in net.parameters() if p.grad is not None)
 
@@ -192,7 +192,7 @@ def test_crops_move_in_training_and_are_the_same_again() -> None:
     other = jigsaw._offsets(images_of(64, 3, 32, 32, seed=1), 256, 1)
     assert 0.2 < float((other == offsets).float().mean()) < 0.5  # not tied to the place in the batch, which the order is
     net = net_of().train()
-    (first,), (again,) = seen_by(net, with_gap, x), seen_by(net, with_gap, x)
+    (first,), (again,) = seen_by(net, jigsaw_gap_loss, x), seen_by(net, jigsaw_gap_loss, x)
     assert torch.equal(first, again)
     central = joined(net.mean + net.std * standardised(reassembled(x, torch.arange(4).repeat_interleave(64) * 6, None, 1)))
     assert first.shape == (256, 3, 28, 28) and not torch.equal(first[0], central[0])
@@ -214,6 +214,6 @@ def test_orders_are_learned() -> None:
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     for _ in range(60):
         optimiser.zero_grad()
-        loss(net.train(), x).mean().backward()
+        jigsaw_loss(net.train(), x).mean().backward()
         optimiser.step()
-    assert float(loss(net.eval(), x).detach().mean()) < 1.0  # ln 24 is 3.2
+    assert float(jigsaw_loss(net.eval(), x).detach().mean()) < 1.0  # ln 24 is 3.2

@@ -61,10 +61,11 @@ def test_matrices_of_batches_add_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prediction", "target", "message"), [(0, 3, "a target is 3"), (0, -2, "a target is -2"), (5, 0, "a prediction is 5")]
+    ("prediction", "target", "message"),
+    [(0, 3, "1 targets.*is 3:"), (0, -2, "1 targets.*is -2:"), (5, 0, "1 predictions.*is 5:")],
 )
 def test_labels_out_of_range_are_refused(prediction: int, target: int, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"{message} in 1 places.*\[0, 3\)"):
+    with pytest.raises(ValueError, match=message):
         metrics.confusion(torch.tensor([0, prediction]), torch.tensor([1, target]), 3)
 
 
@@ -130,7 +131,8 @@ def test_area_is_scikit_learns_over_the_range(points: list[tuple[int, float]]) -
 
 
 @pytest.mark.parametrize(
-    ("labelled", "message"), [([1], "two points"), ([1, 2, 3], "two points"), ([2, 1], "must increase"), ([1, 1], "must increase")]
+    ("labelled", "message"),
+    [([1], "1 numb.*1 acc"), ([1, 2, 3], "3 numb.*2 acc"), ([2, 1], r"\[2\.0, 1"), ([1, 1], r"\[1\.0, 1")],
 )
 def test_area_refuses(labelled: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -21,8 +21,8 @@ from alnb.learn.pretrain import (
     Pretext,
     build,
     check_losses,
+    draw_losses,
     embed,
-    image_losses,
     losses_of,
     pretrain,
 )
@@ -50,7 +50,7 @@ def test_rotation_against_the_paper_written_naively() -> None:
                 turned = turned.transpose(1, 2).flip(1)
             losses.append(functional.cross_entropy(net(turned[None]), torch.tensor([quarter])))
         expected.append(sum(losses) / 4)
-    torch.testing.assert_close(rotation.loss(net, x), torch.stack(expected))
+    torch.testing.assert_close(rotation.rotation_loss(net, x), torch.stack(expected))
 
 
 def test_pretraining_is_done_once(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_every_pretext_is_kept(name: str, train: ImageSet, learner: alnb.Learner
 @pytest.mark.parametrize("name", sorted(set(PRETEXTS) - {"simsiam"}))
 def test_losses_are_those_of_each_image_alone(name: str, train: ImageSet, learner: alnb.Learner) -> None:
     net = build(learner, PRETEXTS[name], 0)
-    losses = image_losses(PRETEXTS[name], net, train.images, learner.recipe.augment, 0)
+    losses = draw_losses(PRETEXTS[name], net, train.images, learner.recipe.augment, 0)[0]
     x = train.images.batch(torch.arange(4)).float() / 255
     with torch.no_grad():
         alone = [PRETEXTS[name].loss(net, image[None], image) for image in x]
@@ -172,15 +172,15 @@ def test_images_that_do_not_fit_claim_no_folder(
 def test_losses_that_order_nothing_are_refused() -> None:
     check_losses(torch.tensor([0.5, 0.25, 0.5]), "x")
     check_losses(torch.tensor([0.5]), "x")  # a single one has nothing to be compared with
-    with pytest.raises(ValueError, match=r"2 of 4 losses of the pretext x are not finite, the first that of image 1 \(inf\)"):
+    with pytest.raises(ValueError, match=r"2 of 4 losses of the pretext x.*image 1 \(inf\)"):
         check_losses(torch.tensor([1.0, torch.inf, 0.0, torch.nan]), "the pretext x")
-    with pytest.raises(ValueError, match=r"all 3 losses of the pretext x are 0\.25: they order nothing; train it longer"):
+    with pytest.raises(ValueError, match=r"all 3 losses of the pretext x are 0\.25"):
         check_losses(torch.full((3,), 0.25), "the pretext x")
 
 
 def test_a_pretraining_whose_losses_order_nothing_is_told(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
     for pretext, message in (
-        (Pretext("broken", 2, broken), "1 of 60 losses of the pretext broken are not finite, the first that of image 7"),
+        (Pretext("broken", 2, broken), "1 of 60 losses of the pretext broken.*image 7"),
         (Pretext("same", 2, same), "all 60 losses of the pretext same are 1.0"),
     ):
         for _ in range(2):  # what was kept is looked at as well
