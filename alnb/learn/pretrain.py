@@ -158,13 +158,7 @@ def check_losses(losses: Tensor, name: str) -> None:
 
 
 def embed(
-    learner: Learner,
-    images: Images,
-    *,
-    views: int = 0,
-    augment: Augment = AUGMENTATIONS["resized_crop"],
-    seed: int = 0,
-    cache: Path | str,
+    learner: Learner, images: Images, *, views: int = 0, augment: Augment = AUGMENTATIONS["resized_crop"], seed: int = 0, cache: Path | str
 ) -> Embedded:
     """`images` as features of `learner`'s frozen backbone, or the result of an earlier call with the same arguments below `cache`.
 
@@ -210,7 +204,7 @@ class _History:
         return self.folder / "history.json"
 
     def hook(self, report: Report | None) -> TrainingHook:
-        """The hook that measures; it only reports if there is nothing to measure."""
+        """The hook that measures, or only reports if there is nothing to measure."""
         if self.monitor is None and self.pretext.spread is None:
             return TrainingHook(report)
         self.entries = store.read_json(self.path)["history"] if self.path.exists() else []
@@ -239,11 +233,8 @@ def draw_losses(pretext: Pretext, net: Net, images: Images, augment: Augment, se
     net.eval()
     if not pretext.draws:
         return predict(lambda x: pretext.loss(net, x, x), images)[None]
-    losses = []
-    for draw in range(pretext.draws):
-        streams = [Stream(seed) / "losses" / draw / view for view in range(pretext.views)]
-        losses.append(_predict_views(lambda x: pretext.loss(net, x, x), images, augment, streams))
-    return torch.stack(losses)
+    streams = [[Stream(seed) / "losses" / draw / view for view in range(pretext.views)] for draw in range(pretext.draws)]
+    return torch.stack([_predict_views(lambda x: pretext.loss(net, x, x), images, augment, views) for views in streams])
 
 
 @torch.no_grad()

@@ -31,10 +31,7 @@ Loss = Callable[[Net, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a net is trained: SGD with momentum.
-
-    A batch may reach from one pass over the images into the next: all batches have one size, and every image is seen equally often.
-    """
+    """How a net is trained: SGD with momentum. A batch may reach from one pass over the images into the next, so all have one size."""
 
     epochs: float = 200  # passes over the labelled images
     min_updates: int = 0  # floor on the number of updates, for tiny labelled sets

@@ -270,7 +270,7 @@ def naive(augmentation: Augment, x: torch.Tensor, draw: Draw, y: torch.Tensor) -
 
 @pytest.mark.parametrize("name", [*AUGMENTATIONS, "everything", "no hue"])
 @pytest.mark.parametrize("B", [1, 7, 16])
-def test_the_whole_is_its_steps_in_torchvisions_order(name, B, monkeypatch):
+def test_all_steps_together_are_those_of_torchvision(name, B, monkeypatch):
     monkeypatch.setattr(augment, "CHUNK_PIXELS", 3 * 40 * 48)  # several chunks, not all equally long
     augmentation = {"everything": EVERYTHING, "no hue": dataclasses.replace(EVERYTHING, hue=0.0), **AUGMENTATIONS}[name]
     x, y = images(B, 40, 48), masks(B, 40, 48)
@@ -324,9 +324,9 @@ def test_other_seeds_give_other_images_and_the_generator_moves_on():
 
 def test_chunks_do_not_change_the_result(monkeypatch):
     x = images(21, 16, 16)
-    whole = EVERYTHING(x, Stream(0).generator())[0]
+    expected = EVERYTHING(x, Stream(0).generator())[0]
     monkeypatch.setattr(augment, "CHUNK_PIXELS", 2 * 256)
-    close(EVERYTHING(x, Stream(0).generator())[0], whole, 1e-6)
+    close(EVERYTHING(x, Stream(0).generator())[0], expected, 1e-6)
 
 
 def test_autocast_does_not_coarsen_the_images():

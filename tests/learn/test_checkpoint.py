@@ -1,4 +1,4 @@
-"""Checkpoints: what is stored and read again, when the next one is due, and the messages of a computation that fails."""
+"""Checkpoints: what is stored and read again, when the next one is due, and the messages when a computation fails."""
 
 import math
 from pathlib import Path

@@ -63,8 +63,8 @@ def test_lab_against_the_formulae_written_naively() -> None:
     ],
 )
 def test_lab_of_published_colours(rgb: tuple[float, ...], expected: tuple[float, ...]) -> None:
-    found = lab(torch.tensor(rgb).view(1, 3, 1, 1)).flatten()
-    torch.testing.assert_close(found, torch.tensor(expected), atol=0.03, rtol=0)
+    colours = lab(torch.tensor(rgb).view(1, 3, 1, 1)).flatten()
+    torch.testing.assert_close(colours, torch.tensor(expected), atol=0.03, rtol=0)
 
 
 def test_autocast_leaves_colours_alone() -> None:
@@ -92,12 +92,12 @@ def shown(lightness: int, a: int, b: int, inverse: list[list[float]]) -> bool:
 def test_nearest_is_the_nearest(images: int, height: int, width: int, count: int) -> None:
     ab = torch.randint(-40, 40, (images, 2, height, width), generator=(Stream(count) / "ab").generator()).float()
     centres = torch.randint(-3, 4, (count, 2), generator=(Stream(count) / "centres").generator()).float() * 10  # some of them twice
-    found = nearest(ab, centres)
+    bins_of_places = nearest(ab, centres)
     for n in range(images):
         for i in range(height):
             for j in range(width):
                 far = [sum((float(ab[n, k, i, j]) - float(c[k])) ** 2 for k in range(2)) for c in centres]
-                assert int(found[n, i, j]) == far.index(min(far))
+                assert int(bins_of_places[n, i, j]) == far.index(min(far))
 
 
 def test_every_centre_is_its_own_bin() -> None:
@@ -108,7 +108,7 @@ def test_every_centre_is_its_own_bin() -> None:
 
 
 def predicted(net: Net, image: Tensor) -> Tensor:
-    """What the head makes of one image, [outputs,h,w]."""
+    """The head's output for one image, [outputs,h,w]."""
     grey = (naive_colours(image)[:1] / 100).repeat(3, 1, 1)
     out: Tensor = net.head(net.maps(grey[None])[-1], (image.shape[1] // 4, image.shape[2] // 4))
     return out[0]
@@ -137,8 +137,8 @@ def test_regression_against_a_loop_over_images_and_pixels(size: tuple[int, int])
         pairs = [(maps[k], colours[k]) for k in range(2)]
         errors = [
             (p - c) ** 2
-            for found, true in pairs
-            for p_row, c_row in zip(enlarged(found, *size), true, strict=True)
+            for prediction, true in pairs
+            for p_row, c_row in zip(enlarged(prediction, *size), true, strict=True)
             for p, c in zip(p_row, c_row, strict=True)
         ]
         expected.append(sum(errors) / len(errors))

@@ -40,7 +40,7 @@ def side_by_side(cells: list[Tensor]) -> Tensor:
 
 
 def seen_by(net: Net, loss: Callable[[Net, Tensor], Tensor], x: Tensor) -> list[Tensor]:
-    """What the net was given by `loss`, call by call."""
+    """The net's inputs from `loss`, call by call."""
     seen: list[Tensor] = []
     hook = net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     loss(net, x)
@@ -59,10 +59,10 @@ def test_there_are_24_orders() -> None:
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.lists(st.integers(0, 23), min_size=1, max_size=9))
 def test_reassembled_is_what_slices_give(images: int, height: int, width: int, classes: list[int]) -> None:
     x = images_of(images, 3, 2 * height, 2 * width)
-    found = joined(reassembled(x, torch.tensor(classes)))
+    views = joined(reassembled(x, torch.tensor(classes)))
     for view, label in enumerate(classes):
         cut = tiles(x[view % images])
-        assert torch.equal(found[view], side_by_side([cut[k] for k in ORDERS[label]]))
+        assert torch.equal(views[view], side_by_side([cut[k] for k in ORDERS[label]]))
 
 
 def test_the_first_order_is_the_image_itself() -> None:
@@ -74,19 +74,19 @@ def test_the_first_order_is_the_image_itself() -> None:
 @given(st.integers(0, 23), st.integers(1, 2), st.lists(st.integers(0, 4), min_size=8, max_size=8))
 def test_cells_are_cropped_where_their_offsets_say(label: int, margin: int, offsets: list[int]) -> None:
     x, places = images_of(1, 3, 12, 16), torch.tensor(offsets).view(1, 4, 2) % (2 * margin + 1)
-    found = reassembled(x, torch.tensor([label]), places, margin)
+    cells = reassembled(x, torch.tensor([label]), places, margin)
     for cell, (tile, (top, left)) in enumerate(zip(ORDERS[label], places[0].tolist(), strict=True)):
         expected = tiles(x[0])[tile][:, top : top + 6 - 2 * margin, left : left + 8 - 2 * margin]
-        assert torch.equal(found[0, cell].permute(2, 0, 1), expected)
+        assert torch.equal(cells[0, cell].permute(2, 0, 1), expected)
 
 
 def test_standardised_has_no_level_and_no_contrast() -> None:
     cells = images_of(2, 4, 8, 8, 3)
     cells[1, 2] = 0.7
-    found = standardised(cells)
-    torch.testing.assert_close(found[0].mean(dim=(1, 2)), torch.zeros(4, 3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(found[0].std(dim=(1, 2), correction=0), torch.ones(4, 3), atol=0.02, rtol=0)
-    assert float(found[1, 2].abs().max()) < 1e-4  # flat, and not noise of size 1
+    scaled = standardised(cells)
+    torch.testing.assert_close(scaled[0].mean(dim=(1, 2)), torch.zeros(4, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scaled[0].std(dim=(1, 2), correction=0), torch.ones(4, 3), atol=0.02, rtol=0)
+    assert float(scaled[1, 2].abs().max()) < 1e-4  # flat, and not noise of size 1
 
 
 # ---- losses --------------------------------------------------------------------------------------------------------------------
@@ -120,10 +120,10 @@ def test_evaluation_against_all_orders_of_one_image_after_the_other(name: str, s
 @pytest.mark.parametrize("name", LOSSES)
 def test_an_image_is_alone_in_evaluation(name: str) -> None:
     net, x = net_of().eval(), images_of(9, 3, 8, 8)
-    whole = LOSSES[name](net, x)
+    together = LOSSES[name](net, x)
     for k in range(9):
-        torch.testing.assert_close(whole[k : k + 1], LOSSES[name](net, x[k : k + 1]))
-    assert len(whole.unique()) == 9
+        torch.testing.assert_close(together[k : k + 1], LOSSES[name](net, x[k : k + 1]))
+    assert len(together.unique()) == 9
 
 
 @pytest.mark.parametrize("batch", [1, 6, 8])
@@ -207,7 +207,7 @@ def test_images_that_cannot_be_cut_are_refused(name: str, size: tuple[int, int],
 
 def test_orders_are_learned() -> None:
     x = images_of(12, 3, 8, 8) * 0.2
-    for tile, colour in ((0, 0), (1, 1), (2, 2)):  # each tile has a colour of its own
+    for tile, colour in ((0, 0), (1, 1), (2, 2)):  # each tile has another colour
         row, column = tile // 2 * 4, tile % 2 * 4
         x[:, colour, row : row + 4, column : column + 4] += 0.8
     net = net_of(8)

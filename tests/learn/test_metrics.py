@@ -30,11 +30,11 @@ def log_probs(shape: tuple[int, ...], seed: int = 0, spread: float = 2.0) -> Ten
 def test_confusion_is_scikit_learns(shape: tuple[int, ...], classes: int, seed: int) -> None:
     predictions, targets = labels(shape, classes, seed + 1), labels(shape, classes, seed)
     expected = sk.confusion_matrix(targets.flatten(), predictions.flatten(), labels=range(classes))
-    found = metrics.confusion(predictions, targets, classes)
-    assert found.dtype == torch.int64 and found.tolist() == expected.tolist()
-    assert metrics.accuracy(found).item() == pytest.approx(sk.accuracy_score(targets.flatten(), predictions.flatten()))
+    counts = metrics.confusion(predictions, targets, classes)
+    assert counts.dtype == torch.int64 and counts.tolist() == expected.tolist()
+    assert metrics.accuracy(counts).item() == pytest.approx(sk.accuracy_score(targets.flatten(), predictions.flatten()))
     jaccard = sk.jaccard_score(targets.flatten(), predictions.flatten(), average="macro")  # over the classes that occur
-    assert metrics.mean_iou(found).item() == pytest.approx(jaccard)
+    assert metrics.mean_iou(counts).item() == pytest.approx(jaccard)
 
 
 @settings(deadline=None)

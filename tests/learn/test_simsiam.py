@@ -18,12 +18,12 @@ def test_the_loss_is_that_of_the_paper_written_naively() -> None:
     net, x = net_of().eval(), torch.rand(6, 3, 8, 8)
     head = net.head
     assert isinstance(head, simsiam.SimSiamHead)
-    found = simsiam.simsiam_loss(net, x).tolist()
+    losses = simsiam.simsiam_loss(net, x).tolist()
     for i in range(3):
         z1, z2 = (head.projector(net.features(x[k : k + 1]))[0].tolist() for k in (i, i + 3))
         p1, p2 = (head.predictor(torch.tensor([z]))[0].tolist() for z in (z1, z2))
-        assert math.isclose(found[i], negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2, abs_tol=1e-5)
-    assert len(found) == 3 and max(map(abs, found)) <= 1
+        assert math.isclose(losses[i], negative_cosine(p1, z2) / 2 + negative_cosine(p2, z1) / 2, abs_tol=1e-5)
+    assert len(losses) == 3 and max(map(abs, losses)) <= 1
 
 
 def negative_cosine(p: list[float], z: list[float]) -> float:
@@ -38,16 +38,16 @@ def test_no_gradient_flows_through_the_projections() -> None:
         assert isinstance(head, simsiam.SimSiamHead)
         z1, z2 = head.projector(net.features(x[:4])), head.projector(net.features(x[4:]))
         p1, p2 = head.predictor(z1), head.predictor(z2)
-        one, two = (z1.clone().detach(), z2.clone().detach()) if stop else (z1, z2)
+        t1, t2 = (z1.clone().detach(), z2.clone().detach()) if stop else (z1, z2)
         cosine = nn.CosineSimilarity(dim=1)
-        (-(cosine(p1, two) + cosine(p2, one)) / 2).mean().backward()
+        (-(cosine(p1, t2) + cosine(p2, t1)) / 2).mean().backward()
         return [p.grad for p in net.trunk.parameters() if p.grad is not None]
 
     net, x = net_of().train(), torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     simsiam.simsiam_loss(net, x).mean().backward()
     mine = [p.grad for p in net.trunk.parameters() if p.grad is not None]
-    for found, expected in zip(mine, gradients(stop=True), strict=True):
-        torch.testing.assert_close(found, expected)
+    for gradient, expected in zip(mine, gradients(stop=True), strict=True):
+        torch.testing.assert_close(gradient, expected)
     assert any(not torch.allclose(a, b) for a, b in zip(mine, gradients(stop=False), strict=True))
 
 

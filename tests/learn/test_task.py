@@ -22,8 +22,8 @@ def other_loss(net: Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def test_a_task_completes_a_learner_without_a_loss(learner: Learner) -> None:
     assert learner.loss is None
     assert TASK.complete(learner) == replace(learner, loss=cross_entropy)
-    own = replace(learner, loss=other_loss)
-    assert TASK.complete(own) is own
+    complete = replace(learner, loss=other_loss)
+    assert TASK.complete(complete) is complete
 
 
 def test_labels_and_void_are_accepted() -> None:

@@ -143,9 +143,9 @@ def stop_after(steps: int) -> TrainingHook:
     return TrainingHook(report)
 
 
-@pytest.mark.parametrize("stop", [1, 17, 59])
+@pytest.mark.parametrize("stop", [1, 9, 23])
 def test_fit_continues_bit_for_bit(train: ImageSet, learner: Learner, tmp_path: Path, frequent_checkpoints: None, stop: int) -> None:
-    learner, path = with_recipe(learner, min_updates=60, checkpoint_seconds=0.0), tmp_path / "net.pt"
+    learner, path = with_recipe(learner, min_updates=24, checkpoint_seconds=0.0), tmp_path / "net.pt"
     undisturbed = learner.build(3, STREAM)
     fit_all(undisturbed, train, learner)
     with pytest.raises(Stop):

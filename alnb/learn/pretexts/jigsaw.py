@@ -99,16 +99,12 @@ def jigsaw_gap_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
 
 
 def _mean(net: Net, x: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
-    place = torch.arange(len(x), device=x.device)
-    groups = [place % GROUPS] if net.training else [torch.full_like(place, group) for group in range(GROUPS)]
-    losses = [_group_losses(net, view, group) for group in groups]  # one group after the other: never more than 4B images at once
-    return torch.stack(losses).mean(dim=0)
-
-
-def _group_losses(net: Net, view: Callable[[Tensor], Tensor], group: Tensor) -> Tensor:
-    """Mean cross-entropy [B] over the four orders of each image's group, i64 [B] in 0..5."""
-    classes = (torch.arange(VIEWS, device=group.device)[:, None] * GROUPS + group).flatten()
-    return functional.cross_entropy(net(view(classes)), classes, reduction="none").view(VIEWS, -1).mean(dim=0)
+    """Mean cross-entropy [B] over the views that are seen; `view` makes them from their classes i64 [4B]."""
+    place, losses = torch.arange(len(x), device=x.device), []
+    for group in [place % GROUPS] if net.training else [torch.full_like(place, group) for group in range(GROUPS)]:
+        classes = (torch.arange(VIEWS, device=x.device)[:, None] * GROUPS + group).flatten()
+        losses.append(functional.cross_entropy(net(view(classes)), classes, reduction="none").view(VIEWS, -1))
+    return torch.cat(losses).mean(dim=0)
 
 
 def _offsets(x: Tensor, views: int, margin: int) -> Tensor:
@@ -122,8 +118,8 @@ def _offsets(x: Tensor, views: int, margin: int) -> Tensor:
 
 def _check(x: Tensor) -> None:
     height, width = x.shape[2:]
-    if height % 2 or width % 2 or min(height, width) < SMALLEST:
-        rows, columns = (max(SMALLEST, side + side % 2) for side in (height, width))
+    rows, columns = (max(SMALLEST, side + side % 2) for side in (height, width))
+    if (rows, columns) != (height, width):
         raise ValueError(
             f"images of {height}x{width} pixels cannot be cut into 2x2 tiles for jigsaw: sides must be even, and at least {SMALLEST}; "
             f"resize them to {rows}x{columns}"
