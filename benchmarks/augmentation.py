@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alnb.learn.augment import AUGMENTATIONS
-from alnb.store import Stream
+from alnb.learn.augment import AUGMENTATIONS, normalise
+from alnb.store.streams import generator
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10, training set
 WORKERS, PREFETCH = 2, 2  # torch's default prefetch, per worker
@@ -26,7 +26,7 @@ def cifar10() -> tuple[Any, str]:
         from torchvision.datasets import CIFAR10
 
         return CIFAR10(str(root)).data, "CIFAR-10"
-    pixels = torch.randint(0, 256, (50_000, 32, 32, 3), dtype=torch.uint8, generator=(Stream(0) / "benchmark images").generator())
+    pixels = torch.randint(0, 256, (50_000, 32, 32, 3), dtype=torch.uint8, generator=generator(0, "benchmark images"))
     return pixels.numpy(), f"random pixels, as {root} has no CIFAR-10"
 
 
@@ -67,11 +67,10 @@ def loaded(images: Any, name: str, batch: int) -> Iterator[Tensor]:
 def batched(images: Any, name: str, batch: int) -> Iterator[Tensor]:
     """Batches without end by `alnb.augment`."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    generator, augment = (Stream(0) / "benchmark").generator(), AUGMENTATIONS[name]
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    rng, augment = generator(0, "benchmark"), AUGMENTATIONS[name]
     while True:
-        x, _ = augment(pixels.index_select(0, torch.randint(len(pixels), (batch,), generator=generator)), generator)
-        yield x.sub_(mean).div_(std)
+        x, _ = augment(pixels.index_select(0, torch.randint(len(pixels), (batch,), generator=rng)), rng)
+        yield normalise(x, MEAN, STD, out=x)
 
 
 def rate(batches: Iterator[Tensor]) -> float:

@@ -32,10 +32,7 @@ class Collapsed(Exception):
 
 @dataclass(frozen=True)
 class Monitor:
-    """Accuracy of nearest neighbours on held-out images, measured during a pre-training.
-
-    It uses labels, for diagnosis only: the net never sees them.
-    """
+    """Accuracy of nearest neighbours on held-out images, measured during a pre-training. The net never sees their labels."""
 
     memory: ImageSet
     held_out: ImageSet
@@ -65,7 +62,7 @@ class Pretrained:
     backbone: Backbone
     features: Tensor  # [N,D], without augmentation, of all images it was trained on
     losses: Tensor  # [N], the pretext's loss of each image
-    seconds: float  # that the process took which finished it
+    seconds: float  # of the process that finished the pre-training
     head: Mapping[str, Tensor]  # weights of the pretext's head
     history: tuple[dict[str, float], ...] = ()  # about `MEASUREMENTS` entries: `update`, `epoch`, and `spread` and `knn` if measured
 
