@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 
 import pytest
@@ -57,13 +56,6 @@ def test_it_is_stopped_midway(tmp_path: Path) -> None:
         tsne.layout(blobs(), perplexity=10, cache=tmp_path)
     assert not list(tmp_path.rglob("result.pt"))
     assert tsne.layout(blobs(), perplexity=10, cache=tmp_path).shape == (120, 2), "it goes on afterwards"
-
-
-def test_without_opentsne_scikit_learn_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setitem(sys.modules, "openTSNE", None)
-    positions = tsne.layout(blobs(60), perplexity=5, cache=tmp_path)
-    assert positions.shape == (60, 2) and bool(positions.isfinite().all())
 
 
 def test_bad_input(tmp_path: Path) -> None:

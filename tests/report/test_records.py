@@ -70,7 +70,7 @@ def test_a_frame_is_the_same_as_what_is_loaded(make: Callable[..., store.Run], t
     for name in frame.columns:
         assert list(frame[name]) == list(loaded[name]), name
     with pytest.raises(ValueError, match="no finished cycles"):
-        records.read(tmp_path, arm="b")
+        records.frame(records.find(tmp_path, arm="b"))
 
 
 def test_protocols_as_texts() -> None:
