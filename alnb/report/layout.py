@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from alnb import store
-from alnb.store import stop as pause
+from alnb.store import stop
 
 COMPONENTS = 50  # principal components in which neighbours are looked up
 PERPLEXITY = 30.0  # van der Maaten and Hinton 2008: typical values are between 5 and 50
@@ -62,7 +62,7 @@ def _embed(features: Tensor, perplexity: float, seed: int) -> Tensor:
             x = PCA(COMPONENTS, random_state=seed).fit_transform(x)
         tsne = TSNE(
             perplexity=perplexity, initialization="pca", neighbors=NEIGHBOURS, early_exaggeration_iter=EARLY, n_iter=LATER,
-            random_state=seed, n_jobs=threads, callbacks=lambda *_: pause.check("within the layout"), callbacks_every_iters=10,
+            random_state=seed, n_jobs=threads, callbacks=lambda *_: stop.check("within the layout"), callbacks_every_iters=10,
         )  # fmt: skip
         return torch.tensor(tsne.fit(x).__array__(), dtype=torch.float64)
 
