@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas
 
-from alnb import notebook
+from alnb.notebook.execute import execute
 from alnb.report import figures as report
 from alnb.report import records
 from alnb.store import Run
@@ -35,9 +35,7 @@ def in_order(frame: pandas.DataFrame) -> pandas.DataFrame:
 def measure() -> Iterator[dict[str, Any]]:
     """Two rows: the share of labels saved by the better of entropy and margin, and the lowest final accuracy of all strategies."""
     with tempfile.TemporaryDirectory() as folder:
-        notebook.execute(
-            QUICKSTART, {"seeds": SEEDS, "runs": folder, "figures": folder, "device": "cpu"}, Path(folder) / "quickstart.ipynb"
-        )
+        execute(QUICKSTART, {"seeds": SEEDS, "runs": folder, "figures": folder, "device": "cpu"}, Path(folder) / "quickstart.ipynb")
         frame = in_order(records.frame(runs_below(Path(folder))))
     table = report.savings(frame)
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
