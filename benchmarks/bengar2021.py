@@ -16,6 +16,7 @@ import pandas
 from alnb import data, notebook
 from alnb.papers.bengar2021 import claims
 from alnb.papers.bengar2021 import experiment as bengar2021
+from alnb.report import stats
 
 SCALE = "laptop"
 NOTEBOOKS = {  # and the data set whose images they need
@@ -109,11 +110,11 @@ def knn(dataset: str, runs: Path) -> float:
     return float(learned["history"][-1]["knn"])
 
 
-def first_claim(frame: pandas.DataFrame) -> claims.Difference:
+def first_claim(frame: pandas.DataFrame) -> stats.Difference:
     """How much more accurate random choice is with the frozen backbone than from scratch, in the smallest regime of CIFAR-10."""
     rows = frame[(frame["dataset"] == "cifar10") & (frame["strategy"] == "random")]
     rows = rows[rows["regime"] == rows["regime"].min()]
-    return claims.paired(rows, {"arm": "frozen"}, {"arm": "scratch"})
+    return stats.paired(rows, {"arm": "frozen"}, {"arm": "scratch"})
 
 
 def ends(frame: pandas.DataFrame) -> pandas.DataFrame:

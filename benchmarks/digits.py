@@ -8,8 +8,7 @@ from typing import Any
 import pandas
 
 from alnb.notebook.execute import execute
-from alnb.report import figures as report
-from alnb.report import records
+from alnb.report import records, tables
 from alnb.store import Run
 
 SEEDS = [0, 1, 2, 3, 4]
@@ -37,11 +36,11 @@ def measure() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         execute(QUICKSTART, {"seeds": SEEDS, "runs": folder, "figures": folder, "device": "cpu"}, Path(folder) / "quickstart.ipynb")
         frame = in_order(records.frame(runs_below(Path(folder))))
-    table = report.savings(frame)
+    table = tables.savings(frame)
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     first = table[table["arm"] == "from scratch"]
     best = first[first["strategy"].isin(["entropy", "margin"])].set_index("strategy")["saved"]
-    found = {"level": float(first["level"].iloc[0]), "rows": rows, "finding": report.finding(frame)}
+    found = {"level": float(first["level"].iloc[0]), "rows": rows, "finding": tables.finding(frame)}
     common = {"sense": ">=", "detail": f"quickstart notebook, laptop scale, from scratch, mean curves of {len(SEEDS)} seeds"}
     yield {
         "name": f"digits: share of labels saved against random ({best.idxmax()})",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas
 
-from alnb.papers.bengar2021 import claims
+from alnb.report import stats
 from benchmarks.bengar2021 import SCALE, plain
 from benchmarks.scratch_floor import accuracy, prepared
 
@@ -38,7 +38,7 @@ def measure() -> Iterator[dict[str, Any]]:
     scratch = frame[frame["arm"] == "scratch"]
     for pretraining, one in images.items():
         own = frame[(frame["arm"] == "frozen") & (frame["pretraining"] == pretraining)]
-        gaps = claims.by_budget(pandas.concat([own, scratch]).assign(regime=0.1), {"arm": "frozen"}, {"arm": "scratch"})
+        gaps = stats.by_budget(pandas.concat([own, scratch]).assign(regime=0.1), {"arm": "frozen"}, {"arm": "scratch"})
         knn = one.pretrained.history[-1]["knn"]
         table += [{"pretraining": pretraining, "knn": knn, **gap} for gap in plain(gaps)]
     least = min((row for row in table if row["n_labelled"] == min(LABELS)), key=lambda row: row["mean"])

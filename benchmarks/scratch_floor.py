@@ -15,9 +15,8 @@ import pandas
 import alnb
 from alnb import acquire
 from alnb.loop import oracle
-from alnb.papers.bengar2021 import claims
 from alnb.papers.bengar2021 import experiment as bengar2021
-from alnb.report import figures as report
+from alnb.report import stats
 from benchmarks.bengar2021 import PROJECT, SCALE, plain
 
 UPDATES = {50: (100, 400, 1600), 250: (100, 400)}  # by labels; the least of scale laptop is 100
@@ -67,11 +66,11 @@ def measure() -> Iterator[dict[str, Any]]:
     table = [
         {"n_labelled": labels, "training": name, "accuracy": own.mean(), "low": low, "high": high, "seeds": len(own)}
         for (labels, name), own in frame.groupby(["n_labelled", "arm"], sort=False)["accuracy"]
-        for low, high in [report.interval(own)]
+        for low, high in [stats.interval(own)]
     ]
     few = frame[frame["n_labelled"] == min(UPDATES)]
     best = few[few["arm"] != "frozen"].groupby("arm")["accuracy"].mean().idxmax()
-    gain = claims.paired(few, {"arm": "frozen"}, {"arm": best}, on=("n_labelled",))
+    gain = stats.paired(few, {"arm": "frozen"}, {"arm": best}, on=("n_labelled",))
     yield {
         "name": f"self-supervision over the best of {2 * len(UPDATES[min(UPDATES)])} ways to train from scratch, {min(UPDATES)} labels of "
         "CIFAR-10: lower end of the interval",

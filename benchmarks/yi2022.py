@@ -86,7 +86,7 @@ def minutes(name: str) -> float:
     return swept(name) if name in SWEPT else float(nbformat.read(executed(name), 4).metadata.papermill.duration) / 60
 
 
-def found(name: str) -> list[records.Found]:
+def found(name: str) -> list[records.TaggedRun]:
     """The runs of an executed notebook."""
     return records.find(BUILD / name.replace(" ", "-"), paper=yi2022.PAPER)
 

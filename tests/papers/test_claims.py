@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from alnb.papers.bengar2021 import claims
-from alnb.papers.bengar2021.claims import FAILS, HOLDS, OPEN, Difference
 from alnb.report import figures as report
+from alnb.report import stats
+from alnb.report.stats import FAILS, HOLDS, OPEN, Difference
 from alnb.store import streams as rng
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200, "digits": 10}
@@ -85,16 +86,16 @@ def test_paired_against_naive_loops(seed: int, missing: float) -> None:
                         differences.append(row.accuracy - other.accuracy)
         if differences:
             by_seed.append(sum(differences) / len(differences))
-    found = claims.paired(frame, first, second)
+    found = stats.paired(frame, first, second)
     assert found.n == len(by_seed)
     if by_seed:
-        low, high = report.interval(pandas.Series(by_seed))
+        low, high = stats.interval(pandas.Series(by_seed))
         assert (found.mean, found.low, found.high) == pytest.approx((sum(by_seed) / len(by_seed), low, high))
 
 
 def test_pairing_takes_the_luck_of_a_seed_out() -> None:
     frame = runs(lambda arm, strategy, percent: 0.5 + 0.01 * (arm == "frozen"), noise=0)
-    found = claims.paired(frame, {"arm": "frozen", "strategy": "random"}, {"arm": "scratch", "strategy": "random"})
+    found = stats.paired(frame, {"arm": "frozen", "strategy": "random"}, {"arm": "scratch", "strategy": "random"})
     assert (found.mean, found.low, found.high, found.n) == pytest.approx((0.01, 0.01, 0.01, 5))
     assert frame.groupby("seed")["accuracy"].mean().std() > 0.01
     assert str(found) == "+1.0 points (95 % interval +1.0 to +1.0, 5 seeds)"
@@ -102,24 +103,24 @@ def test_pairing_takes_the_luck_of_a_seed_out() -> None:
 
 def test_nothing_to_pair() -> None:
     frame = runs(as_claimed)
-    found = claims.paired(frame, {"arm": "frozen", "strategy": "random"}, {"arm": "frozen", "strategy": "badge"})
-    assert found.n == 0 and math.isnan(found.mean) and str(found) == "nothing to compare" and claims.verdict(found) == OPEN
-    assert claims.paired(frame.iloc[:0], {"arm": "frozen"}, {"arm": "scratch"}).n == 0
-    one = claims.paired(frame[frame["seed"] == 0], {"arm": "frozen", "strategy": "random"}, {"arm": "scratch", "strategy": "random"})
-    assert one.n == 1 and one.mean > 0.1 and claims.verdict(one) == OPEN and str(one).endswith("(1 seed, no interval)")
+    found = stats.paired(frame, {"arm": "frozen", "strategy": "random"}, {"arm": "frozen", "strategy": "badge"})
+    assert found.n == 0 and math.isnan(found.mean) and str(found) == "nothing to compare" and stats.verdict(found) == OPEN
+    assert stats.paired(frame.iloc[:0], {"arm": "frozen"}, {"arm": "scratch"}).n == 0
+    one = stats.paired(frame[frame["seed"] == 0], {"arm": "frozen", "strategy": "random"}, {"arm": "scratch", "strategy": "random"})
+    assert one.n == 1 and one.mean > 0.1 and stats.verdict(one) == OPEN and str(one).endswith("(1 seed, no interval)")
 
 
 def test_columns_that_are_missing_and_rows_that_do_not_belong_together_are_named() -> None:
     frame = runs(as_claimed)
     with pytest.raises(ValueError, match="no column armm: it has dataset, classes"):
-        claims.paired(frame, {"armm": "frozen"}, {"arm": "scratch"})
+        stats.paired(frame, {"armm": "frozen"}, {"arm": "scratch"})
     both = pandas.concat([frame, runs(as_claimed, scale="paper")])
     with pytest.raises(ValueError, match=r"mix several values of scale \(laptop, paper\): add scale to both sides"):
-        claims.paired(both, {"arm": "frozen"}, {"arm": "scratch"})
+        stats.paired(both, {"arm": "frozen"}, {"arm": "scratch"})
     both = pandas.concat([frame, runs(as_claimed, "cifar100")])
     with pytest.raises(ValueError, match=r"mix several values of dataset"):
-        claims.paired(both, {"arm": "frozen"}, {"arm": "scratch"})
-    assert claims.paired(both, {"arm": "frozen", "dataset": "cifar10"}, {"arm": "scratch", "dataset": "cifar10"}).n == 5
+        stats.paired(both, {"arm": "frozen"}, {"arm": "scratch"})
+    assert stats.paired(both, {"arm": "frozen", "dataset": "cifar10"}, {"arm": "scratch", "dataset": "cifar10"}).n == 5
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_columns_that_are_missing_and_rows_that_do_not_belong_together_are_named
     ],
 )
 def test_verdict(low: float, high: float, n: int, tolerance: float, expected: str) -> None:
-    assert claims.verdict(Difference((low + high) / 2, low, high, n), tolerance) == expected
+    assert stats.verdict(Difference((low + high) / 2, low, high, n), tolerance) == expected
 
 
 def test_the_best_strategy_is_not_chosen_by_the_luck_it_is_measured_with() -> None:
@@ -324,7 +325,7 @@ def test_the_gap_is_shown_budget_by_budget() -> None:
     frame = runs(lambda arm, strategy, percent: 0.5 + (0.05 - percent) * (arm == "frozen"), seeds=4)
     frame = frame[frame["regime"] == 0.1]
     sides = {"arm": "frozen", "strategy": "random"}, {"arm": "scratch", "strategy": "random"}
-    table = claims.by_budget(frame, *sides)
+    table = stats.by_budget(frame, *sides)
     naive = []
     for n in (50, 100, 150, 200, 250):
         own = frame[(frame["n_labelled"] == n) & (frame["strategy"] == "random")].set_index(["arm", "seed"])["accuracy"]

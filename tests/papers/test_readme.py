@@ -13,7 +13,7 @@ from alnb.papers.bengar2021 import experiment as bengar2021
 from alnb.papers.published import published
 from alnb.papers.yi2022 import figures as yi2022_report
 from alnb.papers.yi2022.lookback import Compared
-from alnb.report.rank_correlation import Correlation
+from alnb.report.stats import Correlation
 from benchmarks import readme
 from benchmarks.bengar2021 import ends, plain
 from benchmarks.yi2022 import CLAIMS, beside, claimed

@@ -15,25 +15,21 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy
 
 from alnb.papers.published import published
-from alnb.report import figures as report
+from alnb.report.palette import COLOURS, MARKERS
+from alnb.report.stats import BAND, FAILS, HOLDS, OPEN, Verdict, by_budget, difference, every, labels_to_reach, paired_by_seed, verdict
 from alnb.store import streams as rng
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame, Series
-
-Verdict = Literal["holds", "does not hold", "not decidable at this scale"]
-HOLDS: Verdict = "holds"
-FAILS: Verdict = "does not hold"
-OPEN: Verdict = "not decidable at this scale"
 
 PER_CLASS = {"cifar10": 5000, "cifar100": 500, "tiny_imagenet": 450}  # the paper's training images per class, its section 4
 SCALES = ("paper", "laptop", "smoke")  # the most faithful first
@@ -41,96 +37,6 @@ CAUGHT_UP = 0.01  # accuracy; the paper's Table 1 calls gaps of 0.003 closed
 STEP = 5000  # labels; the paper reads its savings off curves with a point every 10 %
 DRAWS = 1000  # of every bootstrap
 SEEDS = 5  # fewer leave what a bootstrap would decide undecided, as its intervals are then far too short
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean difference of accuracy, its 95 % interval and the number of seeds `n`; NaN where there was nothing to compare (n = 0)."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        """In points of accuracy, with the interval and the seeds."""
-        return self.told(100, "+.1f", " points")
-
-    def told(self, factor: float, form: str, unit: str = "") -> str:
-        """The same of what is no accuracy: `factor` times it, in a format such as "+.1f"."""
-        if self.n == 0:
-            return "nothing to compare"
-        mean, low, high = (f"{factor * value:{form}}" for value in (self.mean, self.low, self.high))
-        return f"{mean}{unit} ({f'95 % interval {low} to {high}, {self.n} seeds' if self.n > 1 else '1 seed, no interval'})"
-
-
-def paired(
-    frame: DataFrame, first: Mapping[str, Any], second: Mapping[str, Any], on: Sequence[str] = ("regime", "n_labelled")
-) -> Difference:
-    """How much more accurate the rows that match `first` are than those that match `second`, as in ``{"arm": "frozen"}``.
-
-    Rows pair where seed and all columns `on` agree; the differences are averaged within each seed, then over seeds.
-
-    Raises:
-        ValueError: a column is missing, or one side mixes data sets or scales.
-    """
-    return difference(_by_seed(frame, first, second, on))
-
-
-def by_budget(frame: DataFrame, first: Mapping[str, Any], second: Mapping[str, Any]) -> DataFrame:
-    """`paired` at each budget: columns n_labelled, mean, low, high, n. A mean over budgets can hide that two curves meet or cross.
-
-    Raises:
-        ValueError: as `paired`.
-    """
-    import pandas
-
-    rows = []
-    for labels, own in frame.groupby("n_labelled"):
-        found = paired(own, first, second)
-        if found.n:
-            rows.append({"n_labelled": labels, "mean": found.mean, "low": found.low, "high": found.high, "n": found.n})
-    return pandas.DataFrame(rows, columns=["n_labelled", "mean", "low", "high", "n"])
-
-
-def verdict(difference: Difference, tolerance: float = 0.0) -> Verdict:
-    """Whether the first was better, falling short by no more than `tolerance`: whether the whole interval lies above -tolerance or below.
-
-    Fewer than two seeds, or an interval on both sides, decide nothing.
-    """
-    if difference.n >= 2 and difference.low > -tolerance:
-        return HOLDS
-    return FAILS if difference.n >= 2 and difference.high < -tolerance else OPEN
-
-
-def difference(by_seed: Series) -> Difference:
-    """The mean of differences, one for each seed; NaN are left out."""
-    values = by_seed.dropna()
-    if values.empty:
-        return Difference(math.nan, math.nan, math.nan, 0)
-    return Difference(float(values.mean()), *report.interval(values), len(values))
-
-
-def _by_seed(frame: DataFrame, first: Mapping[str, Any], second: Mapping[str, Any], on: Sequence[str] = ("regime", "n_labelled")) -> Series:
-    """The mean difference at matching points, by seed."""
-    missing = {"seed", "accuracy", *on, *first, *second} - set(frame.columns)
-    if missing:
-        raise ValueError(f"the frame has no column {', '.join(sorted(missing))}: it has {', '.join(frame.columns)}")
-    left, right = (_points(frame, side, ["seed", *on]) for side in (first, second))
-    left, right = left.align(right, join="inner")
-    return (left - right).groupby(level="seed").mean()
-
-
-def _points(frame: DataFrame, side: Mapping[str, Any], keys: list[str]) -> Series:
-    """Mean accuracy by `keys` of the rows that match `side`."""
-    rows = frame
-    for column, value in side.items():
-        rows = rows[rows[column] == value]
-    for column in ("dataset", "scale"):
-        if column in rows and rows[column].nunique() > 1:
-            found = ", ".join(sorted(rows[column].unique()))
-            raise ValueError(f"rows of {dict(side)} mix several values of {column} ({found}): add {column} to both sides")
-    return rows.groupby(keys)["accuracy"].mean()
 
 
 def select(frame: DataFrame, dataset: str) -> DataFrame:
@@ -203,14 +109,6 @@ def at(scale: str, found: Verdict) -> Verdict:
     return OPEN if scale == "smoke" else found
 
 
-def every(verdicts: Iterable[Verdict]) -> Verdict:
-    """Holds where all do, does not where one does not, is open otherwise."""
-    found = list(verdicts)
-    if FAILS in found:
-        return FAILS
-    return HOLDS if found and all(one == HOLDS for one in found) else OPEN
-
-
 def _part(label: str, by_seed: Series) -> _Part:
     found = difference(by_seed)
     return _Part(verdict(found), f"{label} {found}")
@@ -281,7 +179,7 @@ def _strategies(
     for regime in regimes:
         rows = _chosen(runs[runs["arm"] == "frozen"], regime, percent)
         for one, other in [(one, other) for one in first for other in second]:
-            by_seed = _by_seed(rows, {"strategy": one}, {"strategy": other})
+            by_seed = paired_by_seed(rows, {"strategy": one}, {"strategy": other})
             if by_seed.empty:
                 parts.append(_Part(OPEN, f"no runs of regime {regime:g} of {one} and {other} in the frozen arm"))
             else:
@@ -312,7 +210,7 @@ def _frozen_against_scratch(runs: DataFrame, *, random_only: bool) -> list[_Part
         one = "random" if random_only else name
         chosen = rows if name == "random" else rows[rows["cycle"] > 0]  # before, all are random
         first, second = {"arm": "frozen", "strategy": one}, {"arm": "scratch", "strategy": name}
-        by_seed = _by_seed(chosen, first, second)
+        by_seed = paired_by_seed(chosen, first, second)
         if by_seed.empty or (random_only and name == "random"):
             continue
         label = f"frozen {one} over scratch {name}" if random_only else f"{name}, frozen over scratch"
@@ -374,7 +272,7 @@ def _saved(runs: DataFrame) -> list[_Part]:
     curve, level = frozen.loc[seeds].to_numpy(), scratch.loc[seeds, half].to_numpy()
 
     def saved(weights: Any) -> float:
-        needed = report.labels_to_reach(labels, weights @ curve, float(weights @ level))
+        needed = labels_to_reach(labels, weights @ curve, float(weights @ level))
         return -math.inf if math.isnan(needed) else half - needed
 
     n = len(seeds)
@@ -402,7 +300,7 @@ def _resampled(n: int, draws: int, seed: int, purpose: str) -> Any:
 
 def _percentiles(values: Sequence[float]) -> tuple[float, float]:
     """The 2.5 and 97.5 percentiles, each one of `values`, as infinities cannot be averaged."""
-    tail = round((1 - report.BAND) / 2, 9)  # the digits beyond would move it to the next draw
+    tail = round((1 - BAND) / 2, 9)  # the digits beyond would move it to the next draw
     low, high = numpy.quantile(values, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high)
 
@@ -700,7 +598,7 @@ def draw_figure6(table: DataFrame) -> Figure:
         if not row.exact:
             axis.annotate("", (place[0], place[1] + 0.1 * top), place, arrowprops={"arrowstyle": "-|>", "color": "0.5"})
     for k, (row, y, high) in enumerate(zip(table.itertuples(), heights, ends, strict=True)):
-        colour, marker = report.COLOURS[k % len(report.COLOURS)], report.MARKERS[k % len(report.MARKERS)]
+        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
         down = y - row.low if row.low < y else 0.0
         axis.errorbar(row.classes, y, [[down], [max(high - y, 0.0)]], color=colour, marker=marker, capsize=3)
         if math.isinf(row.labels_per_class) or math.isinf(row.high):

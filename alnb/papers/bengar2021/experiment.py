@@ -30,9 +30,9 @@ from alnb.loop import oracle
 from alnb.loop.cycles import cycles as active_learning
 from alnb.loop.experiment import Cycle, Experiment, NothingToRun, Protocol
 from alnb.papers.experiment import runs_folder
-from alnb.report import comparisons
 from alnb.report import figures as report
-from alnb.report.records import Found
+from alnb.report import palette, stats, tables
+from alnb.report.records import TaggedRun
 from alnb.report.records import find as find_runs
 from alnb.report.records import frame as as_frame
 from alnb.store import streams as rng
@@ -348,7 +348,7 @@ def folder(scale: str, runs: Path | str = "") -> Path:
     return runs_folder(PAPER, scale, runs)
 
 
-def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) -> tuple[list[Found], list[Mapping[str, Any]]]:
+def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) -> tuple[list[TaggedRun], list[Mapping[str, Any]]]:
     """Of `jobs` as from `grid`: the finished runs below `runs`, and the jobs that are left to do.
 
     Found by what their manifests say, so neither images nor backbone are needed: records brought from a GPU are found on a laptop.
@@ -364,12 +364,12 @@ def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) 
     return [below[_key(job)] for job in jobs if _key(job) in below], [job for job in jobs if _key(job) not in below]
 
 
-def _below(runs: Path | str, setting: Setting) -> list[Found]:
+def _below(runs: Path | str, setting: Setting) -> list[TaggedRun]:
     """The runs of `setting` below `runs`, all of an arm on the same images or features.
 
     Raises: as `find`.
     """
-    found: list[Found] = []
+    found: list[TaggedRun] = []
     places: dict[tuple[Any, ...], Path] = {}
     first: dict[str, tuple[Any, Path]] = {}
     for run, columns in find_runs(runs, paper=PAPER, setting=setting.fingerprint):
@@ -441,7 +441,7 @@ def records(runs: Path | str = "") -> DataFrame | None:
     return pandas.concat(frames, ignore_index=True) if frames else None
 
 
-def svm_accuracies(finished: Iterable[Found]) -> DataFrame:
+def svm_accuracies(finished: Iterable[TaggedRun]) -> DataFrame:
     """Test accuracy of the SVM itself on the labels of every cycle of the runs of "svm_margin", beside that of the linear classifier.
 
     The paper does not say which of the two it plots.
@@ -483,7 +483,7 @@ def table1(frame: DataFrame) -> DataFrame:
     printed = published(PAPER, item="Table 1")[["dataset", "arm", "strategy", "value"]].rename(columns={"value": "published"})
     rows, half = [], frame[(frame["regime"] == 10) & (frame["cycle"] == frame["cycle"].max())]
     for (dataset, arm, strategy), own in half.groupby(["dataset", "arm", "strategy"], sort=False):
-        low, high = report.interval(own["accuracy"])
+        low, high = stats.interval(own["accuracy"])
         measured = {
             "n_labelled": int(own["n_labelled"].iloc[0]),
             "measured": own["accuracy"].mean(),
@@ -505,7 +505,7 @@ def draw_table1(table: DataFrame, title: str) -> Figure:
     for axis, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
         rows = table[table["dataset"] == dataset].reset_index(drop=True)
         axis.scatter(rows["published"], rows.index, marker="o", s=70, facecolors="none", edgecolors="0.3", label="published")
-        for colour, arm, label in ((report.COLOURS[0], "frozen", "self-supervised"), (report.COLOURS[1], "scratch", "from scratch")):
+        for colour, arm, label in ((palette.COLOURS[0], "frozen", "self-supervised"), (palette.COLOURS[1], "scratch", "from scratch")):
             own = rows[rows["arm"] == arm]
             spread = [own["measured"] - own["low"], own["high"] - own["measured"]]
             axis.errorbar(own["measured"], own.index, xerr=spread, fmt="s", color=colour, capsize=3, label=label)
@@ -528,23 +528,23 @@ def draw(frame: DataFrame, title: str) -> Figure:
 
     from alnb.papers.published import published
 
-    regimes, look = sorted(frame["regime"].unique()), report.looks(ARMS["frozen"])
-    printed = comparisons.printed(frame, published(PAPER))
+    regimes, look = sorted(frame["regime"].unique()), palette.looks(ARMS["frozen"])
+    printed = tables.printed(frame, published(PAPER))
     figure = Figure(figsize=(1.9 + 4.2 * len(regimes), 4.4), layout="constrained")
     for axis, regime in zip(figure.subplots(1, len(regimes), squeeze=False)[0], regimes, strict=True):
         rows = frame[frame["regime"] == regime]
         for (arm, name), own in rows.groupby(["arm", "strategy"], sort=False, observed=True):
             style = {"linestyle": DASHES[arm], "markersize": 5, "err_kws": {"alpha": 0.1}}
-            seaborn.lineplot(own, x="n_labelled", y="accuracy", errorbar=report.interval, ax=axis, **look[name], **style)
+            seaborn.lineplot(own, x="n_labelled", y="accuracy", errorbar=stats.interval, ax=axis, **look[name], **style)
         within = printed[printed["n_labelled"].between(rows["n_labelled"].min(), rows["n_labelled"].max())]
         for arm, filled in (("frozen", "none"), ("scratch", "bottom")):
-            report.hollow(axis, within[within["arm"] == arm], look, filled)
+            report.draw_published(axis, within[within["arm"] == arm], look, filled)
         ticks = sorted(rows["n_labelled"].unique())
         per_class = ticks[0] / frame["classes"].iloc[0]
         axis.set(title=f"{ticks[0]} labels a step, {per_class:g} per class", xlabel="labels", ylabel="test accuracy", xticks=ticks)
         axis.grid(alpha=0.3)
     figure.legend(handles=_handles(frame, look, not printed.empty), loc="outside right center", frameon=False)
-    figure.suptitle(f"{title}; mean of {report.seeds(frame)} seeds, 95 % bands", fontsize=11)
+    figure.suptitle(f"{title}; mean of {stats.seeds(frame)} seeds, 95 % bands", fontsize=11)
     return figure
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alnb.papers.bengar2021.claims import FAILS, HOLDS, OPEN, Difference, Verdict, at, every, paired, verdict
+from alnb.papers.bengar2021.claims import at
+from alnb.report.stats import FAILS, HOLDS, OPEN, Difference, Verdict, every, paired, verdict
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

@@ -36,7 +36,7 @@ from alnb.loop import oracle
 from alnb.loop.cycles import cycles as active_learning
 from alnb.loop.experiment import Cycle, Experiment, NothingToRun, Protocol
 from alnb.papers.experiment import runs_folder
-from alnb.report.records import Found
+from alnb.report.records import TaggedRun
 from alnb.report.records import find as find_runs
 from alnb.store import Stream
 
@@ -512,7 +512,7 @@ def folder(scale: str, runs: Path | str = "") -> Path:
     return runs_folder(PAPER, scale, runs)
 
 
-def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) -> tuple[list[Found], list[Mapping[str, Any]]]:
+def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) -> tuple[list[TaggedRun], list[Mapping[str, Any]]]:
     """Of `jobs` as from `grid`: the finished runs below `runs`, and the jobs that are left to do.
 
     Found by what their manifests say, so no images are needed: records brought from a GPU are found on a laptop.
@@ -521,7 +521,7 @@ def find(setting: Setting, jobs: Iterable[Mapping[str, Any]], runs: Path | str) 
         store.Corrupted: a manifest or a record is damaged.
         ValueError: two runs are of one job, or not all of the same images.
     """
-    below: dict[tuple[Any, ...], Found] = {}
+    below: dict[tuple[Any, ...], TaggedRun] = {}
     first: dict[str, tuple[Any, Path]] = {}  # images, and the losses of each pretext, and a run that has them
     for run, columns in find_runs(runs, paper=PAPER, setting=setting.fingerprint):
         if len(run.records()) < setting.points:

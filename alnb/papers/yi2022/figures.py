@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alnb.loop.experiment import Cycle
-from alnb.papers.bengar2021.claims import FAILS, HOLDS, OPEN, Verdict, at
+from alnb.papers.bengar2021.claims import at
 from alnb.papers.published import published as read_published
-from alnb.report import comparisons
-from alnb.report import figures as report
-from alnb.report.rank_correlation import Correlation
-from alnb.report.records import Found
+from alnb.report import palette, tables
+from alnb.report.records import TaggedRun
+from alnb.report.stats import FAILS, HOLDS, OPEN, Correlation, Verdict, interval
 from alnb.store import streams as rng
 
 if TYPE_CHECKING:
@@ -46,8 +45,8 @@ ITEMS = {
 
 
 def printed(frame: DataFrame, figure: str) -> DataFrame:
-    """The accuracies that the paper prints of what its figure shows, for `report.curves`; none for runs of another scale than paper."""
-    told = comparisons.printed(frame, read_published("yi2022"))
+    """The printed accuracies of what the figure shows, for `report.draw_curves`; none for runs of another scale than paper."""
+    told = tables.printed(frame, read_published("yi2022"))
     own = told[told["item"].isin(ITEMS[figure])]
     return own.assign(arm=ORDER) if figure == "figure6" else own
 
@@ -99,10 +98,10 @@ def draw_cold_start(frame: DataFrame, published: DataFrame, title: str) -> Figur
     axis = figure.subplots()
     for x, name in enumerate(names):
         values = frame[frame["part"] == name]["accuracy"]
-        colour = report.COLOURS[{"float": 0, "text": 1}.get(name.split()[0], 2)]
+        colour = palette.COLOURS[{"float": 0, "text": 1}.get(name.split()[0], 2)]
         jitter = (torch.rand(len(values), generator=rng.generator(0, "jitter", x)) - 0.5).numpy() * 0.35
         axis.scatter(x + jitter, values, s=10, color=colour, alpha=0.4, linewidths=0)
-        low, high = report.interval(values)
+        low, high = interval(values)
         axis.errorbar(x, values.mean(), [[values.mean() - low], [high - values.mean()]], fmt="s", color=colour, capsize=4)
     if "random" in names:
         axis.axhline(frame[frame["part"] == "random"]["accuracy"].mean(), color="0.3", linestyle="--", linewidth=1)
@@ -123,7 +122,7 @@ def timed(runs: Path) -> Path:
     return runs.with_name(f"{runs.name}-table2")
 
 
-def costs(finished: Iterable[Found], pretexts: Mapping[str, float], published: DataFrame) -> DataFrame:
+def costs(finished: Iterable[TaggedRun], pretexts: Mapping[str, float], published: DataFrame) -> DataFrame:
     """Table 2: seconds of each stage of each method, and the total over that of random choice.
 
     Args:
@@ -158,7 +157,7 @@ def draw_costs(table: DataFrame, title: str) -> Figure:
     axis = figure.subplots()
     known = bool(table["ratio"].notna().all())
     left, unit = [0.0] * len(table), table["total"] / table["ratio"] if known else 1.0
-    for colour, stage in zip(report.COLOURS, ("pretext", "query", "fit", "evaluate"), strict=False):
+    for colour, stage in zip(palette.COLOURS, ("pretext", "query", "fit", "evaluate"), strict=False):
         width = table[stage] / unit
         axis.barh(range(len(table)), width, left=left, color=colour, label=stage)
         left = [a + b for a, b in zip(left, width, strict=True)]
@@ -219,7 +218,7 @@ def draw_worth(table: DataFrame, title: str) -> Figure:
     places = {name: y for y, name in enumerate(presets)}
     figure = Figure(figsize=(11.0 if gains else 6.5, 1.6 + 0.42 * len(presets)), layout="constrained")
     axes = figure.subplots(1, 2 if gains else 1, sharey=True, squeeze=False)[0]
-    look, names = report.looks(table["strategy"]), list(table["strategy"].unique())
+    look, names = palette.looks(table["strategy"]), list(table["strategy"].unique())
     for k, (strategy, rows) in enumerate(table.groupby("strategy", sort=False)):
         _bars(axes[0], rows, places, (k - (len(names) - 1) / 2) * 0.22, ("difference", "low", "high"), label=strategy, **look[strategy])
         gained = rows.dropna(subset="gain")

@@ -25,8 +25,8 @@ from alnb.loop.experiment import Cycle
 from alnb.papers.yi2022.experiment import Setting, base, learned, pretext_learner, summary
 from alnb.report import layout as tsne
 from alnb.report import queries as query_analysis
-from alnb.report.rank_correlation import Correlation, correlate
-from alnb.report.records import Found
+from alnb.report.records import TaggedRun
+from alnb.report.stats import Correlation, correlate
 from alnb.store import Stream
 from alnb.store import streams as rng
 
@@ -81,7 +81,7 @@ def compared(
     Args:
         epochs: of the main task, see `supervised`.
     Raises:
-        As `yi2022.learned`, and ValueError as `rank_correlation.correlate`.
+        As `yi2022.learned`, and ValueError as `stats.correlate`.
     """
     found = learned(setting, train_set, pretext, runs=runs, report=report)
     main = supervised(setting, train_set, test, epochs=epochs, runs=runs, report=report)
@@ -107,7 +107,9 @@ class Viewed:
     table: DataFrame  # of `query_analysis.summary`
 
 
-def read_viewed(setting: Setting, finished: Iterable[Found], iterations: Sequence[int], epochs: float, runs: Path | str) -> Viewed | None:
+def read_viewed(
+    setting: Setting, finished: Iterable[TaggedRun], iterations: Sequence[int], epochs: float, runs: Path | str
+) -> Viewed | None:
     """What `viewed` wrote below `runs` of these runs, None where it did not.
 
     Raises:
@@ -127,7 +129,7 @@ def read_viewed(setting: Setting, finished: Iterable[Found], iterations: Sequenc
 
 def viewed(
     setting: Setting,
-    finished: Iterable[Found],
+    finished: Iterable[TaggedRun],
     iterations: Sequence[int],
     train_set: ImageSet,
     known: Supervised,
@@ -158,7 +160,7 @@ def viewed(
     return found
 
 
-def queries(finished: Iterable[Found], iterations: Sequence[int]) -> dict[str, dict[int, Tensor]]:
+def queries(finished: Iterable[TaggedRun], iterations: Sequence[int]) -> dict[str, dict[int, Tensor]]:
     """What each method of some runs asked for in the `iterations`, from 1: global indices i64 [n]; the first run of a method counts.
 
     Raises:

@@ -3,11 +3,11 @@ import math
 import numpy
 import pytest
 import torch
+from alnb.report.rank_correlation import bootstrap, correlate, draw, ranks, reliability, spearman, within_classes
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from alnb.report.rank_correlation import bootstrap, correlate, draw, ranks, reliability, spearman, within_classes
 from alnb.store import streams as rng
 
 
