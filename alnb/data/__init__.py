@@ -1,41 +1,27 @@
-"""Images and what is true of them: `ImageSet`, the data sets by name, parts of them, and where images lie.
+"""Images and their classes: `ImageSet`, parts of one, the data sets by name, and the sources of images.
 
-`sources` holds tensors and selections of them, `sets` facts and their parts, `files` decodes folders of images, `official` verifies
-and fetches published files, `datasets` puts them together.
+`sources` holds tensors, selections and features; `sets` image sets and their parts; `files` folders of images; `official` fetches and
+verifies published files; `archives` and `datasets` are the published data sets.
 """
 
-from alnb.data.datasets import (
-    DATASETS,
-    caltech101,
-    check_name,
-    cifar10,
-    cifar10_imbalanced,
-    cifar100,
-    digits,
-    fashion_mnist,
-    fetch,
-    load,
-    root_folder,
-    tiny_imagenet,
-)
-from alnb.data.files import SUFFIXES, Split, folder
-from alnb.data.sets import IMBALANCED_CIFAR10, ImageSet, at_most, balanced, bgr, imbalanced, proportional, subset
-from alnb.data.sources import DataError, Embedded, Images, Resident, Selection, pixels
+from alnb.data.archives import caltech101, tiny_imagenet
+from alnb.data.datasets import DATASETS, check_name, cifar10, cifar10_imbalanced, cifar100, digits, fashion_mnist, fetch, load
+from alnb.data.files import folder
+from alnb.data.official import root_folder
+from alnb.data.sets import ImageSet, at_most, balanced, imbalanced, proportional, subset
+from alnb.data.sources import DataError, Derived, Embedded, Images, Resident, Selection, pixels
 
 __all__ = [
     "DATASETS",
-    "IMBALANCED_CIFAR10",
-    "SUFFIXES",
     "DataError",
+    "Derived",
     "Embedded",
     "ImageSet",
     "Images",
     "Resident",
     "Selection",
-    "Split",
     "at_most",
     "balanced",
-    "bgr",
     "caltech101",
     "check_name",
     "cifar10",

@@ -6,28 +6,39 @@ import difflib
 import gzip
 import importlib.util
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from alnb import store
 from alnb.data import official
-from alnb.data.caltech import caltech101, fetch_caltech101
+from alnb.data.archives import caltech101, fetch_caltech101, fetch_tiny_imagenet, tiny_imagenet
 from alnb.data.files import Split, check_split, folder, read_folder
 from alnb.data.official import Root, root_folder
-from alnb.data.sets import IMBALANCED_CIFAR10, ImageSet, held_out, imbalanced
+from alnb.data.sets import ImageSet, held_out, imbalanced
 from alnb.data.sources import DataError, Resident
-from alnb.data.tiny import fetch_tiny_imagenet, tiny_imagenet
 
 Device = torch.device | str
 
 TEST_DIGITS = 50  # of each class, of 174 to 183
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
+
+# md5 of the unpacked files; torchvision states that of the .gz only. These are of the content of Debian's .gz. Debian compressed with
+# `gzip -n`: with file name and time (1504176606 for train, 1504176627 for t10k) put back into their headers, all four have the md5 of
+# torchvision, so the content is the official one.
+FASHION_MNIST = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
 
 
-# ---- the data sets ------------------------------------------------------------------------------------------------------------
+# ---- digits -------------------------------------------------------------------------------------------------------------------
 
 
 def digits(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
@@ -36,7 +47,7 @@ def digits(split: Split, *, root: Root = None, download: bool = False, device: D
     1,297 to train; 500 to test, 50 of each digit, drawn from the stream (0, "digits", "test", digit).
 
     Args:
-        root, download: have no meaning here: scikit-learn brings the images.
+        root, download: not used; scikit-learn contains the images.
 
     Raises:
         DataError: scikit-learn is not installed.
@@ -51,20 +62,20 @@ def digits(split: Split, *, root: Root = None, download: bool = False, device: D
     for digit in range(10):
         members = (targets == digit).nonzero().flatten()
         test[members] = held_out(len(members), TEST_DIGITS, "digits", "test", digit)
-    mine = test if split == "test" else ~test
-    return ImageSet(_three_channels(grey[mine], device), targets[mine], tuple("0123456789"), "digits")
+    mask = test if split == "test" else ~test
+    return ImageSet(_three_channels(grey[mask], device), targets[mask], tuple("0123456789"), "digits")
 
 
 def _digits() -> Tensor:
-    """i64 [1797, 65]: 64 grey values from 0 to 16 and the digit. Scikit-learn's file is read without importing scikit-learn, which would
-    take a second in every cell of a sweep; where the file has moved, its loader is asked.
+    """i64 [1797, 65]: 64 grey values from 0 to 16, and the digit.
 
-    Raises: DataError where scikit-learn is not installed.
+    scikit-learn's file is read without importing scikit-learn: this saves a second in every cell of a sweep. If the file is not in its
+    usual place, scikit-learn's own loader is used.
     """
-    found = importlib.util.find_spec("sklearn")
-    if found is None or found.origin is None:
-        raise DataError("the digits come with scikit-learn, which is not installed here: pip install scikit-learn, or take another dataset")
-    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise DataError("digits comes with scikit-learn, which is not installed: pip install scikit-learn, or take another data set")
+    path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
     if path.is_file():
         lines = gzip.decompress(path.read_bytes()).decode().split()
         return torch.tensor([[int(float(value)) for value in line.split(",")] for line in lines])
@@ -74,11 +85,17 @@ def _digits() -> Tensor:
     return torch.cat((torch.from_numpy(bunch.data), torch.from_numpy(bunch.target)[:, None]), dim=1).long()
 
 
+def _three_channels(grey: Tensor, device: Device) -> Resident:
+    return Resident(grey.to(device)[:, None].expand(-1, 3, -1, -1).contiguous())
+
+
+# ---- read by torchvision ------------------------------------------------------------------------------------------------------
+
+
 def fashion_mnist(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
-    """60,000 and 10,000 grey images of clothes, 28x28, in three equal channels, in official order.
+    """60,000 and 10,000 grey images of clothes, 28x28, in three equal channels, in official order; `root` holds FashionMNIST/raw/.
 
     Args:
-        root: holds FashionMNIST/raw/, as torchvision has it.
         download: call `fetch` first.
 
     Raises:
@@ -86,16 +103,8 @@ def fashion_mnist(split: Split, *, root: Root = None, download: bool = False, de
 
     Source: Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747.
     """
-    from torchvision.datasets import FashionMNIST
-
-    check_split(split)
-    place = root_folder(root)
-    if download:
-        fetch("fashion_mnist", place)
-    prefix = {"train": "train", "test": "t10k"}[split]
-    files = {name: md5 for name, md5 in official.FASHION_MNIST.items() if name.startswith(prefix)}
-    grey, targets = (_idx(content) for content in official.verified("fashion_mnist", place, place / official.FASHION_MNIST_FOLDER, files))
-    return ImageSet(_three_channels(grey, device), targets.to(torch.int64), tuple(FashionMNIST.classes), "fashion_mnist")
+    dataset = _read("fashion_mnist", split, root, download)
+    return ImageSet(_three_channels(dataset.data, device), dataset.targets.long(), tuple(dataset.classes), "fashion_mnist")
 
 
 def cifar10(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
@@ -109,54 +118,80 @@ def cifar10(split: Split, *, root: Root = None, download: bool = False, device: 
 
     Source: Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
     """
-    return _cifar("cifar10", "labels", split, root, download, device)
-
-
-def cifar10_imbalanced(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
-    """CIFAR-10 with 500 airplanes to 5,000 trucks to train on, see `sets.IMBALANCED_CIFAR10`, and the balanced 10,000 to test on.
-
-    Of each class the first ones are kept, in official order: Yi et al. 2022, section 5.3, do not say which. A smaller one with the same
-    shares is `imbalanced(train, proportional(IMBALANCED_CIFAR10, total))`.
-    """
-    whole = cifar10(split, root=root, download=download, device=device)
-    return replace(imbalanced(whole, IMBALANCED_CIFAR10) if split == "train" else whole, name="cifar10_imbalanced")
+    return _cifar("cifar10", split, root, download, device)
 
 
 def cifar100(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
     """50,000 and 10,000 colour images of 100 (fine) classes, 32x32, in official order; `root` holds cifar-100-python/. See `cifar10`."""
-    return _cifar("cifar100", "fine_labels", split, root, download, device)
+    return _cifar("cifar100", split, root, download, device)
 
 
-def _cifar(name: str, key: str, split: Split, root: Root, download: bool, device: Device) -> ImageSet:
-    """The pickles are read here rather than by torchvision, so that the bytes that are read are those that were verified."""
+def cifar10_imbalanced(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
+    """CIFAR-10 with 500 airplanes, 1,000 automobiles ... 5,000 trucks to train, 27,500 in all, and the balanced 10,000 to test.
+
+    The first images of each class are taken, in official order: the paper does not say which.
+
+    Source: Yi et al. 2022, section 5.3.
+    """
+    full = cifar10(split, root=root, download=download, device=device)
+    return replace(imbalanced(full, range(500, 5001, 500)) if split == "train" else full, name="cifar10_imbalanced")
+
+
+def _cifar(name: str, split: Split, root: Root, download: bool, device: Device) -> ImageSet:
+    dataset = _read(name, split, root, download)
+    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(Resident(images.to(device)), torch.tensor(dataset.targets), tuple(dataset.classes), name)
+
+
+def _files(name: str) -> tuple[Any, Path, dict[str, str]]:
+    """torchvision's class for a data set, the folder of its files below the root, and their md5 by name."""
+    from torchvision import datasets
+
+    if name == "fashion_mnist":
+        return datasets.FashionMNIST, Path("FashionMNIST", "raw"), FASHION_MNIST
+    source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    return source, Path(source.base_folder), {source.meta["filename"]: source.meta["md5"], **dict(source.train_list + source.test_list)}
+
+
+def _read(name: str, split: Split, root: Root, download: bool) -> Any:
+    """torchvision's data set. Raises: DataError if a file is missing or damaged."""
     check_split(split)
-    place, facts = root_folder(root), official.cifar(name)
+    place = root_folder(root)
     if download:
         fetch(name, place)
-    files = dict(facts.train_list if split == "train" else facts.test_list)
-    contents = official.verified(name, place, place / facts.base_folder, {facts.meta["filename"]: facts.meta["md5"], **files})
-    classes = tuple(_unpickle(next(contents))[facts.meta["key"]])
-    batches = [_unpickle(content) for content in contents]
-    pixels = torch.cat([torch.from_numpy(batch["data"]) for batch in batches]).view(-1, 3, 32, 32)
-    targets = torch.tensor([label for batch in batches for label in batch[key]], dtype=torch.int64)
-    return ImageSet(Resident(pixels.to(device)), targets, classes, name)
+    source, folder, files = _files(name)
+    if name == "fashion_mnist":  # torchvision verifies its archives only
+        official.verify(name, place, place / folder, files)
+    try:
+        return source(place, train=split == "train")
+    except RuntimeError:  # a file is missing or damaged; torchvision does not say which
+        official.verify(name, place, place / folder, files)
+        raise
 
 
-def _unpickle(content: bytes) -> dict:
-    # A pickle can run code. These come from `official.verified`: they are the files that torchvision would unpickle too.
-    loaded: dict = pickle.loads(content, encoding="latin1")
-    return loaded
+def _fetch(name: str, root: Path) -> Path:
+    """The folder of a data set that torchvision reads. Files that are intact are not fetched again.
 
-
-def _idx(content: bytes) -> Tensor:
-    """A verified IDX file of bytes: two zeros, type 8, number of dimensions, their sizes (big-endian), the data."""
-    dimensions = content[3]
-    sizes = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dimensions).view(sizes)
-
-
-def _three_channels(grey: Tensor, device: Device) -> Resident:
-    return Resident(grey.to(device)[:, None].expand(-1, 3, -1, -1).contiguous())
+    Raises:
+        DataError: as `official.unpacked`, or the archive does not hold the files.
+    """
+    source, folder, files = _files(name)
+    place = root / folder
+    if name == "fashion_mnist":  # four archives of one file each, below `place`
+        archives = [(place, source.mirrors[0] + file, md5, Path(), [file.removesuffix(".gz")]) for file, md5 in source.resources]
+        for file in [file for file in files if (DEBIAN / f"{file}.gz").is_file() and not (place / file).exists()]:
+            store.write_atomic(place / file, gzip.decompress((DEBIAN / f"{file}.gz").read_bytes()))
+    else:
+        archives = [(root, source.url, source.tgz_md5, folder, list(files))]
+    for target, url, md5, inside, names in archives:
+        expected = {file: files[file] for file in names}
+        if not official.intact(place, expected):
+            with official.unpacked(name, root, target, url, md5) as work:
+                official.verify(name, root, work / inside, expected)
+                place.mkdir(exist_ok=True)
+                for file in names:
+                    os.replace(work / inside / file, place / file)
+    return place
 
 
 # ---- by name ------------------------------------------------------------------------------------------------------------------
@@ -185,34 +220,34 @@ def load(
     """(train, test) of the data set `name`.
 
     Args:
-        name: a key of `DATASETS`, or the path of a folder with one sub-folder per class (write ./digits for a folder named as a key).
+        name: a key of `DATASETS`, or the path of a folder with one sub-folder per class (./digits for a folder with the name of a key).
         root: see `root_folder`; for "folder" the folder itself.
         download: fetch what is missing.
-        image_size: pixels; for folders (64 by default), tiny_imagenet (64) and caltech101 (224). Others have their own, and take no other.
-        skip_bad: for folders: leave out files that cannot be read.
+        image_size: side in pixels, for folders (default 64), tiny_imagenet (64) and caltech101 (224). The others have a fixed size.
+        skip_bad: for folders: leave unreadable files out.
 
     Raises:
-        DataError: an unknown name, or data that are missing or damaged.
+        DataError: the name is unknown, or data are missing or damaged.
         ValueError: an option that this data set does not have.
     """
     size = {} if image_size is None else {"image_size": image_size}
     if name == "folder" or _is_path(name):
         if name != "folder" and root is not None:
-            raise ValueError(f"{name} is a folder of images and root={root} another: leave root away")
+            raise ValueError(f"name is the folder {name}, and root={root} another one: leave root out")
         train, test = read_folder(["train", "test"], root=root if name == "folder" else name, device=device, skip_bad=skip_bad, **size)
         return train, test
     loader = DATASETS[_known(str(name))]
     if skip_bad:
-        raise ValueError(f"skip_bad is for folders of images; {name} is verified as a whole: leave skip_bad away, fetch what is damaged")
+        raise ValueError(f"skip_bad is for folders of images, not for {name}: leave it out, and fetch damaged files again")
     options = size if loader in (tiny_imagenet, caltech101) else {}
     train, test = (loader(split, root=root, download=download, device=device, **options) for split in ("train", "test"))
     if image_size not in (None, train.images.shape[-1]):
-        raise ValueError(f"image_size is {image_size}, and {name} has {train.images.shape[-1]} pixels a side: leave image_size away")
+        raise ValueError(f"image_size is {image_size}, but {name} has {train.images.shape[-1]} pixels a side: leave image_size out")
     return train, test
 
 
 def check_name(name: str | Path) -> None:
-    """Raises: DataError, where `load` would find no data set or folder of that name; nothing is read."""
+    """Raises: DataError if there is no data set and no folder of that name. Nothing is read."""
     if name != "folder" and not _is_path(name):
         _known(str(name))
 
@@ -227,50 +262,30 @@ def _known(name: str) -> str:
     if name in DATASETS:
         return name
     near = difflib.get_close_matches(name.lower().replace("-", "_").replace(" ", "_"), DATASETS, n=1, cutoff=0.5)
-    perhaps = f" Did you mean {near[0]!r}?" if near else ""
-    known = f"Known are {', '.join(DATASETS)}, or the path of a folder of images"
-    raise DataError(f"there is no data set {name!r}, and no such folder in {Path.cwd()}.{perhaps} {known}")
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    known = f"Choose one of {', '.join(DATASETS)}, or the path of a folder of images"
+    raise DataError(f"there is no data set {name!r}, and no such folder in {Path.cwd()}.{hint} {known}")
 
 
 def fetch(name: str, root: Root = None) -> Path:
-    """Have a data set verified on the disk, fetching only what is missing or damaged; returns the folder where it lies.
+    """The folder of a data set. What is missing or damaged is fetched first.
 
     Raises:
-        DataError: an unknown name, or no network; the message says how to go without one.
+        DataError: the name is unknown, or there is no network; the message says how to go on without one.
     """
     place = root_folder(root)
     match _known(name):
         case "digits":
             import sklearn.datasets
 
-            print("digits comes with scikit-learn: nothing has to be fetched")
+            print("digits comes with scikit-learn: there is nothing to fetch")
             return Path(sklearn.datasets.__file__).parent / "data"
         case "folder":
-            print("a folder of your own images is read where it lies: nothing has to be fetched")
+            print("a folder of your own images stays where it is: there is nothing to fetch")
             return place
-        case "fashion_mnist":
-            return official.fetch_fashion_mnist(place)
         case "tiny_imagenet":
             return fetch_tiny_imagenet(place)
         case "caltech101":
             return fetch_caltech101(place)
-        case "cifar10_imbalanced":
-            return official.fetch_cifar("cifar10", place)
-        case cifar:
-            return official.fetch_cifar(cifar, place)
-
-
-__all__ = [
-    "DATASETS",
-    "caltech101",
-    "cifar10",
-    "cifar10_imbalanced",
-    "cifar100",
-    "digits",
-    "fashion_mnist",
-    "fetch",
-    "folder",
-    "load",
-    "root_folder",
-    "tiny_imagenet",
-]
+        case known:
+            return _fetch(known.removesuffix("_imbalanced"), place)

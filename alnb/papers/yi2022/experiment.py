@@ -26,7 +26,7 @@ from alnb.acquire.query import Pool
 from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.acquire.ta_vaal import TAVAAL
 from alnb.acquire.vaal import SANE, VAAL
-from alnb.data import IMBALANCED_CIFAR10, ImageSet, at_most, bgr, imbalanced, load, proportional
+from alnb.data import ImageSet, at_most, imbalanced, load, proportional
 from alnb.data.official import Root
 from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.nets import Net, resnet18, resnet18_large, small

@@ -17,7 +17,7 @@ from alnb import store
 from alnb.acquire import STRATEGIES
 from alnb.acquire.query import VOID, Pool, Query, check_query
 from alnb.data import Embedded, Resident
-from alnb.data.files import decode_all, kept
+from alnb.data.files import cached_images, decode_all
 from alnb.learn import nets, pretrain
 from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.train import Learner, Recipe, Report, fit, log_probs, predict
@@ -38,7 +38,7 @@ STABLE, ROUNDS = 0.99, 3  # Cohen's kappa between the predictions of successive 
 def images_of(state: Labelling, image_size: int = 32) -> Resident:
     """The images of the folder, in the order of `state.items`, as squares of `image_size` pixels; decoded once and kept."""
     paths = [state.folder / item.files[0] for item in state.items]
-    return Resident(kept(state.place / f"images-{image_size}.npy", paths, lambda: decode_all(paths, image_size)[0]))
+    return Resident(cached_images(state.place / f"images-{image_size}.pt", paths, lambda: decode_all(paths, image_size)[0]))
 
 
 def pixels(images: Resident, cache: Path, report: Report | None = None) -> Tensor:
