@@ -27,20 +27,39 @@ LOCATION = ("scale", "device", "data_root", "download", "skip_bad", "runs", "fig
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
+def begun(runs: Path | str, **tags: Any) -> list[TaggedRun]:
+    """The runs below `runs` with these tags that have a finished cycle.
+
+    Raises:
+        ValueError: runs of one setting and arm have different images or backbones, or those of one pretext different losses.
+        store.Corrupted, store.NewerFormat: a manifest or a record is damaged, or of a later version.
+    """
+    seen: dict[Any, Any] = {}
+    tagged = [(run, names) for run, names in records.find(runs, **tags) if (run.folder(0) / "record.json").exists()]
+    for run, _ in tagged:
+        _check_sources(seen, _experiment(run), str(run.path))
+    return tagged
+
+
 def find(jobs: Iterable[Job], runs: Path | str) -> tuple[list[TaggedRun], list[Job]]:
     """The finished runs of `jobs` below `runs`, in the order of the jobs; and the jobs that are left.
 
     Raises:
-        ValueError: two runs claim the same job; or runs that may differ in strategy and seed alone differ in images, backbone or losses.
-        store.Corrupted, store.NewerFormat: a manifest or a record is damaged, or of a later version.
+        ValueError: two runs claim the same job; or as `begun`.
+        store.Corrupted, store.NewerFormat: as `begun`.
     """
     jobs = list(jobs)
-    keys = [_key(job, job) for job in jobs]
-    complete = _complete(set(keys), {tuple(sorted(job)) for job in jobs}, runs)
-    for key in keys:
-        if key in complete:
-            complete[key][0].announce()
+    keys, groups = [_key(job, job) for job in jobs], {tuple(sorted(job)) for job in jobs}
+    claims: dict[str, TaggedRun] = {}
+    for run, tags in begun(runs):
+        for key in {_key(tags, names) for names in groups if set(names) <= set(tags)} & set(keys):
+            if key in claims:
+                raise _conflict(str(claims[key][0].path), str(run.path))
+            claims[key] = run, tags
+    complete = {key: tagged for key, tagged in claims.items() if _finished(tagged[0])}
     finished = [complete[key] for key in keys if key in complete]
+    for run, _ in finished:
+        run.announce()
     return finished, [job for job, key in zip(jobs, keys, strict=True) if key not in complete]
 
 
@@ -103,32 +122,19 @@ def _experiment(run: store.Run) -> store.Json:
     return described
 
 
-def _complete(keys: set[str], names: set[tuple[str, ...]], runs: Path | str) -> dict[str, TaggedRun]:
-    """The finished runs below `runs` by the key of their job. Raises: as `find`."""
-    complete: dict[str, TaggedRun] = {}
-    places: dict[str, Path] = {}
-    seen: dict[Any, Any] = {}
-    for run, tags in records.find(runs):
-        mine = {_key(tags, group) for group in names if set(group) <= set(tags)} & keys
-        if not mine or not (run.folder(0) / "record.json").exists():
-            continue
-        described = _experiment(run)
-        _check_sources(seen, described, str(run.path))
-        for key in mine:
-            if (twin := places.setdefault(key, run.path)) != run.path:
-                raise _conflict(str(twin), str(run.path))
-            if len(run.records()) == described["protocol"]["cycles"]:
-                complete[key] = run, tags
-    return complete
+def _finished(run: store.Run) -> bool:
+    return len(run.records()) == _experiment(run)["protocol"]["cycles"]
 
 
 def _check_sources(seen: dict[Any, Any], described: store.Json, place: str) -> None:
     """Note what a run is based on. Raises: ValueError if a run noted before should have the same basis and has not."""
     tags = described["tags"]
+    if "setting" not in tags:
+        return
     images = described["pool"]["images"], described["test"]
     parts = {"arm": (images, described["learner"]["backbone"]), "pretext": described["side"]}
     for name, part in parts.items():
-        known, where = seen.setdefault((name, tags.get("setting"), tags.get(name), tags.get("arm")), (part, place))
+        known, where = seen.setdefault((name, tags["setting"], tags.get(name), tags.get("arm")), (part, place))
         if known != part:
             raise _conflict(where, place)
 

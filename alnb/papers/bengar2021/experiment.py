@@ -1,7 +1,7 @@
 """Zolfaghari Bengar et al. 2021, *Reducing Label Effort: Self-Supervised meets Active Learning*: its data, arms, budgets and runs.
 
-`setting` says what data set, scale and switches decide; `prepare` gives images, backbone and features; `experiment` makes one run. Two arms:
-"scratch" trains a net anew in each cycle, "frozen" a linear classifier on the features of a self-supervised backbone.
+`setting` says what data set, scale and switches decide; `prepare` gives images, backbone and features; `experiment` makes one run.
+Arm "scratch" trains a net anew in each cycle, arm "frozen" a linear classifier on the features of a self-supervised backbone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from alnb.loop import oracle
 from alnb.loop.experiment import Cycle, Experiment, NothingToRun, Protocol
 from alnb.papers import experiment as shared
 from alnb.papers.experiment import Scale, at_scale, runs_folder
-from alnb.papers.jobs import Job, TaggedRun, cached_result, progress
+from alnb.papers.jobs import Job, TaggedRun, begun, cached_result, progress
 from alnb.report import records
 from alnb.store import Stream
 from alnb.store.checks import one_of
@@ -296,10 +296,10 @@ def jobs(setting: Setting, arms: Iterable[str], strategies: Iterable[str], regim
         NothingToRun: there is nothing to run.
     """
     arms, strategies, regimes, seeds = list(arms), list(strategies), list(regimes), list(seeds)
-    strategy_names = dict.fromkeys(name for names in ARMS.values() for name in names)
-    for what, values, allowed in (("arm", arms, ARMS), ("strategy", strategies, strategy_names), ("regime", regimes, setting.published.regimes)):
+    known = {"arm": ARMS, "strategy": ARMS["frozen"], "regime": setting.published.regimes}
+    for what, values in (("arm", arms), ("strategy", strategies), ("regime", regimes)):
         for value in values:
-            one_of(what, value, allowed)
+            one_of(what, value, known[what])
     every = [
         {**setting.tags, "arm": arm, "strategy": strategy, "regime": float(regime), "seed": seed}
         for regime, arm, strategy, seed in product(regimes, arms, strategies, seeds)
@@ -339,15 +339,13 @@ def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
     """All records below `runs` of the settings as they are now, with default switches; a row for each cycle, empty if there are none.
 
     Raises:
-        ValueError: as `jobs.find`.
+        ValueError: as `jobs.begun`.
     """
     import pandas
 
-    tagged = []
-    for name in DATASETS if dataset is None else (dataset,):
-        chosen = setting(name, scale)
-        tagged += records.find(runs, paper=PAPER, setting=chosen.digest)
-    return records.frame(tagged) if any(run.records() for run, _ in tagged) else pandas.DataFrame()
+    names = DATASETS if dataset is None else (dataset,)
+    tagged = [run for name in names for run in begun(runs, setting=setting(name, scale).digest)]
+    return records.frame(tagged) if tagged else pandas.DataFrame()
 
 
 def all_records(runs: Path | str = "") -> DataFrame | None:
@@ -374,7 +372,8 @@ def svm_accuracies(finished: Iterable[TaggedRun], prepared: Mapping[str, Prepare
     for run, tags in finished:
         if tags["strategy"] == "svm_margin":
             cycles, data = [Cycle.read(record) for record in run.records()], prepared[tags["setting"]]
-            result = cached_result(data.runs, f"svm-{run.path.name}", [cycle.queried for cycle in cycles], partial(_svm_curve, data, run, cycles))
+            asked, compute = [cycle.queried for cycle in cycles], partial(_svm_curve, data, run, cycles)
+            result = cached_result(data.runs, f"svm-{run.path.name}", asked, compute)
             assert result is not None  # it is computed if it is not there
             for cycle, accuracy in zip(cycles, result["svm"], strict=True):
                 rows.append({**tags, "n_labelled": cycle.n_labelled, "svm": accuracy, "linear": cycle.metrics["accuracy"]})

@@ -1,7 +1,7 @@
 """Yi et al. 2022, *PT4AL: Using Self-Supervised Pretext Tasks for Active Learning*: its data, protocols, budgets and runs.
 
-`setting` says what data set, scale and protocol decide; `prepare` gives images and pretext losses; `experiment` makes one run. How each
-strategy chooses is in `strategies`. All strategies share the first labels (except PT4AL, whose point they are), nets, checkpoints and seeds.
+`setting` says what data set, scale and protocol decide; `prepare` gives images and pretext losses; `experiment` makes one run.
+`strategies` says how each strategy chooses. All share the first labels (except PT4AL, whose point they are), nets and seeds.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class PreparedData(shared.PreparedData):
         return Learner(self.setting.net, recipe, mean=mean, std=std)
 
     def pretrained(self, pretext: str) -> Pretrained:
-        """What a pretext learns from the pool, once: cached below `runs`, in pretrained/. See `summary` for what is written beside the runs.
+        """What a pretext learns from the pool, once: cached below `runs`, in pretrained/. `summary` reads what is written beside the runs.
 
         Raises:
             ValueError, pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`; or there is no such pretext, or
@@ -342,8 +342,8 @@ def experiment(prepared: PreparedData, job: Job) -> Experiment:
     strategy, budget, batch = STRATEGIES[job["strategy"]], max(setting.initial, setting.budget), len(pool) // setting.batches
     if strategy.pretext and batch < budget:
         raise ValueError(
-            f"a cycle asks for {budget} labels, but a batch of PT4AL has {batch} images ({len(pool)} in {setting.batches} batches): ask for "
-            "fewer labels, or cut fewer batches"
+            f"a cycle asks for {budget} labels, but a batch of PT4AL has {batch} images ({len(pool)} in {setting.batches} batches): "
+            "ask for fewer labels, or cut fewer batches"
         )
     protocol = Protocol(
         setting.initial, setting.budget, setting.cycles, init=setting.switches.init, seed=job["seed"],
