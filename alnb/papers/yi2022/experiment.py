@@ -92,7 +92,7 @@ class Setting(shared.Setting):
     pal: PAL
     gcn: Training
     supervised_epochs: float = field(default=200, metadata={"result": False})  # of the net that knows all labels: Figures 2 and 4
-    shown_cycles: tuple[int, ...] = field(default=(0, 4, 9), metadata={"result": False})  # whose queries Figure 4 shows
+    iterations: tuple[int, ...] = field(default=(1, 5, 10), metadata={"result": False})  # whose queries Figure 4 shows, from 1 on
 
     @property
     def preset(self) -> str:
@@ -187,7 +187,7 @@ def _smoke(full: Setting) -> Setting:
         simsiam=replace(full.simsiam, epochs=1, batch=64, lr=0.03, augment=AUGMENTATIONS["shift"]),
         pretexts={**full.pretexts, "simsiam": simsiam},
         budget=10, cycles=3, batches=10, subset=100, vaal={"width": 2, "hidden": 8, "updates": 2, "batch": 8}, pal_epochs=1,
-        gcn=replace(full.gcn, steps=3), supervised_epochs=5, shown_cycles=(0, 1, 2),
+        gcn=replace(full.gcn, steps=3), supervised_epochs=5, iterations=(1, 2, 3),
     )  # fmt: skip
 
 
@@ -228,7 +228,7 @@ class PreparedData(shared.PreparedData):
         with progress(f"pretext {pretext}") as report:
             result = pretrain(task, self.pool.images, learner, cache=self.cache, report=report)
         numbers = _summary(result, self.setting.batches)
-        name, key = _summary_file(self.setting, pretext)
+        name, key = summary_file(self.setting, pretext)
         written = cached_result(self.runs, name, key, lambda: numbers)
         if written is not None and written["losses"] != numbers["losses"]:
             raise ValueError(
@@ -261,7 +261,8 @@ def _summary(result: Pretrained, batches: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _summary_file(setting: Setting, pretext: str) -> tuple[str, Any]:
+def summary_file(setting: Setting, pretext: str) -> tuple[str, Any]:
+    """The name and the key of a pre-training's numbers, for `cached_result`."""
     key = (setting.dataset, setting.part, setting.net, setting.pretexts[pretext], setting.recipe(pretext), setting.batches)
     return f"pretrained-{setting.dataset}-{setting.scale}-{pretext}", key
 
@@ -275,7 +276,7 @@ def summary(setting: Setting, pretext: str, runs: Path | str) -> dict[str, Any]:
     Raises:
         store.Corrupted: there is no such file, or it is damaged.
     """
-    name, key = _summary_file(setting, pretext)
+    name, key = summary_file(setting, pretext)
     numbers = cached_result(runs, name, key)
     if numbers is None:
         raise store.Corrupted(f"results/{name}-*.json in {runs} is missing: copy it from where the runs were made")
