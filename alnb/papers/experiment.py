@@ -19,6 +19,7 @@ from alnb.data.official import Root
 from alnb.learn import train
 from alnb.learn.nets import Net
 from alnb.learn.train import Learner, Report
+from alnb.report.stats import OPEN, Verdict
 from alnb.store import Stream
 from alnb.store.checks import one_of
 
@@ -55,6 +56,11 @@ def at_scale(scale: str, table: Mapping[Scale, T]) -> T:
     """
     one_of("scale", scale, table)
     return table[Scale(scale)]
+
+
+def decided(scale: str, verdict: Verdict) -> Verdict:
+    """The verdict of runs at `scale`: `OPEN` at a scale that decides nothing."""
+    return verdict if Scale(scale).decides else OPEN
 
 
 def runs_folder(paper: str, scale: str, runs: Path | str = "") -> Path:

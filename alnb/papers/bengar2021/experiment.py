@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas
 import torch
+from pandas import DataFrame
 from torch import Tensor
 
 from alnb import store
@@ -35,9 +37,6 @@ from alnb.papers.jobs import Job, TaggedRun, begun, cached_result, progress
 from alnb.report import records
 from alnb.store import Stream
 from alnb.store.checks import one_of
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 PAPER = "bengar2021"
 CYCLES = 5  # on each curve: the regimes of 0.1, 0.2, 1, 2, 10 % then tile the axis up to 50 %, where Table 1 is read; not stated
@@ -341,17 +340,13 @@ def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
     Raises:
         ValueError: as `jobs.begun`.
     """
-    import pandas
-
     names = DATASETS if dataset is None else (dataset,)
     tagged = [run for name in names for run in begun(runs, setting=setting(name, scale).digest)]
-    return records.frame(tagged) if tagged else pandas.DataFrame()
+    return records.frame(tagged) if tagged else DataFrame()
 
 
 def all_records(runs: Path | str = "") -> DataFrame | None:
     """The records of every scale that decides claims, below `runs` or in the project, for `advisor.advise`; None if there are none."""
-    import pandas
-
     frames = [frame for scale in SCALES if scale.decides and len(frame := read(folder(scale, runs), scale))]
     return pandas.concat(frames, ignore_index=True) if frames else None
 
@@ -366,8 +361,6 @@ def svm_accuracies(finished: Iterable[TaggedRun], prepared: Mapping[str, Prepare
     Raises:
         ValueError: the prepared data has another backbone than a run whose result is missing.
     """
-    import pandas
-
     rows = []
     for run, tags in finished:
         if tags["strategy"] == "svm_margin":
@@ -377,7 +370,7 @@ def svm_accuracies(finished: Iterable[TaggedRun], prepared: Mapping[str, Prepare
             assert result is not None  # it is computed if it is not there
             for cycle, accuracy in zip(cycles, result["svm"], strict=True):
                 rows.append({**tags, "n_labelled": cycle.n_labelled, "svm": accuracy, "linear": cycle.metrics["accuracy"]})
-    return pandas.DataFrame(rows)
+    return DataFrame(rows)
 
 
 def _svm_curve(prepared: PreparedData, run: store.Run, cycles: Iterable[Cycle]) -> dict[str, list[float]]:

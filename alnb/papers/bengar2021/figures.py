@@ -71,8 +71,8 @@ def draw_table1(table: DataFrame, title: str) -> Figure:
 def draw_regimes(frame: DataFrame, title: str) -> Figure:
     """Figures 3 to 5: accuracy against labels, a panel for each regime, a colour for each strategy; mean over seeds with 95 % bands.
 
-    Lines are solid with self-supervision and dashed without, as in the paper. The colours are ours: colour-blind people can tell them apart.
-    At scale paper the published accuracies are hollow markers, those of training from scratch half filled.
+    Lines are solid with self-supervision and dashed without, as in the paper. The colours are ours, for
+    colour-blind readers. At scale paper the published accuracies are hollow markers, those of training from scratch half filled.
     """
     regimes, looks = sorted(frame["regime"].unique()), palette.looks(ARMS["frozen"])
     printed = tables.printed(frame, published(PAPER))

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas
 import torch
+from pandas import DataFrame
 from torch import Tensor
 
 from alnb.learn.pretrain import losses_of
@@ -22,12 +24,10 @@ from alnb.papers import experiment as shared
 from alnb.papers.experiment import Supervised
 from alnb.papers.jobs import TaggedRun, cached_result, progress
 from alnb.papers.yi2022.experiment import PreparedData, Setting, summary_file
+from alnb.report import layout as tsne
+from alnb.report.queries import summary
+from alnb.report.stats import Correlation, correlate
 from alnb.store import Stream
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from alnb.report.stats import Correlation
 
 SHOWN = 10_000  # images of a t-SNE plot, at most
 STRATEGIES = ("random", "learning_loss", "pt4al")  # of Figure 4
@@ -60,8 +60,6 @@ def read_comparison(setting: Setting, pretext: str, epochs: float, runs: Path | 
     Raises:
         store.Corrupted: a file is damaged.
     """
-    from alnb.report.stats import Correlation
-
     name, key = _comparison_file(setting, pretext, epochs, runs)
     numbers = cached_result(runs, name, key) if key else None
     if numbers is None:
@@ -81,8 +79,6 @@ def compare_losses(prepared: PreparedData, pretext: str, epochs: float) -> LossC
     Raises:
         As `PreparedData.pretrained`, and ValueError as `stats.correlate`.
     """
-    from alnb.report.stats import correlate
-
     setting, runs = prepared.setting, prepared.runs
     comparison = read_comparison(setting, pretext, epochs, runs)
     if comparison is None:
@@ -124,10 +120,8 @@ def map_queries(prepared: PreparedData, finished: Iterable[TaggedRun], iteration
         finished: the runs whose queries are shown; the first run of a strategy counts.
         epochs: of the net that knows all labels.
     Raises:
-        ValueError: as `queries`, `layout.layout` and `queries.summary`.
+        ValueError: as `queries`, `tsne.layout` and `queries.summary`.
     """
-    import pandas
-
     setting, asked = prepared.setting, queries(finished, iterations)
     key = setting.digest, float(epochs), {name: {k: images.tolist() for k, images in mine.items()} for name, mine in asked.items()}
     name = f"queries-{setting.dataset}-{setting.scale}"
@@ -139,14 +133,12 @@ def map_queries(prepared: PreparedData, finished: Iterable[TaggedRun], iteration
 
 
 def _map(prepared: PreparedData, asked: Mapping[str, Mapping[int, Tensor]], epochs: float) -> dict[str, Any]:
-    from alnb.report import layout, queries
-
     pool, net = prepared.pool, supervised(prepared, epochs)
     images, targets = shown(len(pool), asked, SHOWN), pool.targets.cpu()
-    table = queries.summary(asked, features=net.features, log_probs=net.log_probs, targets=targets)
+    table = summary(asked, features=net.features, log_probs=net.log_probs, targets=targets)
     return {
         "accuracy": net.accuracy, "classes": list(pool.classes), "targets": _line(targets[images]),
-        "layout": _line(layout.layout(net.features[images], cache=Path(prepared.runs) / "tsne")),
+        "layout": _line(tsne.layout(net.features[images], cache=Path(prepared.runs) / "tsne")),
         "queries": {name: {k: _line(torch.searchsorted(images, mine[k])) for k in mine} for name, mine in asked.items()},
         "table": table.to_dict("records"),
     }  # fmt: skip
