@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from alnb.papers.bengar2021 import claims
+from alnb.papers.bengar2021 import claims, thresholds
 from alnb.report import figures as report
 from alnb.report import stats
 from alnb.report.stats import FAILS, HOLDS, OPEN, Difference
@@ -278,7 +278,7 @@ def test_the_most_faithful_scale_counts_alone() -> None:
     both = pandas.concat([runs(as_claimed, scale="paper"), runs(upside_down, scale="laptop")])
     table = claims.claims(both, "cifar10")
     assert set(table["verdict"]) == {HOLDS} and table["figures"].str.contains("scale paper").all()
-    with pytest.raises(ValueError, match="unknown scale 'huge': use one of paper, laptop, smoke"):
+    with pytest.raises(ValueError, match=r"scale is .huge."):
         claims.claims(both.assign(scale="huge"), "cifar10")
     with pytest.raises(ValueError, match="no runs of data set 'cifar-10': the frame has cifar10"):
         claims.claims(both, "cifar-10")
@@ -347,7 +347,7 @@ def test_strategies_that_have_not_chosen_yet_refute_nothing() -> None:
 def test_the_correlation_is_drawn_again_with_the_seeds() -> None:
     three = pandas.concat([runs(as_claimed), runs(cifar100_as_claimed, "cifar100"), runs(tiny_as_claimed, "tiny_imagenet")])
     assert (
-        claims.bootstrap_correlation(three[three["dataset"] != "cifar10"]) == "no bootstrap of the correlation: 2 data sets, and it needs 3"
+        thresholds.bootstrap_correlation(three[three["dataset"] != "cifar10"]) == "no bootstrap of the correlation: 2 data sets, and it needs 3"
     )
     wins = pandas.concat(
         runs(
@@ -355,8 +355,8 @@ def test_the_correlation_is_drawn_again_with_the_seeds() -> None:
         )
         for name, at in (("cifar10", 1), ("cifar100", 2), ("tiny_imagenet", 10))
     )
-    expected = claims.correlation(*claims.figure6(wins)[["classes", "labels_per_class"]].to_numpy().T).r
-    assert claims.bootstrap_correlation(wins, draws=50).startswith(
+    expected = thresholds.correlation(*thresholds.figure6(wins)[["classes", "labels_per_class"]].to_numpy().T).r
+    assert thresholds.bootstrap_correlation(wins, draws=50).startswith(
         f"bootstrap 95 % interval of r {expected:.2f} to {expected:.2f}, of the 50 of 50"
     )
 
@@ -373,27 +373,27 @@ def crossing(at: float, *, until: float = 1000) -> Curve:
 
 @pytest.mark.parametrize(("at", "expected"), [(0, 10), (0.9, 50), (1, 50), (1.5, 100), (30, 1500), (60, math.inf)])
 def test_threshold_is_the_first_budget_from_which_on_random_is_beaten(at: float, expected: float) -> None:
-    assert claims.threshold(runs(crossing(at), noise=0)) == expected
-    assert claims.threshold(runs(crossing(at), noise=0), "scratch") == expected
+    assert thresholds.threshold(runs(crossing(at), noise=0)) == expected
+    assert thresholds.threshold(runs(crossing(at), noise=0), "scratch") == expected
 
 
 def test_a_tie_is_no_win() -> None:
     frame = runs(crossing(1), noise=0)
     tied = frame["n_labelled"] == 10_000
     frame.loc[tied, "accuracy"] = 0.5
-    assert claims.threshold(frame) == 1500  # the next after 1000 per class
+    assert thresholds.threshold(frame) == 1500  # the next after 1000 per class
 
 
 def test_percentiles_are_those_of_the_sorted_draws() -> None:
     draws = [math.inf] * 26 + [float(k) for k in range(974)]
-    assert claims._percentiles(draws) == (24, math.inf)  # the 25th and the 975th of 1000
-    assert claims._percentiles(draws[2:] + [-1.0] * 2) == (22, 972)
+    assert claims.percentiles(draws) == (24, math.inf)  # the 25th and the 975th of 1000
+    assert claims.percentiles(draws[2:] + [-1.0] * 2) == (22, 972)
 
 
 def test_threshold_needs_all_larger_budgets() -> None:
-    assert claims.threshold(runs(crossing(1, until=40), noise=0)) == math.inf
+    assert thresholds.threshold(runs(crossing(1, until=40), noise=0)) == math.inf
     frame = runs(crossing(1, until=40), noise=0)
-    assert claims.threshold(frame[frame["n_labelled"] < 20_000]) == 50
+    assert thresholds.threshold(frame[frame["n_labelled"] < 20_000]) == 50
 
 
 def naive_threshold(frame: pandas.DataFrame) -> float:
@@ -420,8 +420,8 @@ def naive_threshold(frame: pandas.DataFrame) -> float:
 def test_threshold_and_its_bootstrap_against_naive_loops(seed: int, missing: float, noise: float) -> None:
     frame = runs(crossing(5), "cifar100", seeds=3, noise=noise)
     frame = frame[(numpy.random.default_rng(seed).random(len(frame)) >= missing) | (frame["strategy"] == "random")]
-    assert claims.threshold(frame) == naive_threshold(frame)
-    found = claims.bootstrap_threshold(frame, draws=6, seed=seed)
+    assert thresholds.threshold(frame) == naive_threshold(frame)
+    found = thresholds.bootstrap_threshold(frame, draws=6, seed=seed)
     picks = numpy.random.default_rng(rng.integer(seed, "threshold")).integers(3, size=(6, 3))
     for value, pick in zip(found, picks, strict=True):
         resample = pandas.concat([frame[frame["seed"] == one].assign(seed=k) for k, one in enumerate(pick)])
@@ -430,22 +430,22 @@ def test_threshold_and_its_bootstrap_against_naive_loops(seed: int, missing: flo
 
 def test_bootstrap_is_reproducible_and_holds_infinities() -> None:
     frame = runs(lambda arm, strategy, percent: 0.5, seeds=4, noise=0.01)
-    found = claims.bootstrap_threshold(frame, draws=200)
-    assert found == claims.bootstrap_threshold(frame, draws=200) != claims.bootstrap_threshold(frame, draws=200, seed=1)
+    found = thresholds.bootstrap_threshold(frame, draws=200)
+    assert found == thresholds.bootstrap_threshold(frame, draws=200) != thresholds.bootstrap_threshold(frame, draws=200, seed=1)
     assert len(found) == 200 and len(set(found)) > 3
-    assert set(claims.bootstrap_threshold(runs(crossing(60)), draws=9)) == {math.inf}
+    assert set(thresholds.bootstrap_threshold(runs(crossing(60)), draws=9)) == {math.inf}
 
 
 def test_a_threshold_is_of_one_data_set_with_something_to_compare() -> None:
     both = pandas.concat([runs(crossing(1)), runs(crossing(1), "cifar100")])
     with pytest.raises(ValueError, match="the frame has cifar10, cifar100: select one"):
-        claims.threshold(both)
+        thresholds.threshold(both)
     frame = runs(crossing(1))
     for lost in (frame[frame["strategy"] != "random"], frame[frame["strategy"] == "random"], frame[frame["cycle"] == 0]):
         with pytest.raises(ValueError, match="no runs of 'random' and another strategy in arm 'frozen' after the first cycle"):
-            claims.threshold(lost)
+            thresholds.threshold(lost)
     with pytest.raises(ValueError, match="arm 'frosen'"):
-        claims.bootstrap_threshold(frame, arm="frosen")
+        thresholds.bootstrap_threshold(frame, arm="frosen")
 
 
 # --- Figure 6 ---
@@ -457,7 +457,7 @@ def three(**scales: str) -> pandas.DataFrame:
 
 
 def test_figure6_has_a_row_for_each_data_set() -> None:
-    table = claims.figure6(three(cifar100="paper")).set_index("dataset")
+    table = thresholds.figure6(three(cifar100="paper")).set_index("dataset")
     assert table["classes"].to_dict() == {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
     assert table["labels_per_class"].to_dict() == {"cifar10": 50, "cifar100": 100, "tiny_imagenet": math.inf}
     assert math.isnan(table.loc["cifar10", "censored"]) and table.loc["tiny_imagenet", "censored"] == 225
@@ -466,12 +466,12 @@ def test_figure6_has_a_row_for_each_data_set() -> None:
     assert list(table["seeds"]) == [5, 3, 1] and list(table["scale"]) == ["laptop", "paper", "laptop"]
     lost = three()
     lost = lost[(lost["dataset"] != "cifar100") | (lost["arm"] == "scratch")]
-    assert list(claims.figure6(lost)["dataset"]) == ["cifar10", "tiny_imagenet"]
-    assert claims.figure6(lost[lost["arm"] == "scratch"]).empty
+    assert list(thresholds.figure6(lost)["dataset"]) == ["cifar10", "tiny_imagenet"]
+    assert thresholds.figure6(lost[lost["arm"] == "scratch"]).empty
 
 
 def test_three_points_with_r_99_are_not_significant() -> None:
-    found = claims.significance(0.99, 3)
+    found = thresholds.significance(0.99, 3)
     assert found.df == 1 and found.t == pytest.approx(7.0, abs=0.05) and found.p == pytest.approx(0.09, abs=0.001)
     assert found.p == pytest.approx(1 - 2 * math.atan(found.t) / math.pi)  # t of one degree of freedom is Cauchy
     assert str(found) == "r = 0.99 of n = 3 points, t = 7.0, df = 1, p = 0.09"
@@ -483,7 +483,7 @@ def test_correlation_is_scipys(points: list[tuple[int, float]]) -> None:
     from scipy import stats
 
     x, y = zip(*points, strict=True)
-    found = claims.correlation(x, y)
+    found = thresholds.correlation(x, y)
     if numpy.ptp(y) > 1e-3:
         expected = stats.pearsonr(x, y)
         assert found.n == len(points) and found.df == found.n - 2
@@ -491,28 +491,28 @@ def test_correlation_is_scipys(points: list[tuple[int, float]]) -> None:
 
 
 def test_correlation_without_enough_points_says_so() -> None:
-    found = claims.correlation([10, 100, 200], [50, 100, math.inf])
+    found = thresholds.correlation([10, 100, 200], [50, 100, math.inf])
     assert math.isnan(found.r) and math.isnan(found.p) and found.n == 2
     assert str(found) == (
         "no correlation: 2 finite thresholds, and a correlation needs 3 (1 of 3 left out, as random was not beaten there)"
     )
-    assert claims.correlation([], []).n == 0 and "0 finite thresholds" in claims.correlation([], []).note
-    assert "1 finite threshold," in claims.correlation([10], [50]).note
-    assert "all points have one value" in str(claims.correlation([10, 100, 200], [50, 50, 50]))
-    perfect = claims.correlation([10, 100, 200], [20, 200, 400])
+    assert thresholds.correlation([], []).n == 0 and "0 finite thresholds" in thresholds.correlation([], []).note
+    assert "1 finite threshold," in thresholds.correlation([10], [50]).note
+    assert "all points have one value" in str(thresholds.correlation([10, 100, 200], [50, 50, 50]))
+    perfect = thresholds.correlation([10, 100, 200], [20, 200, 400])
     assert perfect.r == pytest.approx(1) and perfect.p < 1e-3
     with pytest.raises(ValueError, match="needs 3 points or more"):
-        claims.significance(0.99, 2)
+        thresholds.significance(0.99, 2)
 
 
 def drawn(table: pandas.DataFrame, path: Path) -> Figure:
-    figure = claims.draw_figure6(table)
+    figure = thresholds.draw_figure6(table)
     assert report.save(figure, path, "thresholds").read_bytes().startswith(b"\x89PNG")
     return figure
 
 
 def test_figure6_is_drawn_with_arrows_where_random_was_not_beaten(tmp_path: Path) -> None:
-    figure = drawn(claims.figure6(three()), tmp_path / "figure.png")
+    figure = drawn(thresholds.figure6(three()), tmp_path / "figure.png")
     axis, title = figure.axes[0], figure.get_suptitle()
     assert "1 to 5 seeds, scale laptop" in title and "no correlation: 2 finite thresholds" in title
     arrows = [text for text in axis.texts if getattr(text, "arrow_patch", None) is not None]
@@ -530,7 +530,7 @@ def test_figure6_is_drawn_with_arrows_where_random_was_not_beaten(tmp_path: Path
 
 
 def test_three_finite_points_get_a_line_and_their_correlation(tmp_path: Path) -> None:
-    table = claims.figure6(
+    table = thresholds.figure6(
         pandas.concat([runs(crossing(at), name, scale="paper") for at, name in ((1, "cifar10"), (20, "cifar100"), (40, "tiny_imagenet"))])
     )
     figure = drawn(table, tmp_path / "figure.png")
@@ -541,4 +541,4 @@ def test_three_finite_points_get_a_line_and_their_correlation(tmp_path: Path) ->
     wide = table.assign(high=[math.inf, 225.0, math.inf], low=[10.0, 50.0, 180.0])
     assert len([text for text in drawn(wide, tmp_path / "wide.png").axes[0].texts if not text.get_text()]) == 2 + 2  # the paper's own
     with pytest.raises(ValueError, match="no threshold to draw"):
-        claims.draw_figure6(table.iloc[:0])
+        thresholds.draw_figure6(table.iloc[:0])
