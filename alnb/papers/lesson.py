@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alnb import acquire
 from alnb.acquire import Strategy
-from alnb.acquire.query import Query
+from alnb.acquire.scopes import Untrained
 from alnb.data import Images
 from alnb.learn.train import Learner
 from alnb.loop import oracle
@@ -26,7 +26,6 @@ from alnb.report.palette import CLASS_COLOURS, class_colour, class_edge, draw_le
 from alnb.report.queries import coverage_radius, knn_label_entropy
 from alnb.report.records import TaggedRun
 from alnb.widgets.explorer import trail as exploration
-from alnb.widgets.labeller.rounds import typical
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -47,33 +46,6 @@ WORDS = {stats.HOLDS: "holds here", stats.FAILS: "is wrong here, it is the other
 # ---- ways to start -------------------------------------------------------------------------------------------------------------
 
 
-def untrained(learner: Learner, classes: int, strategy: Strategy) -> Strategy:
-    """A first query by `strategy` all the same: it asks a net that has random weights and has learned nothing.
-
-    Args:
-        learner: builds the net; each query draws its weights from its own random stream.
-        classes: number of the net's outputs.
-    """
-
-    def untrained_start(query: Query) -> Tensor:
-        net = learner.build(classes, query.stream / "untrained", query.pool.images.device).eval()
-        return strategy(replace(query, net=net))
-
-    return untrained_start
-
-
-def typical_start(query: Query) -> Tensor:
-    """A first query of typical images: of as many clusters of pixels as are asked for, the one nearest to the middle; i64 [n].
-
-    Raises:
-        ValueError: fewer candidates than are asked for.
-    """
-    if len(query.candidates) < query.n:
-        raise ValueError(f"{query.n} typical images were asked for, of {len(query.candidates)} candidates: ask for fewer")
-    seed = (query.stream / "typical").seed % 2**31  # scikit-learn takes 32 bits
-    return query.candidates[typical(quickstart.pixels(query.pool.images)[query.candidates], query.n, seed)]
-
-
 def starts(targets: Tensor, learner: Learner, classes: int) -> dict[str, tuple[Strategy, Strategy]]:
     """Ways to spend the first labels: by name, of `STARTS`, who chooses the first query, and who chooses all later ones.
 
@@ -81,7 +53,7 @@ def starts(targets: Tensor, learner: Learner, classes: int) -> dict[str, tuple[S
         targets: i64 [N]; the class-even start looks at them, as published protocols do.
     """
     random, entropy = acquire.STRATEGIES["random"], acquire.STRATEGIES["entropy"]
-    first = (random, random, typical_start, oracle.class_uniform(targets, classes), untrained(learner, classes, entropy))
+    first = (random, random, acquire.typical, oracle.class_uniform(targets, classes), Untrained(learner, classes, entropy))
     return dict(zip(STARTS, zip(first, (random, entropy, entropy, entropy, entropy), strict=True), strict=True))
 
 
