@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from openTSNE import TSNE
 from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
@@ -26,9 +24,8 @@ EARLY, LATER = 250, 500  # iterations with and without early exaggeration: openT
 def layout(features: Tensor, *, perplexity: float = PERPLEXITY, seed: int = 0, cache: Path | str) -> Tensor:
     """Positions f64 [N,2], on the CPU, of `features` [N,D]. They are cached below `cache`, for each set of arguments.
 
-    Features are projected on their `COMPONENTS` largest principal components, and positions start from the first two. openTSNE computes
-    the layout if it is installed. Otherwise scikit-learn does, more slowly and with another result, which is cached separately. Both use
-    as many threads as torch; the number of threads does not change the layout of openTSNE.
+    Features are projected on their `COMPONENTS` largest principal components, and positions start from the first two. openTSNE uses as
+    many threads as torch; their number does not change the layout.
 
     Args:
         perplexity: about the number of neighbours that stay close to each point.
@@ -42,7 +39,7 @@ def layout(features: Tensor, *, perplexity: float = PERPLEXITY, seed: int = 0, c
     """
     features = features.detach().cpu()
     _check(features, perplexity)
-    settings = {"components": COMPONENTS, "neighbours": NEIGHBOURS, "iterations": [EARLY, LATER], "by": _library()}
+    settings = {"components": COMPONENTS, "neighbours": NEIGHBOURS, "iterations": [EARLY, LATER]}
     experiment = store.describe({"features": features, "perplexity": perplexity, "seed": seed, **settings})
 
     def compute(folder: Path) -> dict[str, Any]:
@@ -58,29 +55,16 @@ def suited(n: int) -> float:
 
 
 def _embed(features: Tensor, perplexity: float, seed: int) -> Tensor:
-    fit, threads, x = _fit(perplexity, seed), torch.get_num_threads(), features.numpy()
+    threads, x = torch.get_num_threads(), features.numpy()
     # `n_jobs` does not limit thread pools; and BLAS rounds differently with more threads, which t-SNE amplifies to another layout
     with threadpool_limits({"blas": 1, "openmp": threads}):
         if min(x.shape) > COMPONENTS:
             x = PCA(COMPONENTS, random_state=seed).fit_transform(x)
-        return torch.tensor(fit(x), dtype=torch.float64)
-
-
-def _fit(perplexity: float, seed: int) -> Callable[[Any], Any]:
-    options = {"perplexity": perplexity, "random_state": seed, "n_jobs": torch.get_num_threads()}
-    if _library() == "openTSNE":
-        import openTSNE  # optional
-
-        iterations = {"early_exaggeration_iter": EARLY, "n_iter": LATER}
-        stop = {"callbacks": lambda *_: pause.check("within the layout"), "callbacks_every_iters": 10}
-        tsne = openTSNE.TSNE(initialization="pca", neighbors=NEIGHBOURS, **iterations, **stop, **options)
-        return lambda x: tsne.fit(x).__array__()
-    fit: Callable[[Any], Any] = TSNE(init="pca", max_iter=EARLY + LATER, **options).fit_transform
-    return fit
-
-
-def _library() -> str:
-    return "openTSNE" if find_spec("openTSNE") else "sklearn"
+        tsne = TSNE(
+            perplexity=perplexity, initialization="pca", neighbors=NEIGHBOURS, early_exaggeration_iter=EARLY, n_iter=LATER,
+            random_state=seed, n_jobs=threads, callbacks=lambda *_: pause.check("within the layout"), callbacks_every_iters=10,
+        )  # fmt: skip
+        return torch.tensor(tsne.fit(x).__array__(), dtype=torch.float64)
 
 
 def _check(features: Tensor, perplexity: float) -> None:

@@ -93,11 +93,11 @@ def summary(
         ValueError: no query, fewer than one reference, or as the functions above; the message names the query.
     """
     N, classes = log_probs.shape
-    named = {(strategy, k): indices for strategy, by_iteration in queries.items() for k, indices in by_iteration.items()}
+    named = {(strategy, i): indices for strategy, by_iteration in queries.items() for i, indices in by_iteration.items()}
     if not named or references < 1:
         raise ValueError(f"{len(named)} queries, {references} references: give at least one of each")
-    for (strategy, k), indices in named.items():
-        _check_indices(indices, N, f"iteration {k} of {strategy}")
+    for (strategy, i), indices in named.items():
+        _check_indices(indices, N, f"iteration {i} of {strategy}")
     drawn = _reference_queries({len(indices) for indices in named.values()}, N, references, seed, targets.device)
     # an image may be in several queries, and is looked up once
     images = torch.cat([*named.values(), *(indices for draws in drawn.values() for indices in draws)]).unique()

@@ -26,8 +26,8 @@ FIRST = ("dataset", "classes", "pool", "scale", "arm", "strategy", "regime", "se
 
 def runs(root: Path | str) -> Iterator[store.Run]:
     """Every run folder at or below `root`, finished or not, sorted by path."""
-    for folder, below, files in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith("cycle_"))
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("cycle_"))
         if "manifest.json" in files:
             yield store.Run(folder)
 
@@ -58,25 +58,15 @@ def frame(runs: Iterable[TaggedRun]) -> DataFrame:
     return pandas.DataFrame(rows)
 
 
-def read(root: Path | str, **tags: Any) -> DataFrame:
-    """`frame` of the runs that `find` returns.
-
-    Raises:
-        ValueError: there is no record.
-    """
-    return frame(find(root, **tags))
-
-
 def load(root: Path | str) -> DataFrame:
     """All runs at or below the folder `root` as one tidy table, a row for each cycle. Each file's sha256 is verified.
 
-    The columns are, in this order:
-        the run's tags: dataset, scale, arm, strategy, seed, …; of a run without tags those that its experiment implies;
-        cycle, n_labelled, each scalar metric, seconds (of all stages), seconds_STAGE of each stage, peak_memory_mb;
-        `protocol`, `commit`, and every other value of the manifest by its dotted name, such as ``learner.recipe.lr``, ``protocol.budget``
-        or ``environment.torch``; lists are JSON texts; a name that is taken begins with ``experiment.``;
-        `experiment`, the name of the folder above the run, and `run`, its folder.
-    Texts of a run are categorical. Runs without a finished cycle are left out. Memory: O(rows x columns).
+    The columns are the run's tags, or those that its experiment implies (dataset, scale, arm, strategy, seed, …); cycle, n_labelled, each
+    scalar metric, seconds (of all stages), seconds_STAGE of each stage, peak_memory_mb; `protocol`, `commit` and every other value of the
+    manifest by its dotted name, such as ``learner.recipe.lr``, with ``experiment.`` before a name that is taken, and lists as JSON texts;
+    `experiment`, the name of the folder above the run; and `run`, its folder. Texts of a run are categorical.
+
+    Runs without a finished cycle are left out. Memory: O(rows x columns).
 
     Raises:
         ValueError: there is no finished cycle, or a tag has the name of a measurement.
@@ -91,10 +81,7 @@ def load(root: Path | str) -> DataFrame:
             stated.append({**_stated(manifest), "experiment": run.path.absolute().parent.name, "run": str(run.path)})
             rows += [_measured(record, stages=True) for record in records]
     if not rows:
-        raise ValueError(
-            f"there are no finished runs below {root}: give a folder that has some, or make some with "
-            "`alnb run notebooks/quickstart.ipynb -p scale smoke`"
-        )
+        raise ValueError(f"there are no finished runs below {root}: make some with `alnb run notebooks/quickstart.ipynb -p scale smoke`")
     tags, measured, about = (pandas.DataFrame(part) for part in (heads, rows, stated))
     clash = sorted({*tags.columns} & {*measured.columns})
     if clash:

@@ -24,6 +24,8 @@ BAND = 0.95  # confidence of every band and interval
 SEEDS = 3  # a test with fewer seeds decides nothing
 SHOWN = 1000  # points of a scatter plot: Yi et al. 2022, Figure 2
 BLOCK = 50  # bootstrap samples at once
+BUDGETS = ("regime", "n_labelled")  # the columns in which paired rows agree, besides the seed
+Side = Mapping[str, Any]  # one side of a comparison: columns and their values, such as {"arm": "frozen"}
 
 Verdict = Literal["holds", "does not hold", "not decidable at this scale"]
 HOLDS: Verdict = "holds"
@@ -95,10 +97,8 @@ def difference(by_seed: Series) -> Difference:
     return Difference(float(values.mean()), *interval(values), len(values))
 
 
-def paired(
-    frame: DataFrame, first: Mapping[str, Any], second: Mapping[str, Any], on: Sequence[str] = ("regime", "n_labelled")
-) -> Difference:
-    """How much more accurate the rows that match `first` are than those that match `second`, as in ``{"arm": "frozen"}``.
+def paired(frame: DataFrame, first: Side, second: Side, on: Sequence[str] = BUDGETS) -> Difference:
+    """How much more accurate the rows that match `first` are than those that match `second`.
 
     Rows pair where the seed and all columns `on` agree. Differences are averaged within each seed, then over seeds.
 
@@ -108,9 +108,7 @@ def paired(
     return difference(paired_by_seed(frame, first, second, on))
 
 
-def paired_by_seed(
-    frame: DataFrame, first: Mapping[str, Any], second: Mapping[str, Any], on: Sequence[str] = ("regime", "n_labelled")
-) -> Series:
+def paired_by_seed(frame: DataFrame, first: Side, second: Side, on: Sequence[str] = BUDGETS) -> Series:
     """As `paired`, but the mean difference of each seed."""
     missing = {"seed", "accuracy", *on, *first, *second} - set(frame.columns)
     if missing:
@@ -120,7 +118,7 @@ def paired_by_seed(
     return (left - right).groupby(level="seed").mean()
 
 
-def _accuracy(frame: DataFrame, side: Mapping[str, Any], keys: list[str]) -> Series:
+def _accuracy(frame: DataFrame, side: Side, keys: list[str]) -> Series:
     """Mean accuracy by `keys` of the rows that match `side`."""
     rows = frame
     for column, value in side.items():
@@ -132,7 +130,7 @@ def _accuracy(frame: DataFrame, side: Mapping[str, Any], keys: list[str]) -> Ser
     return rows.groupby(keys)["accuracy"].mean()
 
 
-def by_budget(frame: DataFrame, first: Mapping[str, Any], second: Mapping[str, Any]) -> DataFrame:
+def by_budget(frame: DataFrame, first: Side, second: Side) -> DataFrame:
     """`paired` at each budget: columns n_labelled, mean, low, high, n. It shows where two curves meet or cross.
 
     Raises:
@@ -179,13 +177,10 @@ def holm(p: Iterable[float]) -> list[float]:
 
     Source: S. Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
     """
-    values = list(map(float, p))
-    order = sorted((k for k, value in enumerate(values) if not math.isnan(value)), key=values.__getitem__)
-    corrected, largest = [math.nan] * len(values), 0.0
-    for rank, k in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * values[k]))
-        corrected[k] = largest
-    return corrected
+    values = numpy.fromiter(p, dtype=float)
+    order = values.argsort()[: numpy.isfinite(values).sum()]  # NaN sort last
+    values[order] = numpy.maximum.accumulate(numpy.minimum(1.0, numpy.arange(len(order), 0, -1) * values[order]))
+    return list(map(float, values))
 
 
 def friedman(table: DataFrame) -> float:
@@ -203,10 +198,7 @@ def friedman(table: DataFrame) -> float:
 
 
 def spearman(first: Float[Tensor, " N"], second: Float[Tensor, " N"], names: tuple[str, str] = ("first", "second")) -> float:
-    """Spearman's rho in [-1, 1]. Equal values share the mean of their ranks.
-
-    names: of both sides, for messages.
-    """
+    """Spearman's rho in [-1, 1]. Equal values share the mean of their ranks. Errors call the two sides by `names`."""
     _check_pairs(first, second, names)
     return float(scipy.stats.spearmanr(first.double().cpu().numpy(), second.double().cpu().numpy()).statistic)
 
@@ -258,7 +250,7 @@ def within_classes(
 ) -> tuple[list[float], float]:
     """Rho within each class, NaN where it is undefined, and the mean weighted by the number of images.
 
-    It tells how much of a correlation is left without the differences between class means.
+    What is left of a correlation without the differences between class means.
     """
     _check_pairs(first, second, ("first", "second"))
     check_targets(targets, len(first), classes)
@@ -315,9 +307,6 @@ def correlate(draws: Tensor, main: Tensor, targets: Tensor, classes: int, *, res
     ranks = ((scipy.stats.rankdata(values.double().numpy())[shown] - 0.5) / n for values in (main, pretext))
     points = tuple((round(float(x), 6), round(float(y), 6)) for x, y in zip(*ranks, strict=True))
     return Correlation(rho, low, high, mean, tuple(each), by_draws, stable, points)
-
-
-# ---- checks ---------------------------------------------------------------------------------------------------------------------
 
 
 def check_targets(targets: Tensor, n: int, classes: int | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 import pandas
@@ -140,20 +140,17 @@ def mixed(frame: DataFrame) -> DataFrame:
 # ---- labels saved ---------------------------------------------------------------------------------------------------------------
 
 
-def mean_curves(frame: DataFrame) -> Series:
-    """Mean accuracy over seeds, by arm, strategy and n_labelled."""
-    return frame.groupby(["arm", "strategy", "n_labelled"], sort=False)["accuracy"].mean()
-
-
-def _points(curve: Series) -> tuple[list[float], list[float]]:
-    return list(curve.index.get_level_values("n_labelled")), list(curve)
+def _mean_curves(frame: DataFrame) -> dict[tuple[str, str], tuple[list[int], list[float]]]:
+    """Numbers of labels, and the mean accuracy over seeds for each, by arm and strategy."""
+    means = frame.groupby(["arm", "strategy", "n_labelled"], sort=False)["accuracy"].mean()
+    curves = means.groupby(["arm", "strategy"], sort=False)
+    return {key: (list(curve.index.get_level_values("n_labelled")), list(curve)) for key, curve in curves}
 
 
 def labels_table(frame: DataFrame, levels: Iterable[float]) -> DataFrame:
     """Labels needed to reach each accuracy of `levels`, on the mean curve over seeds; a row for each arm and strategy."""
     rows = {}
-    for key, curve in mean_curves(frame).groupby(["arm", "strategy"], sort=False):
-        labels, accuracy = _points(curve)
+    for key, (labels, accuracy) in _mean_curves(frame).items():
         reached = {f"{level:.1%}": labels_to_reach(labels, accuracy, level) for level in levels}
         area = area_under_budget_curve(labels, accuracy) if len(labels) > 1 else math.nan
         rows[key] = {**reached, "final accuracy": accuracy[-1], "area under curve": area}
@@ -169,13 +166,13 @@ def savings(frame: DataFrame, reference: str = "random") -> DataFrame:
     Raises:
         ValueError: an arm has no run of `reference`.
     """
-    mean, rows = mean_curves(frame), []
-    for (arm, strategy), curve in mean.groupby(["arm", "strategy"], sort=False):
-        if (arm, reference) not in mean.index.droplevel("n_labelled"):
+    curves, rows = _mean_curves(frame), []
+    for (arm, strategy), (labels, accuracy) in curves.items():
+        if (arm, reference) not in curves:
             raise ValueError(f"no run of strategy {reference!r} in arm {arm!r} to compare with: add {reference!r} to the strategies")
-        level, budget = float(mean[arm, reference].iloc[-1]), int(mean[arm, reference].index[-1])
-        labels = labels_to_reach(*_points(curve), level)
-        rows.append((arm, strategy, level, labels, budget, 1 - labels / budget, curve.iloc[-1]))
+        budget, level = curves[arm, reference][0][-1], curves[arm, reference][1][-1]
+        needed = labels_to_reach(labels, accuracy, level)
+        rows.append((arm, strategy, level, needed, budget, 1 - needed / budget, accuracy[-1]))
     return pandas.DataFrame(rows, columns=["arm", "strategy", "level", "labels", "budget", "saved", "final"])
 
 
@@ -269,11 +266,8 @@ def win_matrix(wins: DataFrame) -> DataFrame:
     """In how many settings the strategy of the row beat that of the column, from a table of `wins`. NaN if they never met."""
     names = list(dict.fromkeys([*wins["first"], *wins["second"]]))
     met = wins[wins["p"].notna()]
-    both = [
-        met.assign(row=met[side], column=met[other], won=met["winner"] == side)
-        for side, other in (("first", "second"), ("second", "first"))
-    ]
-    counts = pandas.concat(both).pivot_table(index="row", columns="column", values="won", aggfunc="sum")
+    both = pandas.concat([met.assign(row=met[a], column=met[b], won=met["winner"] == a) for a, b in permutations(("first", "second"))])
+    counts = both.pivot_table(index="row", columns="column", values="won", aggfunc="sum")
     return counts.reindex(index=names, columns=names).astype(float).rename_axis(index=None, columns=None)
 
 
@@ -301,9 +295,6 @@ def rank_table(ranks: DataFrame) -> DataFrame:
     table = ranks.pivot(index="strategy", columns="setting", values="rank")
     complete = table.dropna(axis=1)
     return table.assign(mean=complete.mean(axis=1) if complete.shape[1] else math.nan).sort_values("mean", kind="stable")
-
-
-# ---- published numbers ----------------------------------------------------------------------------------------------------------
 
 
 def printed(frame: DataFrame, published: DataFrame) -> DataFrame:
