@@ -22,7 +22,7 @@ from alnb import store
 from alnb.acquire import STRATEGIES, Strategy
 from alnb.acquire.query import Pool
 from alnb.acquire.svm import SvmMargin, svm_accuracy
-from alnb.acquire.vaal import FAITHFUL, SANE, VAAL
+from alnb.acquire.vaal import AS_RELEASED, CLEAN, VAAL
 from alnb.data import Embedded, Images, ImageSet, at_most, subset
 from alnb.data.official import Root
 from alnb.learn.augment import AUGMENTATIONS, Augment
@@ -68,7 +68,7 @@ SIMSIAM = Recipe(epochs=800, batch=512, lr=0.06, weight_decay=1e-4, augment=AUGM
 HEAD = Recipe(epochs=100, batch=256, lr=30, weight_decay=0, precision="float32")  # section 4, implementation details
 # of the scratch arm the paper states only the augmentation ("paper"); 2,000 updates keep the smallest sets from being under-trained
 SCRATCH = Recipe(epochs=200, min_updates=2000, batch=128, lr=0.1, weight_decay=5e-4, augment=AUGMENTATIONS["resized_crop"])
-VAALS = {"clean": SANE, "as_released": FAITHFUL}
+VAALS = {"clean": CLEAN, "as_released": AS_RELEASED}
 PRESETS = {"paper": AUGMENTATIONS["resized_crop"], "strong": AUGMENTATIONS["crop_flip"]}  # augmentation of the scratch arm
 SPLITS = ("official", "held_out")
 

@@ -22,7 +22,8 @@ from alnb.acquire.gcn import Training
 from alnb.acquire.pal import PAL
 from alnb.acquire.query import Pool
 from alnb.acquire.ta_vaal import TAVAAL
-from alnb.acquire.vaal import SANE, VAAL
+from alnb.acquire import vaal as vaal_presets
+from alnb.acquire.vaal import VAAL
 from alnb.data import ImageSet, imbalanced, proportional
 from alnb.data.official import Root
 from alnb.learn.augment import AUGMENTATIONS
@@ -127,7 +128,7 @@ def setting(dataset: str, scale: str, *, preset: str = "clean", cycles: int | No
         part=Part(image_size=224 if caltech else None, colour=chosen.colour),
         main=replace(MAIN, augment=AUGMENTATIONS[chosen.augment]), pretext=PRETEXT, simsiam=SIMSIAM, pretexts=dict(PRETEXTS),
         initial=1000, budget=1000, cycles=8 if caltech else 10, batches=8 if caltech else 10, subset=10_000,
-        vaal=replace(SANE, epoch="scored"), ta_vaal=TAVAAL(), pal=PAL(part=128 if caltech else 512), gcn=Training(),
+        vaal=replace(vaal_presets.CLEAN, epoch="scored"), ta_vaal=TAVAAL(), pal=PAL(part=128 if caltech else 512), gcn=Training(),
     )  # fmt: skip
     scaled = at_scale(scale, SCALES)(full)
     if chosen.first_batch >= scaled.batches:

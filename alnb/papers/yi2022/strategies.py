@@ -70,10 +70,10 @@ STRATEGIES: dict[str, PaperStrategy] = {
     "ta_vaal": PaperStrategy(_subset(lambda setting: setting.ta_vaal), learner=partial(learning_loss.learner, ranking=True)),
     "pt4al": _pt4al(),
     "pt4al_low_first": _pt4al(order="low_first"),
-    "pt4al_top_k": _pt4al(pt4al.foremost),
+    "pt4al_top_k": _pt4al(pt4al.highest),
     "pt4al_random_first": _pt4al(random),
-    "pretext_high": _pt4al(pt4al.foremost, pt4al.foremost),
-    "pretext_low": _pt4al(pt4al.hindmost, pt4al.hindmost),
+    "pretext_high": _pt4al(pt4al.highest, pt4al.highest),
+    "pretext_low": _pt4al(pt4al.lowest, pt4al.lowest),
     "sampling_only": PaperStrategy(lambda setting: Scoped(LossBatch(setting.batches, key="random"), acquire.STRATEGIES["entropy"])),
     "random_with_replacement": PaperStrategy(_subset(lambda _: random_with_replacement), exact=False),
 }
