@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Each sets up all it needs, once.
+# `make demo` and `make test` set up what they need, once, in VENV. In an active conda environment: make demo VENV=$CONDA_PREFIX
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,15 +9,18 @@ SEEDS ?= [0, 1, 2]
 APP ?= build/app
 PORT ?= 8866
 
-.PHONY: help demo test lab app check bench figures readme clean
+.PHONY: help demo test test-fast lab app check bench figures readme house clean
 help:           ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
 demo: $(BIN)/.ok  ## execute notebooks/quickstart.ipynb on real handwritten digits (a few minutes on two cores)
 	$(BIN)/alnb run notebooks/quickstart.ipynb -p scale $(SCALE) -p seeds '$(SEEDS)'
 
-test: $(BIN)/.ok  ## the whole test suite, in JOBS=2 processes
+test: $(BIN)/.ok  ## all tests, in JOBS=2 processes
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+
+test-fast: $(BIN)/.ok  ## the tests that take less than two seconds each
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow"
 
 lab: $(BIN)/.ok  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -39,20 +42,25 @@ bench: $(BIN)/.bench  ## the benchmarks, as a table; also writes benchmarks/resu
 figures: $(BIN)/.ok  ## all of figures/ anew, by the sweeps of notebooks/sweeps (an hour and more; DOWNLOAD=true fetches images)
 	$(BIN)/alnb sweep notebooks/sweeps/*.yaml $(if $(DOWNLOAD),-p download $(DOWNLOAD))
 
-readme: $(BIN)/.ok  ## the README's tables anew, from the results that are there
-	$(BIN)/python -m benchmarks.readme
+readme: $(BIN)/.ok  ## README.md's table, figures/README.md and benchmarks/README.md anew, from the results that are there
+	$(BIN)/python -m alnb.papers.results
+	$(BIN)/python -m benchmarks --readme
 
-clean:          ## remove the environment; runs, figures and data stay
-	rm -rf $(VENV)
+house:          ## the structure of alnb/ in numbers beside their bars, into alnb/README.md; fails where a bar is missed
+	$(PYTHON) -m benchmarks.house
+
+clean:          ## remove the environment that make set up (none of conda); runs, figures and data stay
+	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)
 
 # Debian's python3 may lack ensurepip (package python3-venv): pip then installs into the environment from outside.
+INSTALL = $(PYTHON) -m pip --python $(BIN)/python install --progress-bar on --disable-pip-version-check -c constraints.txt
 $(BIN)/.ok: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "alnb needs Python 3.11 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@echo "Setting up $(VENV): about 3 GB to fetch, 6 GB on disk, a few minutes without a word, once."
-	$(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --without-pip $(VENV)
-	$(PYTHON) -m pip --python $(BIN)/python install -q -c constraints.txt -e '.[test]'
+	@echo "Setting up $(VENV), once: about 3 GB to fetch, 6 GB on disk, five minutes; at the end pip unpacks for a minute or two."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --without-pip $(VENV)
+	$(INSTALL) -e '.[test]'
 	@touch $@
 
 $(BIN)/.bench: $(BIN)/.ok
-	$(PYTHON) -m pip --python $(BIN)/python install -q -c constraints.txt -e '.[test,bench]'
+	$(INSTALL) -e '.[test,bench]'
 	@touch $@

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alnb.learn.augment import AUGMENTATIONS, normalise
-from alnb.store.streams import generator
+from benchmarks.made import STREAM
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10, training set
 WORKERS, PREFETCH = 2, 2  # torch's default prefetch, per worker
@@ -26,7 +26,7 @@ def cifar10() -> tuple[Any, str]:
         from torchvision.datasets import CIFAR10
 
         return CIFAR10(str(root)).data, "CIFAR-10"
-    pixels = torch.randint(0, 256, (50_000, 32, 32, 3), dtype=torch.uint8, generator=generator(0, "benchmark images"))
+    pixels = torch.randint(0, 256, (50_000, 32, 32, 3), dtype=torch.uint8, generator=(STREAM / "images").generator())
     return pixels.numpy(), f"random pixels, as {root} has no CIFAR-10"
 
 
@@ -67,9 +67,9 @@ def loaded(images: Any, name: str, batch: int) -> Iterator[Tensor]:
 def batched(images: Any, name: str, batch: int) -> Iterator[Tensor]:
     """Batches without end by `alnb.augment`."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    rng, augment = generator(0, "benchmark"), AUGMENTATIONS[name]
+    draw, augment = STREAM.generator(), AUGMENTATIONS[name]
     while True:
-        x, _ = augment(pixels.index_select(0, torch.randint(len(pixels), (batch,), generator=rng)), rng)
+        x, _ = augment(pixels.index_select(0, torch.randint(len(pixels), (batch,), generator=draw)), draw)
         yield normalise(x, MEAN, STD, out=x)
 
 
@@ -120,8 +120,3 @@ def measure() -> Iterator[dict[str, Any]]:
             }
     finally:
         torch.set_num_threads(threads)
-
-
-if __name__ == "__main__":
-    for row in measure():
-        print(row)

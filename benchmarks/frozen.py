@@ -1,7 +1,6 @@
 """One cycle of the frozen arm at the size of CIFAR-10: query, answers, linear classifier, evaluation, record, on the CPU with two threads.
 
-The features are made up, of CIFAR-10's number and ResNet-18's width; what they are changes no time but that of k-center, for which the two
-kinds of `benchmarks.kcenter` are taken. Alone: ``python -m benchmarks.frozen``.
+The features are made up: as many as CIFAR-10 has images, as wide as those of ResNet-18. What they are changes the time of k-center alone.
 """
 
 import statistics
@@ -19,8 +18,8 @@ from alnb import acquire
 from alnb.data import Embedded, ImageSet, Resident
 from alnb.loop import oracle
 from alnb.papers.bengar2021 import experiment as bengar2021
-from alnb.store.streams import generator
 from benchmarks.kcenter import CLUSTERED, D, N, clustered
+from benchmarks.made import STREAM
 
 CLASSES, TEST, LABELLED, BUDGET, VIEWS = 10, 10_000, 5_000, 500, 2
 CYCLES = 4  # the first, of 5,000 labels, is not timed
@@ -28,25 +27,23 @@ BAR = 5.0  # seconds
 
 
 def embedded(features: torch.Tensor, views: int = 0) -> ImageSet:
-    """Features with the class of the nearest of ten of them, and a pixel as an image."""
+    """Features, each with the class of the nearest of ten of them, and with one pixel as its image."""
     targets = torch.cdist(features, features[:CLASSES]).argmin(dim=1)
-    drawn = (
-        torch.stack([features + 0.1 * torch.randn(features.shape, generator=generator(0, "view", k)) for k in range(views)])
-        if views
-        else None
-    )
+    noise = [0.1 * torch.randn(features.shape, generator=(STREAM / "view" / k).generator()) for k in range(views)]
+    drawn = torch.stack([features + one_view for one_view in noise]) if views else None
     images = Resident(torch.zeros(len(features), 3, 1, 1, dtype=torch.uint8))
     return ImageSet(Embedded(images, features, drawn), targets, tuple("0123456789"), "made up")  # type: ignore[arg-type]
 
 
 def seconds(strategy: str, train: ImageSet, test: ImageSet) -> list[float]:
-    """Of each cycle after the first, from asking the generator to having the record on disk."""
+    """Of each cycle after the first, until its record is on disk."""
     protocol = alnb.Protocol(LABELLED, BUDGET, CYCLES)
     learner = alnb.Learner(partial(alnb.nets.linear, width=D), bengar2021.HEAD)
-    roles = dict(learner=learner, strategy=acquire.STRATEGIES[strategy], oracle=oracle.simulated(train.targets), protocol=protocol)
+    pool, truth = alnb.Pool.of(train.images), oracle.simulated(train.targets)
+    experiment = alnb.Experiment(pool, test, learner, acquire.STRATEGIES[strategy], truth, protocol)
     times = []
     with tempfile.TemporaryDirectory() as folder:
-        steps = alnb.cycles(Path(folder), alnb.Pool.of(train.images), test, **roles)
+        steps = alnb.cycles(Path(folder), experiment)
         next(steps)
         for _ in range(1, CYCLES):
             start = time.perf_counter()
@@ -72,10 +69,3 @@ def measure() -> Iterator[dict[str, Any]]:
             "sense": "<=",
             "detail": detail,
         }
-
-
-if __name__ == "__main__":
-    from benchmarks.__main__ import show
-
-    torch.set_num_threads(2)
-    show(measure())

@@ -17,9 +17,3 @@ def measure() -> Iterator[dict[str, Any]]:
     ]
     detail = f"seconds; median of {REPEATS} fresh processes"
     yield {"name": "`import alnb` beyond `import torch`", "ratio": statistics.median(times), "bar": 0.3, "sense": "<=", "detail": detail}
-
-
-if __name__ == "__main__":
-    from benchmarks.__main__ import show
-
-    show(measure())

@@ -2,12 +2,10 @@
 
 Both sides of a ratio get the same features, the same covered points and the same n, one after the other, several times over.
 Textbook greedy: one Gram matrix product for the distances to what is covered, then a matrix-vector product and a running minimum per pick.
-Alone: ``python -m benchmarks.kcenter``.
+
 """
 
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alnb.acquire import cover
-from alnb.store.streams import generator
+from benchmarks.made import STREAM, clusters, extra_memory
 
 N, D, COVERED, PICKS = 50_000, 512, 1_000, 1_000
 REPEATS = 3
@@ -28,19 +26,16 @@ CLUSTERED = "50 Gaussian clusters of standard deviations 0.1 to 1 through ReLU, 
 GAUSSIAN = "one standard Gaussian"
 
 
-def clustered(clusters: int = 50) -> Tensor:
-    g = generator(0, "benchmark", "clustered")
-    means, scale = torch.randn(clusters, D, generator=g), 0.1 + 0.9 * torch.rand(clusters, 1, generator=g)
-    which = torch.randint(clusters, (N,), generator=g)
-    return torch.randn(N, D, generator=g).mul_(scale[which]).add_(means[which]).relu_()
+def clustered() -> Tensor:
+    return clusters(N, D, 50, STREAM / "clustered", (0.1, 1.0))
 
 
 def gaussian() -> Tensor:
-    return torch.randn(N, D, generator=generator(0, "benchmark", "gaussian"))
+    return torch.randn(N, D, generator=(STREAM / "gaussian").generator())
 
 
 def labelled() -> Tensor:
-    chosen = torch.randperm(N, generator=generator(0, "benchmark", "covered"))[:COVERED]
+    chosen = torch.randperm(N, generator=(STREAM / "covered").generator())[:COVERED]
     return torch.zeros(N, dtype=torch.bool).index_fill_(0, chosen, True)
 
 
@@ -99,10 +94,10 @@ def against_textbook(name: str, what: str, features: Tensor, covered: Tensor) ->
         "detail": f"{what}; {N} x {D} float32, {COVERED} covered, {PICKS} picks, {torch.get_num_threads()} threads; median of {REPEATS}: "
         f"{statistics.median(ours):.3f} s against {statistics.median(theirs):.2f} s",
     }
-    found, wanted = radii(features, covered, picks), radii(features, covered, expected)
+    ours_radii, theirs_radii = radii(features, covered, picks), radii(features, covered, expected)
     yield {
         "name": f"k-center: relative difference of covering radii from textbook greedy, {name} features",
-        "ratio": float(((found - wanted) / wanted).abs().amax()),
+        "ratio": float(((ours_radii - theirs_radii) / theirs_radii).abs().amax()),
         "bar": CLOSE,
         "sense": "<=",
         "detail": f"the largest over {PICKS} picks, of which {int((picks == expected).sum())} are the same point at the same place",
@@ -133,34 +128,21 @@ def against_core_set(features: Tensor, covered: Tensor) -> dict[str, Any]:
     }
 
 
-MEMORY = """
-import pathlib, re, torch
-from benchmarks import kcenter as b
+PREPARE = """
 from alnb.acquire import cover
-def status(field):
-    return 1024 * int(re.search(field + r":\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
-torch.set_num_threads(2)
-cover.kcenter(torch.rand(2000, b.D), torch.arange(2000) < 100, 50)  # what torch allocates once and for all
-features, covered = b.gaussian(), b.labelled()
-pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far; ru_maxrss would keep even the parent's
-before = status("VmRSS")
-cover.kcenter(features, covered, b.PICKS)
-print((status("VmHWM") - before) / (features.numel() * features.element_size()))
+from benchmarks import kcenter
+cover.kcenter(torch.rand(2000, kcenter.D), torch.arange(2000) < 100, 50)  # what torch allocates once and for all
+features, covered = kcenter.gaussian(), kcenter.labelled()
 """
 
 
 def memory() -> dict[str, Any]:
-    """The growth of the peak resident size (Linux: VmHWM) of a fresh process over what it holds with the features loaded."""
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
-    return {
-        "name": "k-center: extra peak memory over the features",
-        "ratio": float(done.stdout) if done.returncode == 0 else float("nan"),
-        "bar": SMALL,
-        "sense": "<=",
-        "detail": f"peak resident size of a fresh process during the query less its size before, over {N * D * 4 / 1e6:.0f} MB; {GAUSSIAN}"
-        if done.returncode == 0
-        else f"not measured: {done.stderr.strip().splitlines()[-1]}",
-    }
+    """Memory of a query beyond its features."""
+    size = 4 * N * D
+    extra, failure = extra_memory(PREPARE, f"cover.kcenter(features, covered, {PICKS})")
+    detail = f"peak resident size of a fresh process during the query less its size before, over {size / 1e6:.0f} MB; {GAUSSIAN}"
+    name = "k-center: extra peak memory over the features"
+    return {"name": name, "ratio": extra / size, "bar": SMALL, "sense": "<=", "detail": failure or detail}
 
 
 def measure() -> Iterator[dict[str, Any]]:
@@ -176,8 +158,3 @@ def measure() -> Iterator[dict[str, Any]]:
         yield memory()
     finally:
         torch.set_num_threads(threads)
-
-
-if __name__ == "__main__":
-    for row in measure():
-        print(f"{row['name']}: {row['ratio']:.3g} (bar {row['sense']} {row['bar']:g}); {row['detail']}", flush=True)

@@ -1,7 +1,7 @@
 """`alnb.load` of 2,000 runs of 10 cycles: every manifest and record read, its sha256 verified, as one table.
 
 The runs are made up, with the manifest of a real one and 100 to 500 images asked for in each cycle; they were written just before, so the
-system has them in memory. Alone: ``python -m benchmarks.loading``.
+system has them in memory.
 """
 
 import statistics
@@ -18,7 +18,7 @@ import alnb
 from alnb import acquire, store
 from alnb.data import ImageSet, Resident
 from alnb.loop import oracle
-from alnb.store.streams import generator
+from benchmarks.made import STREAM
 
 RUNS, CYCLES, CLASSES, POOL = 2_000, 10, 10, 50_000
 SIZES = (100, 200, 300, 400, 500)  # images asked for in each cycle, in turn over the runs
@@ -26,23 +26,22 @@ REPEATS = 3
 BAR = 5.0  # seconds
 
 
-def experiment(k: int, budget: int) -> dict[str, Any]:
-    """That of run `k`, as the loop describes it."""
+def manifest(k: int, budget: int) -> dict[str, Any]:
+    """The experiment of run `k`, as the loop describes it."""
     images = Resident(torch.zeros(4, 3, 1, 1, dtype=torch.uint8))
     test = ImageSet(images, torch.arange(4) % 2, ("a", "b"), "made up")
     learner = alnb.Learner(partial(alnb.nets.small, width=8), alnb.Recipe(epochs=2))
     strategy = list(acquire.STRATEGIES)[k % 4]
     seed, truth = k // 4, oracle.simulated(test.targets)
-    columns = {"dataset": "made up", "classes": CLASSES, "pool": POOL, "scale": "paper", "arm": "a", "strategy": strategy, "seed": seed}
-    roles = dict(
-        learner=learner, strategy=acquire.STRATEGIES[strategy], oracle=truth, protocol=alnb.Protocol(budget, budget, CYCLES, seed=seed)
-    )
-    return alnb.loop.cycles.describe(alnb.Pool.of(images), test, **roles, columns=columns)  # type: ignore[arg-type]
+    tags = {"dataset": "made up", "classes": CLASSES, "pool": POOL, "scale": "paper", "arm": "a", "strategy": strategy, "seed": seed}
+    pool = alnb.Pool.of(Resident(torch.zeros(budget * CYCLES, 3, 1, 1, dtype=torch.uint8)))
+    protocol = alnb.Protocol(budget, budget, CYCLES, seed=seed)
+    return alnb.Experiment(pool, test, learner, acquire.STRATEGIES[strategy], truth, protocol, tags=tags).manifest
 
 
 def record(cycle: int, budget: int, k: int) -> dict[str, Any]:
     """A cycle as the loop records it."""
-    drawn = generator(k, "made up", cycle)
+    drawn = (STREAM / k / cycle).generator()
     queried = torch.randperm(POOL, generator=drawn)[:budget]
     labels = torch.randint(CLASSES, (budget,), generator=drawn)
     scores = torch.rand(CLASSES + 3, generator=drawn).tolist()
@@ -65,7 +64,7 @@ def make(root: Path) -> None:
     environment = store.environment(torch.device("cpu"))
     for k in range(RUNS):
         budget, folder = SIZES[k % len(SIZES)], root / f"run-{k:04d}"
-        write(folder / "manifest.json", {"format": store.FORMAT, "experiment": experiment(k, budget), "environment": environment})
+        write(folder / "manifest.json", {"format": store.FORMAT, "experiment": manifest(k, budget), "environment": environment})
         for cycle in range(CYCLES):
             write(folder / f"cycle_{cycle:03d}/record.json", record(cycle, budget, k))
 
@@ -86,9 +85,3 @@ def measure() -> Iterator[dict[str, Any]]:
         f"images, {size:.0f} MB, every sha256 verified; {len(frame)} rows x {len(frame.columns)} columns"
     )
     yield {"name": "`alnb.load` of 20,000 records", "ratio": statistics.median(times), "bar": BAR, "sense": "<=", "detail": detail}
-
-
-if __name__ == "__main__":
-    from benchmarks.__main__ import show
-
-    show(measure())

@@ -1,6 +1,6 @@
 """Views a second through SimSiam at the paper's size: ResNet-18, batches of 512 CIFAR-10 images, two views of each, with augmentation.
 
-On a GPU; alone: ``python -m benchmarks.simsiam``.
+On a GPU alone. alone: ``python -m benchmarks.simsiam``.
 """
 
 import statistics
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from alnb import Learner
+from alnb import Learner, Stream
 from alnb.learn import pretrain
 from alnb.learn.train import fit
 from alnb.papers.bengar2021 import experiment as bengar2021
@@ -26,10 +26,11 @@ def views_a_second(device: torch.device, updates: int, repeats: int, compiled: b
     images, _, kind = cifar_like(10 * chosen.pretraining.batch)
     images, everything = images.to(device), torch.arange(10 * chosen.pretraining.batch)
     recipe = replace(chosen.pretraining, epochs=1e-9, min_updates=updates, views=2, compile=compiled)
-    net = pretrain.build(Learner(chosen.net, recipe, loss=chosen.pretext.loss), chosen.pretext, 0, device)
+    learner = Learner(chosen.net, recipe, loss=chosen.pretext.loss)
+    net = pretrain.build(learner, chosen.pretext, 0, device)
     rates = []
     for repeat in range(repeats + 1):
-        took = seconds(lambda: fit(net, images, everything, everything, recipe, loss=chosen.pretext.loss), device)
+        took = seconds(lambda: fit(net, images, everything, everything, learner, Stream()), device)
         if repeat:
             rates.append(2 * recipe.batch * updates / took)
     how = "torch.compile" if compiled else "without torch.compile"
@@ -46,9 +47,3 @@ def measure() -> Iterator[dict[str, Any]]:
             detail = f"{detail}, {torch.cuda.get_device_name(cuda)}"
         name = f"SimSiam, ResNet-18, GPU, {'with torch.compile' if compiled else 'as the notebooks train it'}"
         yield {"name": name, "ratio": rate, "bar": BAR, "sense": ">=", "detail": detail}
-
-
-if __name__ == "__main__":
-    from benchmarks.__main__ import show
-
-    show(measure())

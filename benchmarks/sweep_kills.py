@@ -74,9 +74,3 @@ def measure() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         run(Path(folder) / "whole", *GRID)
         yield from kills(Path(folder), table(Path(folder) / "whole"))
-
-
-if __name__ == "__main__":
-    from benchmarks.__main__ import show
-
-    show(measure())

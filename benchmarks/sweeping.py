@@ -120,9 +120,3 @@ def measure() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         yield from overhead(Path(folder) / "overhead")
         yield from speed(Path(folder))
-
-
-if __name__ == "__main__":
-    from benchmarks.__main__ import show
-
-    show(measure())

@@ -15,7 +15,7 @@ from alnb.data import Resident
 from alnb.learn import nets
 from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.train import Recipe, fit
-from alnb.store import streams as rng
+from benchmarks.made import STREAM
 
 BATCH = 128
 Net = Callable[[int], nets.Net]
@@ -27,7 +27,7 @@ def cifar_like(n: int) -> tuple[Resident, torch.Tensor, str]:
         real = alnb.data.cifar10("train")
         return Resident(real.images.batch(torch.arange(n))), real.targets[:n], "CIFAR-10 images"
     except alnb.data.DataError:
-        generator = rng.generator(0, "benchmark")
+        generator = STREAM.generator()
         pixels = torch.randint(0, 256, (n, 3, 32, 32), generator=generator, dtype=torch.uint8)
         return Resident(pixels), torch.randint(0, 10, (n,), generator=generator), "random images of CIFAR-10's shape"
 
@@ -59,9 +59,9 @@ def efficiency(make: Net, device: torch.device, updates: int, repeats: int) -> t
     images, everything = images.to(device), torch.arange(len(targets))
     recipe = Recipe(epochs=1e-9, min_updates=updates, batch=BATCH, lr=0.01, augment=AUGMENTATIONS["crop_flip"])
     learner = alnb.Learner(make, recipe)
-    net = learner.build(10, 0, device=device)
+    net = learner.build(10, STREAM, device)
     x, y = (images.batch(everything[:BATCH]).float() / 255).contiguous(memory_format=torch.channels_last), targets[:BATCH].to(device)
-    sides = [lambda: bare(net, recipe, x, y, updates), lambda: fit(net, images, everything, targets, recipe)]
+    sides = [lambda: bare(net, recipe, x, y, updates), lambda: fit(net, images, everything, targets, learner, STREAM)]
     ratios = []
     for repeat in range(repeats + 1):
         times = {side: seconds(sides[side], device) for side in ((0, 1) if repeat % 2 else (1, 0))}  # each goes first as often
@@ -115,11 +115,11 @@ def throughput(make: Net, updates: int, repeats: int) -> tuple[float, str]:
     images, targets, kind = cifar_like(min(40, updates + 4) * BATCH)
     recipe = Recipe(epochs=1e-9, min_updates=updates, batch=BATCH, lr=0.01, augment=AUGMENTATIONS["crop_flip"])
     everything, learner, ratios = torch.arange(len(targets)), alnb.Learner(make, recipe), []
-    net = learner.build(10, 0)
-    fit(net, images, everything, targets, replace(recipe, min_updates=2))
+    net = learner.build(10, STREAM)
+    fit(net, images, everything, targets, replace(learner, recipe=replace(recipe, min_updates=2)), STREAM)
     for _ in range(repeats):
         theirs = usual(make, images, targets, updates)
-        ours = seconds(lambda: fit(net, images, everything, targets, recipe), torch.device("cpu")) / updates
+        ours = seconds(lambda: fit(net, images, everything, targets, learner, STREAM), torch.device("cpu")) / updates
         ratios.append(theirs / ours)
     return statistics.median(ratios), f"batch {BATCH}, {updates} updates, crop and flip, {kind}; median of {repeats} interleaved pairs"
 
@@ -138,10 +138,3 @@ def measure() -> Iterator[dict[str, Any]]:
     for name, bar, work in rows:
         ratio, detail = work()
         yield {"name": name, "ratio": ratio, "bar": bar, "sense": ">=", "detail": detail}
-
-
-if __name__ == "__main__":
-    from benchmarks.__main__ import show
-
-    torch.set_num_threads(min(2, torch.get_num_threads()))
-    show(measure())

@@ -1,4 +1,4 @@
-"""t-SNE of 10,000 x 512 features: the time of the first call, and of one that finds it kept.  Alone: ``python -m benchmarks tsne``."""
+"""t-SNE of 10,000 x 512 features: the time of the first call, and of a second one, which reads what the first left."""
 
 import os
 import tempfile
@@ -8,26 +8,20 @@ from typing import Any
 
 import torch
 
-from alnb.report import layout as tsne
-from alnb.store.streams import generator
+from alnb.report.layout import layout
+from benchmarks.made import STREAM, clusters
 
 N, D, CLUSTERS = 10_000, 512, 10
 FIRST, AGAIN = 60.0, 1.0  # seconds: the bars
 
 
-def features() -> torch.Tensor:
-    g = generator(0, "benchmark", "tsne")
-    means = torch.randn(CLUSTERS, D, generator=g)
-    return torch.randn(N, D, generator=g).add_(means[torch.randint(CLUSTERS, (N,), generator=g)]).relu_()
-
-
 def measure() -> Iterator[dict[str, Any]]:
-    x, seconds = features(), []
+    x, seconds = clusters(N, D, CLUSTERS, STREAM / "tsne"), []
     load = f"{torch.get_num_threads()} threads, load of the machine before {os.getloadavg()[0]:.1f}"
     with tempfile.TemporaryDirectory() as cache:
         for _ in range(2):
             start = time.perf_counter()
-            tsne.layout(x, cache=cache)
+            layout(x, cache=cache)
             seconds.append(time.perf_counter() - start)
     what = f"t-SNE of {N:,} x {D} features"
     yield {"name": f"{what}, seconds", "ratio": seconds[0], "bar": FIRST, "sense": "<=", "detail": load}

@@ -21,7 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of kernels and other processes that tests
 
 def images_of(n: int, classes: int = 3, size: int = 8, seed: int = 0) -> ImageSet:
     """`n` noisy images; the class is where the bright bar is."""
-    generator = alnb.rng.generator(seed, "test images")
+    generator = (alnb.Stream(seed) / "test images").generator()
     targets = torch.arange(n) % classes
     pixels = torch.randint(0, 120, (n, 3, size, size), generator=generator)
     for index, label in enumerate(targets.tolist()):

@@ -27,12 +27,14 @@ from conftest import images_of  # noqa: E402
 import alnb  # noqa: E402
 from alnb import store  # noqa: E402
 from alnb.acquire import STRATEGIES  # noqa: E402
+from alnb.acquire.scopes import RandomSubset, Scoped  # noqa: E402
+from alnb.learn import checkpoint  # noqa: E402
 from alnb.learn.pretrain import PRETEXTS, pretrain  # noqa: E402
 
 
 def work(folder: Path, updates: int) -> None:
     """A pre-training and three cycles of so many updates each, with a checkpoint after every one."""
-    alnb.train.CHECKPOINT_SHARE = 1e9
+    checkpoint.CHECKPOINT_SHARE = 1e9
     train, test = images_of(60), images_of(30, seed=1)
     recipe = alnb.Recipe(
         epochs=0.01, min_updates=updates, batch=8, lr=0.05, augment=alnb.augment.AUGMENTATIONS["shift"], checkpoint_seconds=0.0
@@ -40,9 +42,10 @@ def work(folder: Path, updates: int) -> None:
     learner = alnb.Learner(functools.partial(alnb.nets.small, width=4), recipe)
     found = pretrain(PRETEXTS["rotation"], train.images, learner, cache=folder / "pretrained")
     learner = alnb.Learner(learner.net, recipe, backbone=found.backbone)
-    protocol = alnb.Protocol(initial=6, budget=4, cycles=3, init="warm", subset=20)
-    roles = {"learner": learner, "strategy": STRATEGIES["kcenter"], "oracle": alnb.oracle.simulated(train.targets), "protocol": protocol}
-    for _ in alnb.cycles(folder / "run", alnb.Pool.of(train.images), test, **roles):
+    protocol = alnb.Protocol(initial=6, budget=4, cycles=3, init="warm")
+    strategy, answers = Scoped(RandomSubset(20), STRATEGIES["kcenter"]), alnb.oracle.simulated(train.targets)
+    experiment = alnb.Experiment(alnb.Pool.of(train.images), test, learner, strategy, answers, protocol)
+    for _ in alnb.cycles(folder / "run", experiment):
         pass
 
 

@@ -51,13 +51,12 @@ known = notebook.choose({"random": acquire.STRATEGIES["random"], "nearly_tied": 
 recipe = alnb.Recipe(epochs=1, min_updates=UPDATES, batch=8, lr=0.05, augment=shift)
 for name, strategy in known.items():
     for seed in seeds:
-        roles = dict(
-            learner=alnb.Learner(partial(alnb.nets.small, width=4), recipe), strategy=strategy, oracle=oracle.simulated(train.targets),
-            protocol=alnb.Protocol(6, 4, CYCLES, seed=seed), columns={"strategy": name, "seed": seed},
+        experiment = alnb.Experiment(
+            alnb.Pool.of(train.images), test, alnb.Learner(partial(alnb.nets.small, width=4), recipe), strategy,
+            oracle.simulated(train.targets), alnb.Protocol(6, 4, CYCLES, seed=seed), tags={"strategy": name, "seed": seed},
         )
-        pool = alnb.Pool.of(train.images)
-        run = alnb.Run.named(runs, f"{name}-{seed}", alnb.loop.cycles.describe(pool, test, **roles))
-        for cycle in alnb.cycles(run, pool, test, **roles, report=partial(harm, run)):
+        run = experiment.run(runs, f"{name}-{seed}")
+        for cycle in alnb.cycles(run, experiment, partial(harm, run)):
             print(name, cycle.n_labelled, f"{cycle.metrics['accuracy']:.1%}")"""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alnb.data.files import Split, cached_images, check_split, class_files, decode_all, hold_out, image_files, shuffled, unreadable
+from alnb.data.files import Files, Split, cached_images, check_split, class_files, decode_all, hold_out, image_files, shuffled, unreadable
 from alnb.data.official import Root, remedy, root_folder, unpacked
 from alnb.data.sets import ImageSet, proportional
 from alnb.data.sources import DataError, Resident
@@ -31,10 +31,6 @@ class Archive:
     def error(self, root: Path, sentence: str) -> DataError:
         """An error that ends with the remedy."""
         return DataError(f"{self.name}: {sentence}. Delete or complete {root / self.folder}, then run {remedy(self.name, root)}")
-
-    def missing(self, path: Path, root: Path) -> DataError:
-        """The error for a file or folder of the archive that is not there."""
-        return DataError(f"{self.name}: {path.name} not found in {path.parent}. Get it with {remedy(self.name, root)}")
 
     def images(self, root: Path, split: Split, paths: list[Path], size: int, exactly: int | None = None) -> Tensor:
         """The decoded files uint8 [N,3,size,size], see `folder`; `exactly` as in `decode`. Raises: DataError if a file is unreadable."""
@@ -75,7 +71,6 @@ def tiny_imagenet(
     Bengar et al. 2021 train on 90,000: `balanced(train, 450)`. The decoded images of a large split are cached, see `cached_images`.
 
     Args:
-        download: fetch what is missing.
         image_size: side in pixels; images are resized to it as in `folder`.
 
     Raises:
@@ -96,7 +91,8 @@ def tiny_imagenet(
 def _tiny_lines(root: Path, file: str) -> list[list[str]]:
     folder = root / TINY.folder
     if not (folder / file).is_file():
-        raise TINY.missing(folder / file if folder.is_dir() else folder, root)
+        missing = folder / file if folder.is_dir() else folder
+        raise TINY.error(root, f"{missing.name} not found in {missing.parent}")
     return [line.split("\t") for line in (folder / file).read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -164,7 +160,6 @@ def caltech101(
     from the cache. At 64 pixels: 13 s and 1 s.
 
     Args:
-        download: fetch what is missing.
         image_size: side in pixels; images are resized to it as in `folder`.
 
     Raises:
@@ -184,10 +179,10 @@ def caltech101(
     return ImageSet(Resident(images.to(device)), targets, tuple(files), CALTECH.name)
 
 
-def _caltech_splits(root: Path) -> dict[Split, dict[str, list[Path]]]:
+def _caltech_splits(root: Path) -> dict[Split, Files]:
     folder = root / CALTECH.folder
     if not folder.is_dir():
-        raise CALTECH.missing(folder, root)
+        raise CALTECH.error(root, f"{folder.name} not found in {folder.parent}")
     files = class_files(folder)
     single = [name for name, paths in files.items() if len(paths) < 2]
     if single:

@@ -1,4 +1,8 @@
-"""The data sets by name: `DATASETS`, `load`, `fetch`."""
+"""The data sets by name: `DATASETS`, `load`, `fetch`.
+
+The function of each data set takes `split` ("train" or "test"), `root` (see `root_folder`), `download` (fetch first what is missing or
+damaged) and `device`. It raises a DataError if a file is missing or damaged; the message names the file and the remedy.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +49,7 @@ def digits(split: Split, *, root: Root = None, download: bool = False, device: D
     """The 1,797 handwritten digits of scikit-learn, 8x8, their 17 grey values scaled to 0..255, in three equal channels.
 
     1,297 to train; 500 to test, 50 of each digit, drawn from the stream (0, "digits", "test", digit).
-
-    Args:
-        root, download: not used; scikit-learn contains the images.
-
-    Raises:
-        DataError: scikit-learn is not installed.
+    scikit-learn contains the images: `root` and `download` are not used.
 
     Source: scikit-learn's `load_digits`, the test part of the UCI Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998).
     """
@@ -72,10 +71,7 @@ def _digits() -> Tensor:
     scikit-learn's file is read without importing scikit-learn: this saves a second in every cell of a sweep. If the file is not in its
     usual place, scikit-learn's own loader is used.
     """
-    spec = importlib.util.find_spec("sklearn")
-    if spec is None or spec.origin is None:
-        raise DataError("digits comes with scikit-learn, which is not installed: pip install scikit-learn, or take another data set")
-    path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    path = _digits_folder() / "digits.csv.gz"
     if path.is_file():
         lines = gzip.decompress(path.read_bytes()).decode().split()
         return torch.tensor([[int(float(value)) for value in line.split(",")] for line in lines])
@@ -83,6 +79,13 @@ def _digits() -> Tensor:
 
     bunch = load_digits()
     return torch.cat((torch.from_numpy(bunch.data), torch.from_numpy(bunch.target)[:, None]), dim=1).long()
+
+
+def _digits_folder() -> Path:
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise DataError("digits comes with scikit-learn, which is not installed: pip install scikit-learn, or take another data set")
+    return Path(spec.origin).parent / "datasets" / "data"
 
 
 def _three_channels(grey: Tensor, device: Device) -> Resident:
@@ -95,12 +98,6 @@ def _three_channels(grey: Tensor, device: Device) -> Resident:
 def fashion_mnist(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
     """60,000 and 10,000 grey images of clothes, 28x28, in three equal channels, in official order; `root` holds FashionMNIST/raw/.
 
-    Args:
-        download: call `fetch` first.
-
-    Raises:
-        DataError: a file is missing or damaged.
-
     Source: Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747.
     """
     dataset = _read("fashion_mnist", split, root, download)
@@ -109,12 +106,6 @@ def fashion_mnist(split: Split, *, root: Root = None, download: bool = False, de
 
 def cifar10(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
     """50,000 and 10,000 colour images of 10 classes, 32x32, in official order; `root` holds cifar-10-batches-py/.
-
-    Args:
-        download: call `fetch` first.
-
-    Raises:
-        DataError: a file is missing or damaged.
 
     Source: Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
     """
@@ -179,8 +170,9 @@ def _fetch(name: str, root: Path) -> Path:
     place = root / folder
     if name == "fashion_mnist":  # four archives of one file each, below `place`
         archives = [(place, source.mirrors[0] + file, md5, Path(), [file.removesuffix(".gz")]) for file, md5 in source.resources]
-        for file in [file for file in files if (DEBIAN / f"{file}.gz").is_file() and not (place / file).exists()]:
-            store.write_atomic(place / file, gzip.decompress((DEBIAN / f"{file}.gz").read_bytes()))
+        for packed in DEBIAN.glob("*ubyte.gz"):
+            if not official.intact(place, {packed.stem: files[packed.stem]}):
+                store.write_atomic(place / packed.stem, gzip.decompress(packed.read_bytes()))
     else:
         archives = [(root, source.url, source.tgz_md5, folder, list(files))]
     for target, url, md5, inside, names in archives:
@@ -275,14 +267,9 @@ def fetch(name: str, root: Root = None) -> Path:
     """
     place = root_folder(root)
     match _known(name):
-        case "digits":
-            import sklearn.datasets
-
-            print("digits comes with scikit-learn: there is nothing to fetch")
-            return Path(sklearn.datasets.__file__).parent / "data"
-        case "folder":
-            print("a folder of your own images stays where it is: there is nothing to fetch")
-            return place
+        case "digits" | "folder" as known:
+            print(f"{known} is on this machine: there is nothing to fetch")
+            return _digits_folder() if known == "digits" else place
         case "tiny_imagenet":
             return fetch_tiny_imagenet(place)
         case "caltech101":

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 Split = Literal["train", "test"]
+Files = dict[str, list[Path]]  # image files by class
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TEST_SHARE = 0.2  # of each class, if a folder has no test images
 LABELS = "alnb-labels"  # the folder in which the labeller stores its answers: not a class
@@ -194,7 +195,7 @@ def image_files(folder: Path) -> list[Path]:
     return images
 
 
-def class_files(folder: Path) -> dict[str, list[Path]]:
+def class_files(folder: Path) -> Files:
     """The image files of each class sub-folder; classes and files in natural order.
 
     Raises:
@@ -209,10 +210,6 @@ def class_files(folder: Path) -> dict[str, list[Path]]:
             "class into a sub-folder with its name"
         )
     return {path.name: image_files(path) for path in classes}
-
-
-Files = dict[str, list[Path]]
-"""Image files by class."""
 
 
 def split_files(root: Path) -> dict[Split, Files]:

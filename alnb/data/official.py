@@ -55,41 +55,27 @@ def verify(name: str, root: Path, folder: Path, files: Mapping[str, str]) -> Non
 
 @contextmanager
 def unpacked(name: str, root: Path, folder: Path, url: str, md5: str) -> Iterator[Path]:
-    """Fetch the archive at `url` into `folder`, and yield a temporary folder below it with the archive's content.
+    """Fetch the archive at `url` into `folder`, unless it is there, and yield a temporary folder below it with the archive's content.
 
     Raises:
-        DataError: the archive cannot be fetched (see `download`) or unpacked (the disk is full).
+        DataError: there is no network, the md5 of the download differs (no file is left then), or it cannot be unpacked (a full disk).
     """
-    from torchvision.datasets.utils import extract_archive
+    from torchvision.datasets.utils import download_url, extract_archive
 
-    archive = download(name, root, folder, url, md5)
-    with TemporaryDirectory(dir=folder, prefix=".unpacking-") as work:
+    archive = folder / url.rsplit("/", 1)[-1]
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".fetching-") as work:
+        if not intact(folder, {archive.name: md5}):
+            try:
+                download_url(url, work, filename=archive.name, md5=md5)
+                os.replace(Path(work, archive.name), archive)
+            except (OSError, RuntimeError, HTTPException) as error:
+                raise DataError(
+                    f"{name}: {url} could not be fetched ({error}). Without a network, bring {archive.name} (md5 {md5}) from another "
+                    f"machine, put it into {folder}, and run {remedy(name, root)}"
+                ) from error
         try:
             extract_archive(str(archive), work)
         except Exception as error:  # tarfile and zipfile raise a dozen kinds
             raise DataError(f"{name}: {archive} cannot be unpacked ({error}). Free disk space, or delete it, and try again") from error
         yield Path(work)
-
-
-def download(name: str, root: Path, folder: Path, url: str, md5: str) -> Path:
-    """The file at `url`, in `folder`. It is fetched only if `folder` lacks it or its md5 differs. A partial download leaves no file.
-
-    Raises:
-        DataError: there is no network, or the md5 of the download differs.
-    """
-    from torchvision.datasets.utils import download_url
-
-    file = url.rsplit("/", 1)[-1]
-    if intact(folder, {file: md5}):
-        return folder / file
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=".fetching-") as work:
-            download_url(url, work, filename=file, md5=md5)
-            os.replace(Path(work, file), folder / file)
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise DataError(
-            f"{name}: {url} could not be fetched ({error}). Without a network, bring {file} (md5 {md5}) from another machine, "
-            f"put it into {folder}, and run {remedy(name, root)}"
-        ) from error
-    return folder / file

@@ -90,12 +90,10 @@ def imbalanced(image_set: ImageSet, counts: Sequence[int], seed: int | None = No
     wrong = [f"{classes[i]}: asked {count}, available {len(m)}" for i, (count, m) in enumerate(pairs) if not 1 <= count <= len(m)]
     if wrong:
         raise ValueError(f"{where}: a class keeps at least one image and at most all it has: {'; '.join(wrong)}")
-    chosen = [m[_order(len(m), seed, label)[:count]] for label, (count, m) in enumerate(pairs)]
-    return subset(image_set, torch.cat(chosen).sort().values)
-
-
-def _order(n: int, seed: int | None, label: int) -> Tensor:
-    return torch.arange(n) if seed is None else torch.randperm(n, generator=rng.generator(seed, "imbalanced", label))
+    if seed is not None:
+        generators = [rng.generator(seed, "imbalanced", label) for label in range(len(classes))]
+        members = [m[torch.randperm(len(m), generator=generator)] for m, generator in zip(members, generators, strict=True)]
+    return subset(image_set, torch.cat([m[:count] for m, count in zip(members, counts, strict=True)]).sort().values)
 
 
 def balanced(image_set: ImageSet, per_class: int, seed: int | None = None) -> ImageSet:

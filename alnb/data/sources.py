@@ -87,9 +87,7 @@ class Resident(_Pixels):
         """Raises: DataError if it is not such a tensor."""
         shape = tuple(self.tensor.shape)
         if self.tensor.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3 or 0 in shape:
-            raise DataError(
-                f"images must be a tensor uint8 [N,3,H,W], N > 0, not {self.tensor.dtype} {list(shape)}: convert them first"
-            )
+            raise DataError(f"images must be a tensor uint8 [N,3,H,W], N > 0, not {self.tensor.dtype} {list(shape)}: convert them first")
 
     def __len__(self) -> int:
         """Number N of images."""

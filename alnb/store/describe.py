@@ -93,7 +93,7 @@ def _describe_type(kind: type) -> Any:
 
 
 def _ours(thing: Any) -> bool:
-    """Of this package: the commit tells what it was. What is not may change between two runs, and its source is looked at."""
+    """True for code of this package: its version is the commit. Other code may change between two runs: its source is described too."""
     return bool(thing.__module__.partition(".")[0] == "alnb")
 
 
@@ -111,12 +111,12 @@ def _describe_function(function: Any) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a global that a function uses is a setting, not a module, a function or a class, whose names stand in the source."""
+    """True if a global is a setting. The names of modules, functions and classes stand in the source already."""
     return isinstance(value, bool | int | float | str | list | tuple | dict | torch.Tensor | Path)
 
 
 def _source(function: Any) -> bytes:
-    """What tells two functions apart: their text; of lambdas, of which several may stand on one line, the compiled code as well."""
+    """What distinguishes two functions: their text. Of lambdas also the compiled code: several may stand on one line."""
     code, text = function.__code__, ""
     with suppress(OSError):  # typed at a prompt: there is no file to read it from
         text = inspect.getsource(function)
@@ -135,7 +135,7 @@ def _digest(content: Json) -> str:
 
 
 def digest(tensor: torch.Tensor) -> str:
-    """Hexadecimal sha256 of a tensor's elements, wherever it lies."""
+    """Hexadecimal sha256 of a tensor's elements, on any device."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()  # type: ignore[arg-type]  # an array is a buffer
 
@@ -146,7 +146,7 @@ def fingerprint(*values: Any) -> str:
 
 
 def environment(device: torch.device) -> Json:
-    """What the last bits of a result may depend on, beside the experiment: versions, processor, threads; and the commit."""
+    """What the last bits of a result may depend on besides the experiment: versions, processor, threads; and the commit."""
     on_cpu = {"cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}", "threads": torch.get_num_threads()}
     return {
         "python": platform.python_version(),
@@ -159,7 +159,7 @@ def environment(device: torch.device) -> Json:
 
 
 def version() -> str:
-    """Of this package: as installed, or, where it is only a folder on the path, as its pyproject.toml says."""
+    """The version of this package: the installed one; if it is only a folder on the path, that of its pyproject.toml."""
     try:
         return metadata.version("alnb")
     except metadata.PackageNotFoundError:
@@ -177,7 +177,7 @@ def package() -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the checkout this package lies in, with "+" where tracked files were changed; None outside a checkout."""
+    """The commit of this package's checkout, with "+" if tracked files were changed; None outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
     with suppress(OSError, subprocess.SubprocessError):

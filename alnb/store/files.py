@@ -35,10 +35,10 @@ def workspace() -> Path:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds, at every instant and after a power cut, either the old content or the new.
+    """Write `content` so that `path` holds either the old content or the new, at every instant and after a power cut.
 
     Raises:
-        OSError: the disk is full or not writable; `path` is as it was and nothing half-written stays behind.
+        OSError: the disk is full or not writable. `path` is unchanged, and no half-written file remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -70,13 +70,13 @@ SHA256, END = b'"sha256": "', b'"\n}\n'  # how the last entry of a file begins a
 
 
 def encode(content: Json) -> bytes:
-    """`content` as a JSON text whose last entry is the sha256 of all the text before that."""
+    """`content` as JSON whose last entry is the sha256 of the text before that entry."""
     head, key, _ = json.dumps({**content, "sha256": ""}, indent=1, allow_nan=False).encode().rpartition(SHA256)
     return head + key + hashlib.sha256(head).hexdigest().encode() + END
 
 
 def write_json(path: Path, content: Json) -> None:
-    """Write `content` atomically, as `encode` makes it a text."""
+    """Write `content` atomically, in the form of `encode`."""
     write_atomic(path, encode(content))
 
 
@@ -84,7 +84,7 @@ def read_json(path: Path, remedy: str = RECOMPUTE) -> Json:
     """The content that `write_json` wrote.
 
     Raises:
-        Corrupted: the file is truncated, or its content does not have the sha256 that it states.
+        Corrupted: the file is truncated, or its checksum does not match its content.
     """
     with open(path, "rb") as file:
         text = file.read()
@@ -100,36 +100,36 @@ def read_json(path: Path, remedy: str = RECOMPUTE) -> Json:
 
 
 def append_line(path: Path, entry: Json) -> None:
-    """Add one entry to a log of one entry a line, durable on disk before this returns. The caller is alone with the log, see `exclusive`.
+    """Append one line to a log, durable on disk before this returns. The caller holds the log's folder, see `exclusive`.
 
-    A last line that a kill cut in two was never acknowledged, and is removed first.
+    A last line that a kill cut in two was never acknowledged; it is removed first.
 
     Raises:
-        OSError: the disk is full or not writable; the log is as it was.
+        OSError: the disk is full or not writable. The log is unchanged.
     """
     new = not path.exists()
     with open(path, "ab+", buffering=0) as file:  # unbuffered: nothing is left to be written when it is closed
-        whole, line = _whole(file), _line(entry)
-        if whole < file.seek(0, os.SEEK_END):
-            file.truncate(whole)
+        complete, line = _complete_bytes(file), _line(entry)
+        if complete < file.seek(0, os.SEEK_END):
+            file.truncate(complete)
         try:
             if file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
         except OSError as error:
             with suppress(OSError):
-                file.truncate(whole)
-            reason = f"{error.strerror or error} while writing {path}: what it held is kept; free some space and do it again"
+                file.truncate(complete)
+            reason = f"{error.strerror or error} while writing {path}: its earlier lines are complete; free some space and try again"
             raise OSError(error.errno, reason) from error
     if new:
         sync_folder(path.parent)
 
 
 def read_lines(path: Path, remedy: str) -> list[Json]:
-    """The entries of a log that `append_line` wrote, none where there is no such file; a last line cut in two is left aside.
+    """The entries of a log that `append_line` wrote; none if there is no file. A last line cut in two is ignored.
 
     Raises:
-        Corrupted: a line is damaged; the message names it, and the `remedy`.
+        Corrupted: a line is damaged; the message names the line and the `remedy`.
     """
     content = path.read_bytes() if path.exists() else b""
     entries = []
@@ -138,7 +138,7 @@ def read_lines(path: Path, remedy: str) -> list[Json]:
             entry: Json = json.loads(line)
             del entry["crc"]
             if _line(entry) != line:
-                raise ValueError("its checksum is wrong")
+                raise ValueError("checksum mismatch")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Corrupted(f"{path}, line {number} is damaged ({line[:60]!r}); {remedy}") from error
         entries.append(entry)
@@ -146,13 +146,13 @@ def read_lines(path: Path, remedy: str) -> list[Json]:
 
 
 def _line(entry: Json) -> bytes:
-    """An entry as a line with its own checksum."""
+    """An entry as a line with a checksum."""
     text = json.dumps(entry)
     return f'{text[:-1]}, "crc": {zlib.crc32(text.encode())}}}\n'.encode()
 
 
-def _whole(file: IO[bytes]) -> int:
-    """Bytes of the complete lines, looked for from the end."""
+def _complete_bytes(file: IO[bytes]) -> int:
+    """Bytes of the complete lines, searched from the end."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - 4096)
@@ -167,7 +167,7 @@ def _whole(file: IO[bytes]) -> int:
 def write_tensors(path: Path, content: Json) -> None:
     """Write `content` (nested dicts of tensors and plain values) atomically as an ordinary torch file.
 
-    Memory: O(size of content), since the file is made in memory so that it can be written in one piece.
+    Memory: O(size of content): the file is built in memory and written at once.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -175,7 +175,7 @@ def write_tensors(path: Path, content: Json) -> None:
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> Json:
-    """What `write_tensors` wrote, on `device`. The checksums of the file's zip members, which torch does not look at, are verified.
+    """The content that `write_tensors` wrote, on `device`. The checksums of the zip members are verified; torch itself ignores them.
 
     Raises:
         Corrupted: the file is missing, truncated or altered.

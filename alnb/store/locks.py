@@ -17,14 +17,14 @@ class Locked(Exception):
 
 @contextmanager
 def exclusive(folder: Path, *, wait: bool | float) -> Iterator[None]:
-    """Hold `folder` against all others; the system lets go of it when the process ends, however it ends.
+    """Hold `folder` against all other processes. The system releases it when the process ends, however it ends.
 
     Args:
-        wait: for as long as it takes, not at all, or for so many seconds.
+        wait: True: until the folder is free; False: not at all; or seconds.
     Raises:
-        Locked: somebody else holds it, and did so until the wait was over.
-        stop.TimeIsUp: somebody was still holding it when this process, waiting for as long as it takes, was asked to stop.
-        OSError: it cannot be written to.
+        Locked: another process holds it, also after the wait.
+        stop.TimeIsUp: a stop was requested while this process waited until the folder is free.
+        OSError: the folder is not writable.
     """
     import filelock
 
@@ -39,15 +39,15 @@ def exclusive(folder: Path, *, wait: bool | float) -> Iterator[None]:
     except filelock.Timeout as error:
         who = owner.read_text() if owner.exists() else "unknown"
         if wait is True:
-            raise stop.TimeIsUp(f"stopped as asked for, while process {who} was using {folder}") from error
+            raise stop.TimeIsUp(f"stopped on request, while process {who} was using {folder}") from error
         here = " (this very process: close what uses it, or restart the kernel)" if who == me else ""
-        raise Locked(f"{folder} is in use by process {who}{here}; wait until it has ended, or stop it") from error
+        raise Locked(f"{folder} is in use by process {who}{here}; wait until that process has ended, or stop it") from error
     try:
         try:
             owner.write_text(me)
         except OSError as error:
             raise OSError(
-                error.errno, f"{error.strerror} while writing {owner}: nothing was begun; free some space and start again"
+                error.errno, f"{error.strerror} while writing {owner}: nothing was started; free some space and start again"
             ) from error
         yield
     finally:
@@ -55,7 +55,7 @@ def exclusive(folder: Path, *, wait: bool | float) -> Iterator[None]:
 
 
 def held(folder: Path) -> bool:
-    """Whether somebody holds `folder`; nothing in it is changed."""
+    """True if a process holds `folder`. Nothing in the folder is changed."""
     import filelock
 
     lock = folder / ".lock"

@@ -17,13 +17,13 @@ from alnb.store.locks import exclusive
 CELL = "ALNB_CELL"  # in a cell of a sweep: that cell's folder
 CODE = "ALNB_CODE"  # there: what `package` was when the sweep began
 RUNS = "runs.txt"  # there: the run folders that the cell has worked on or found complete, relative to it, one a line
-LOCK_SECONDS = "ALNB_LOCK_SECONDS"  # how long to wait for a run that is in use, as by a process that is being killed; not set: not at all
+LOCK_SECONDS = "ALNB_LOCK_SECONDS"  # seconds to wait for a run that is in use, such as by a process that is being killed; not set: 0
 FORMAT = 1
 """Version of the record format: the names in `manifest.json` and `record.json`. A change that readers must know of raises it."""
 
 
 class NewerFormat(Exception):
-    """A run folder was written by a later version of this package, in a format that this one does not know."""
+    """A run folder was written by a later version of this package, in a format that this version does not know."""
 
 
 class CodeChanged(Exception):
@@ -31,13 +31,13 @@ class CodeChanged(Exception):
 
 
 class ManifestDiffers(Exception):
-    """A run folder holds another experiment than the one that was to be continued in it."""
+    """A run folder holds another experiment than the one to be continued in it."""
 
 
 class Run:
     """A folder that holds one run: `manifest.json` and, for each finished cycle, `cycle_KKK/record.json`, written last.
 
-    Looking at a run needs no lock; `lock` is held by the one process that adds to it.
+    Reading a run needs no lock. The one process that adds to it holds the `lock`.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -46,11 +46,11 @@ class Run:
 
     @classmethod
     def named(cls, root: Path | str, slug: str, experiment: Json) -> Run:
-        """The run of `experiment` below `root`: its folder's name is `slug` and a digest of the experiment's description."""
+        """The run of `experiment`, a manifest, below `root`: its folder's name is `slug` and a digest of the manifest."""
         return cls(Path(root) / f"{slug}-{fingerprint(experiment)[:10]}")
 
     def __repr__(self) -> str:
-        """As it is made."""
+        """The call that makes it."""
         return f"Run({str(self.path)!r})"
 
     def folder(self, cycle: int) -> Path:
@@ -59,31 +59,31 @@ class Run:
 
     @property
     def manifest(self) -> Json | None:
-        """What runs here (`experiment`) and what it began on (`environment`); None before the first claim.
+        """What runs here (`experiment`) and in which environment it started (`environment`); None before the first cycle.
 
         Raises:
             Corrupted: it is damaged, or missing beside finished cycles.
-            NewerFormat: it is of a format that this version does not know; see `FORMAT`.
+            NewerFormat: see `FORMAT`.
         """
         path = self.path / "manifest.json"
         if path.exists():
-            found = read_json(path, f"restore it from a copy, or move {self.path} away to begin anew")
-            self.check_format(found)
-            return found
+            manifest = read_json(path, f"restore it from a copy, or move {self.path} away to start again")
+            self.check_format(manifest)
+            return manifest
         if any(self.path.glob("cycle_*/record.json")):
             raise Corrupted(
-                f"{path} is missing, yet there are finished cycles; restore it from a copy, or move {self.path} away to begin anew"
+                f"{path} is missing, but there are finished cycles; restore it from a copy, or move {self.path} away to start again"
             )
         return None
 
     def check_format(self, manifest: Json) -> None:
         """Raises: NewerFormat where the manifest is of a later format than `FORMAT`."""
-        found = manifest.get("format", 0)
-        if type(found) is not int or found > FORMAT:
+        number = manifest.get("format")
+        if type(number) is not int or number > FORMAT:
             author = manifest.get("environment", {}).get("alnb", "a later version")
             raise NewerFormat(
-                f"{self.path} has record format {found!r}, written by alnb {author}; alnb {version()} knows formats up to "
-                f"{FORMAT}: update it (`git pull` in its checkout, then `pip install -c constraints.txt -e .`), and call again"
+                f"{self.path} has record format {number!r}, written by alnb {author}; alnb {version()} knows formats up to "
+                f"{FORMAT}: update alnb (`git pull` in its checkout, then `pip install -c constraints.txt -e .`), and call again"
             )
 
     def records(self) -> list[Json]:
@@ -97,17 +97,17 @@ class Run:
         for expected, number in enumerate(numbers):
             if expected != number:
                 raise Corrupted(
-                    f"{self.folder(expected) / 'record.json'} is missing, yet cycle {number} is there; "
-                    "restore it, or delete the later cycles too"
+                    f"{self.folder(expected) / 'record.json'} is missing, but cycle {number} is there; "
+                    "restore it, or delete the later cycles"
                 )
-        remedy = "restore it from a copy, or delete its cycle_ folder and all later ones to have them computed again"
+        remedy = "restore it from a copy, or delete its cycle_ folder and all later folders to have them computed again"
         return [read_json(self.folder(number) / "record.json", remedy) for number in numbers]
 
     def claim(self, experiment: Json) -> None:
-        """Make sure that the manifest, if there is one, describes the same experiment.
+        """Check that the manifest, if there is one, describes `experiment`.
 
         Raises:
-            ManifestDiffers: it does not; the message names every field that differs.
+            ManifestDiffers: the message names every field that differs.
         """
         manifest = self.manifest
         lines = [] if manifest is None else list(differences(manifest["experiment"], experiment))
@@ -115,17 +115,17 @@ class Run:
             raise ManifestDiffers(
                 f"{self.path} holds another experiment:\n  "
                 + "\n  ".join(lines)
-                + "\nGo back to those values, or give the new experiment a folder of its own."
+                + "\nUse those values, or give the new experiment another folder."
             )
 
     def begin(self, experiment: Json, device: torch.device) -> tuple[str, ...]:
-        """Called with the lock held, before anything is added: write the manifest, or make sure that the environment is the same.
+        """Write the manifest, or check that the environment is the same. Called with the lock held, before anything is added.
 
         Returns:
-            Notes for the records to come: in what the environment differs, the commit included.
+            Notes for the next records: how the environment differs, the commit included.
         Raises:
-            ManifestDiffers: versions, device or threads are not those that the finished cycles were computed with, and
-                $ALNB_OTHER_ENVIRONMENT is not "1". The commit may differ.
+            ManifestDiffers: versions, device or threads differ from those of the finished cycles, and $ALNB_OTHER_ENVIRONMENT is not "1".
+                The commit may differ.
         """
         self.claim(experiment)
         for part in self.path.glob("**/.*.part"):
@@ -139,7 +139,7 @@ class Run:
         serious = [line for line in lines if not line.startswith("commit:")]
         if serious and os.environ.get("ALNB_OTHER_ENVIRONMENT") != "1":
             raise ManifestDiffers(
-                f"{self.path} was begun in another environment, and results may differ in the last bits:\n  "
+                f"{self.path} was started in another environment, and results may differ in the last bits:\n  "
                 + "\n  ".join(serious)
                 + "\nContinue it there, use a new folder, or set ALNB_OTHER_ENVIRONMENT=1: the records then say so in their notes."
             )
@@ -164,16 +164,16 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run against every other process and every other generator in this one.
+        """Hold the run against every other process, and every other generator in this process.
 
         Raises:
-            Locked: somebody holds it, and for $ALNB_LOCK_SECONDS on, if that is set; the message names the process.
+            Locked: another process holds it, also after $ALNB_LOCK_SECONDS; the message names the process.
         """
         with exclusive(self.path, wait=float(os.environ.get(LOCK_SECONDS, 0))):
             yield
 
 
-def kept(
+def cached(
     cache: Path | str,
     slug: str,
     experiment: Json,
@@ -181,14 +181,13 @@ def kept(
     compute: Callable[[Path], dict[str, Any]],
     leftovers: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """What `compute` gives for `experiment`, once: written below `cache`, in a folder named as runs are, and read from there ever after.
+    """The result of `compute` for `experiment`: computed once, written below `cache` in a folder named as runs are, then read from there.
 
-    Of two processes that want the same, the second waits for the first.
+    If two processes want the same result, the second waits for the first.
 
     Args:
-        compute: called with the folder; gives tensors and plain values by name.
-        leftovers: files of the folder that are needed no more when it is done, such as checkpoints.
-
+        compute: called with the folder; returns tensors and plain values by name.
+        leftovers: files in the folder that are deleted when the result is written, such as checkpoints.
     Raises:
         Corrupted: the result is damaged, or of another computation; the message names it.
     """
@@ -205,3 +204,6 @@ def kept(
     if content["experiment"] != fingerprint(experiment):
         raise Corrupted(f"{result} is the result of another computation; {RECOMPUTE}")
     return content
+
+
+kept = cached  # by the old name

@@ -38,9 +38,9 @@ def test_features_stand_for_images(train: ImageSet) -> None:
 
 
 def test_what_does_not_fit_is_refused(train: ImageSet) -> None:
-    with pytest.raises(DataError, match=r"features are float \[60,D\].*embed these very images"):
+    with pytest.raises(DataError, match=r"features must be float \[60,D\]"):
         Embedded(train.images, torch.zeros(59, 4))
-    with pytest.raises(DataError, match=r"views are \[V,N,D\]"):
+    with pytest.raises(DataError, match=r"views must be \[V,60,4\].*\[2, 60, 5\]"):
         Embedded(train.images, torch.zeros(60, 4), torch.zeros(2, 60, 5))
     with pytest.raises(DataError, match="features of 1 images are not finite"):
         Embedded(train.images, torch.zeros(60, 4).index_fill(0, torch.tensor([7]), torch.inf))

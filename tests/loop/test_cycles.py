@@ -1,28 +1,34 @@
 import errno
 import json
+import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import alnb
-from alnb import Cycle, Pool, Protocol, Run, cycles, store
+from alnb import Cycle, Experiment, Pool, Protocol, Run, Stream, cycles, store
 from alnb.acquire import LEGACY, STRATEGIES, margin, random
-from alnb.acquire.query import Query
+from alnb.acquire.query import Query, check_query
+from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.data import ImageSet
-from alnb.loop.cycles import describe, pending, progress
-from alnb.loop.oracle import Pending, answer, class_uniform, human, simulated
+from alnb.learn.task import classification
+from alnb.loop.oracle import class_uniform, simulated
 
 PROTOCOL = Protocol(initial=6, budget=4, cycles=3)
 
 
 @pytest.fixture
-def go(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> Callable[..., list[Cycle]]:
+def experiment(train: ImageSet, test: ImageSet, learner: alnb.Learner) -> Experiment:
+    return Experiment(Pool.of(train.images), test, learner, margin, simulated(train.targets), PROTOCOL)
+
+
+@pytest.fixture
+def go(experiment: Experiment, tmp_path: Path) -> Callable[..., list[Cycle]]:
     def run(path: Path | str = "run", **changes: object) -> list[Cycle]:
-        roles = {"learner": learner, "strategy": margin, "oracle": simulated(train.targets), "protocol": PROTOCOL, **changes}
-        return list(cycles(tmp_path / path, Pool.of(train.images), test, **roles))
+        return list(cycles(tmp_path / path, replace(experiment, **changes)))
 
     return run
 
@@ -40,12 +46,12 @@ def test_the_loop_is_the_naive_loop(go: Callable, train: ImageSet, test: ImageSe
         pool = Pool.of(train.images)
         for index in labels:
             pool = pool.acquire(torch.tensor([index]), torch.tensor([labels[index]]), 0)
-        query = Query(pool, net, pool.unlabelled, 4 if k else 6, alnb.rng.generator(0, "query", k))
+        query = Query(pool, net, pool.unlabelled, 4 if k else 6, Stream(0) / "cycle" / k / "query")
         chosen = (margin if k else random)(query).tolist()
         labels.update({index: int(train.targets[index]) for index in chosen})
         known = torch.tensor(sorted(labels))
-        net = learner.build(3, 0, k)
-        alnb.train.fit(net, train.images, known, train.targets[known], learner.recipe, where=("cycle", k))
+        net = learner.build(3, Stream(0) / "cycle" / k)
+        alnb.train.fit(net, train.images, known, train.targets[known], learner, Stream(0) / "cycle" / k)
         assert list(cycle.queried) == chosen and list(cycle.labels) == train.targets[chosen].tolist()
         assert cycle.metrics == alnb.train.evaluate(net, test.images, test.targets, 3)
         assert cycle.n_labelled == len(labels) == 6 + 4 * k
@@ -66,39 +72,20 @@ def test_records_hold_what_the_readme_promises(go: Callable, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("init", ["fresh", "warm"])
 @pytest.mark.parametrize("stop", [1, 2])
-def test_a_run_that_was_left_goes_on_bit_for_bit(
-    go: Callable, train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path, init: str, stop: int
-) -> None:
-    protocol = replace(PROTOCOL, init=init, subset=20)
-    whole = go("whole", protocol=protocol)
-    roles = {"learner": learner, "strategy": margin, "oracle": simulated(train.targets), "protocol": protocol}
-    left = cycles(tmp_path / "left", Pool.of(train.images), test, **roles)
+def test_a_run_that_was_left_goes_on_bit_for_bit(go: Callable, experiment: Experiment, tmp_path: Path, init: str, stop: int) -> None:
+    changes = {"protocol": replace(PROTOCOL, init=init), "strategy": Scoped(RandomSubset(20), margin)}
+    whole = go("whole", **changes)
+    left = cycles(tmp_path / "left", replace(experiment, **changes))
     for _ in range(stop):
         next(left)
     left.close()
-    assert same(go("left", protocol=protocol), whole)
-    assert same(go("left", protocol=protocol), whole)  # complete: read only
+    assert same(go("left", **changes), whole)
+    assert same(go("left", **changes), whole)  # complete: read only
 
 
-def test_how_far_a_run_is(go: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(tmp_path / "run")
-    assert progress(run) == (0, 0, None)
-    monkeypatch.setenv(store.CELL, str(tmp_path))
-    found = go()
-    assert progress(run) == (3, 3, found[2].metrics["accuracy"])
-    assert (tmp_path / store.RUNS).read_text() == "run\n"  # in a cell of a sweep it has said its name
-    (run.folder(1) / "record.json").unlink()
-    assert progress(run) == (2, 3, found[2].metrics["accuracy"])  # not whole; `Run.records` says what is missing
-    (run.folder(2) / "record.json").unlink()
-    (run.folder(0) / "record.json").write_text("{")
-    with pytest.raises(store.Corrupted, match=r"cycle_000/record\.json"):
-        progress(run)
-
-
-def test_warm_and_fresh_differ_and_subset_restricts(go: Callable) -> None:
-    fresh, warm, subset = go("a"), go("b", protocol=replace(PROTOCOL, init="warm")), go("c", protocol=replace(PROTOCOL, subset=8))
+def test_warm_and_fresh_differ(go: Callable) -> None:
+    fresh, warm = go("a"), go("b", protocol=replace(PROTOCOL, init="warm"))
     assert fresh[0].reproducible == warm[0].reproducible and fresh[-1].metrics != warm[-1].metrics
-    assert fresh[1].queried != subset[1].queried
 
 
 @pytest.mark.parametrize("init", ["fresh", "warm"])
@@ -125,7 +112,7 @@ def test_a_damaged_file_is_named_and_not_used(go: Callable, tmp_path: Path, name
     go()
 
 
-def test_a_damaged_query_and_net_are_named(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path, go: Callable) -> None:
+def test_a_damaged_query_and_net_are_named(tmp_path: Path, go: Callable) -> None:
     go()
     (tmp_path / "run/cycle_002/record.json").unlink()
     for name in ("query.json", "net.pt"):
@@ -156,16 +143,14 @@ def test_another_experiment_in_the_folder(go: Callable, learner: alnb.Learner) -
     assert "budget" not in message
 
 
-def test_other_images_are_another_experiment(go: Callable, train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+def test_other_images_are_another_experiment(go: Callable, test: ImageSet) -> None:
     go()
-    roles = {"learner": learner, "strategy": margin, "oracle": simulated(train.targets), "protocol": PROTOCOL}
     with pytest.raises(store.ManifestDiffers, match=r"pool\.images\.fingerprint"):
-        list(cycles(tmp_path / "run", Pool.of(test.images), test, **{**roles, "protocol": Protocol(6, 4, 3)}))
+        go(pool=Pool.of(test.images))
 
 
-def test_two_at_once(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path, go: Callable) -> None:
-    roles = {"learner": learner, "strategy": margin, "oracle": simulated(train.targets), "protocol": PROTOCOL}
-    first = cycles(tmp_path / "run", Pool.of(train.images), test, **roles)
+def test_two_at_once(experiment: Experiment, tmp_path: Path, go: Callable) -> None:
+    first = cycles(tmp_path / "run", experiment)
     next(first)
     with pytest.raises(store.Locked, match="is in use by process"):
         go()
@@ -174,7 +159,7 @@ def test_two_at_once(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp
 
 
 def test_a_full_disk_loses_nothing(go: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, real, count = go("whole"), store.os.fsync, iter(range(100))
+    whole, real, count = go("whole"), os.fsync, iter(range(100))
 
     def full(handle: int) -> None:
         if next(count) == 12:
@@ -198,11 +183,11 @@ def test_a_full_disk_loses_nothing(go: Callable, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        (lambda q: q.candidates[:1].repeat(q.n), "stand there more than once"),
+        (lambda q: q.candidates[:1].repeat(q.n), "occur more than once"),
         (lambda q: q.pool.labelled[: q.n], "were asked for before"),
-        (lambda q: q.candidates[:-1], "it was to choose 4 images, it chose"),
-        (lambda q: torch.arange(4) + 1000, "lie outside the pool of 60 images"),
-        (lambda q: torch.rand(q.n), "indices must be i64"),
+        (lambda q: q.candidates[:-1], "returned [0-9]+ indices, expected 4"),
+        (lambda q: torch.arange(4) + 1000, "outside the pool of 60 images"),
+        (lambda q: torch.rand(q.n), "indices must be int64"),
     ],
 )
 def test_a_strategy_that_answers_wrongly(go: Callable, tmp_path: Path, strategy: Callable, message: str) -> None:
@@ -212,16 +197,17 @@ def test_a_strategy_that_answers_wrongly(go: Callable, tmp_path: Path, strategy:
     assert len(Run(tmp_path / "run").records()) == 1 and not (tmp_path / "run/cycle_001/query.json").exists()
 
 
-def test_candidates_outside_the_subset_are_refused(go: Callable) -> None:
-    with pytest.raises(ValueError, match="is not among the 6 candidates"):
-        go(strategy=lambda q: q.pool.unlabelled[~torch.isin(q.pool.unlabelled, q.candidates)][: q.n], protocol=replace(PROTOCOL, subset=6))
+def test_images_that_are_no_candidates_are_refused(train: ImageSet) -> None:
+    query = Query(Pool.of(train.images), None, torch.arange(6), 2, Stream(0))
+    with pytest.raises(ValueError, match="here: image 8 is not among the 6 candidates"):
+        check_query(torch.tensor([3, 8]), query, "here")
 
 
 @pytest.mark.parametrize(
     ("oracle", "message"),
     [
-        (lambda run, k, i: torch.full((len(i),), 3), "label 3 of image [0-9]+ is none of the 3 classes"),
-        (lambda run, k, i: torch.zeros(2, dtype=torch.int64), r"asked for 6 labels, it gave torch\.int64 of shape \[2\]"),
+        (lambda indices: torch.full((len(indices),), 3), "cycle 0: label 3 of image [0-9]+ .* 3 classes"),
+        (lambda indices: torch.zeros(2, dtype=torch.int64), r"cycle 0: .*int64 and shape \[2\].* 6 images"),
     ],
 )
 def test_an_oracle_that_answers_wrongly(go: Callable, oracle: Callable, message: str) -> None:
@@ -235,7 +221,7 @@ def test_a_budget_beyond_the_pool(go: Callable, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("bad", [{"initial": 0}, {"budget": -1}, {"cycles": 0}, {"init": "hot"}, {"subset": 2}])
+@pytest.mark.parametrize("bad", [{"initial": 0}, {"budget": -1}, {"cycles": 0}, {"init": "hot"}, {"checkpoint": "best"}])
 def test_a_bad_protocol_is_refused_by_name(bad: dict) -> None:
     with pytest.raises(ValueError, match=f"Protocol.{next(iter(bad))} is "):
         replace(PROTOCOL, **bad)
@@ -247,30 +233,8 @@ def test_a_class_uniform_start_with_too_few_labels(go: Callable, train: ImageSet
         go("few", initial=class_uniform(train.targets, 3), protocol=Protocol(2, 2, 2))
 
 
-# ---- a person as oracle --------------------------------------------------------------------------------------------------------
-
-
-def test_a_person_answers_between_the_calls(go: Callable, train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
-    whole, run = go("whole"), Run(tmp_path / "run")
-    roles = {"learner": learner, "strategy": margin, "oracle": human, "protocol": PROTOCOL}
-    assert pending(run) is None
-    for k in range(3):
-        loop = cycles(run, Pool.of(train.images), test, **roles)
-        for _ in range(k):
-            next(loop)
-        with pytest.raises(StopIteration) as stopped:
-            next(loop)
-        question, asked = stopped.value.value, pending(run)
-        assert isinstance(question, Pending) and asked is not None and question.cycle == asked.cycle == k
-        assert torch.equal(question.indices, asked.indices)
-        for index in question.indices.tolist():
-            answer(run, k, index, int(train.targets[index]))
-    assert same(list(cycles(run, Pool.of(train.images), test, **roles)), whole)
-    assert pending(run) is None
-
-
 def test_images_without_an_answer_are_not_asked_again(go: Callable, train: ImageSet) -> None:
-    def unsure(run: Run, cycle: int, indices: torch.Tensor) -> torch.Tensor:
+    def unsure(indices: torch.Tensor) -> torch.Tensor:
         return train.targets[indices].where(torch.arange(len(indices)) > 0, -1)
 
     found = go(oracle=unsure)
@@ -278,12 +242,25 @@ def test_images_without_an_answer_are_not_asked_again(go: Callable, train: Image
     assert len({index for c in found for index in c.queried}) == 14
 
 
-def test_the_experiment_is_described_before_it_runs(
-    train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path, go: Callable
-) -> None:
-    roles = {"learner": learner, "strategy": margin, "oracle": simulated(train.targets), "protocol": PROTOCOL}
-    go()
-    assert Run(tmp_path / "run").manifest["experiment"] == describe(Pool.of(train.images), test, **roles)
+def test_the_manifest_is_known_before_the_run(experiment: Experiment, tmp_path: Path) -> None:
+    run = experiment.run(tmp_path, "digits")
+    assert run.path.name.startswith("digits-") and run.manifest is None
+    list(cycles(run, experiment))
+    assert run.manifest["experiment"] == experiment.manifest
+
+
+def test_a_move_to_another_module_changes_no_run_folder(experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = experiment.run(tmp_path).path
+    for moved in (Protocol, alnb.Recipe, margin, random):
+        monkeypatch.setattr(moved, "__module__", "alnb.a_room.another_file")
+    again = replace(experiment)
+    assert "manifest" not in vars(again) and again.run(tmp_path).path == before
+
+
+def test_a_task_decides_outputs_loss_and_evaluation(go: Callable, train: ImageSet) -> None:
+    task = alnb.Task("two metrics", 4, lambda net, x, y: net(x)[:, 3] ** 2, lambda net, images, targets, outputs: {"accuracy": outputs / 8})
+    records = go(task=task, strategy=random)
+    assert [cycle.metrics for cycle in records] == [{"accuracy": 0.5}] * 3 and len(records[0].class_counts) == 4
 
 
 def test_best_on_test_is_the_best_epoch_and_says_so(go: Callable, train: ImageSet, test: ImageSet, learner: alnb.Learner) -> None:
@@ -292,52 +269,52 @@ def test_best_on_test_is_the_best_epoch_and_says_so(go: Callable, train: ImageSe
     labels: list[int] = []
     for k, cycle in enumerate(found):
         labels += cycle.queried
-        known, net, seen = torch.tensor(sorted(labels)), learner.build(3, 0, k), []
-        updates = learner.recipe.updates(len(known))
-        watch = alnb.train.Watch(
-            round(updates / 2), lambda net, _, seen=seen: seen.append(alnb.train.evaluate(net, test.images, test.targets, 3))
-        )
-        alnb.train.fit(net, train.images, known, train.targets[known], learner.recipe, where=("cycle", k), watch=watch)
+        stream, seen = Stream(0) / "cycle" / k, []
+        known, net = torch.tensor(sorted(labels)), learner.build(3, stream)
+        look = lambda net, _, seen=seen: seen.append(alnb.train.evaluate(net, test.images, test.targets, 3))  # noqa: E731
+        hook = alnb.train.TrainingHook(look=look, every=round(learner.recipe.updates(len(known)) / 2))
+        alnb.train.fit(net, train.images, known, train.targets[known], learner, stream, hook=hook)
         assert cycle.metrics["accuracy"] == max(one["accuracy"] for one in seen) and len(seen) >= 2
         assert any("looked at the test images" in note for note in cycle.notes)
     assert not any("looked at" in note for cycle in go("other") for note in cycle.notes)
 
 
-def test_best_on_test_survives_a_kill(go: Callable, learner: alnb.Learner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@dataclass
+class Box:
+    """A number that a manifest does not hold."""
+
+    number: int = field(default=0, metadata={"result": False})
+
+
+def test_best_on_test_survives_a_kill(go: Callable, learner: alnb.Learner, tmp_path: Path) -> None:
     """Ended at every look in turn: after the net was written, and before."""
     roles = {
         "protocol": replace(PROTOCOL, checkpoint="best_test", init="warm"),
         "learner": replace(learner, recipe=replace(learner.recipe, epochs=4, checkpoint_seconds=0)),
     }
     whole = go("whole", **roles)
-    original, looks = alnb.loop.cycles.evaluate, [0]
+    original, looks = alnb.train.evaluate, Box()
 
     def dying(*args: object, **kwargs: object) -> object:
-        looks[0] += 1
-        if looks[0] % 3 == 0:
+        looks.number += 1
+        if looks.number % 3 == 0:
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr("alnb.loop.cycles.evaluate", dying)
-    found = None
+    task, found = replace(classification(3), evaluate=dying), None
     for _ in range(100):
         try:
-            found = go("killed", **roles)
+            found = go("killed", task=task, **roles)
             break
         except KeyboardInterrupt:
             continue
-    assert found is not None and same(found, whole) and looks[0] > 9
+    assert found is not None and same(found, whole) and looks.number > 9
     assert sorted(path.name for path in (tmp_path / "killed").glob("cycle_*/*.pt")) == ["best.pt", "net.pt"]
 
 
 def test_draws_with_replacement_choose_fewer_where_that_is_allowed(go: Callable) -> None:
     legacy = LEGACY["random_with_replacement"]
-    with pytest.raises(ValueError, match="it was to choose 30 images, it chose"):
+    with pytest.raises(ValueError, match=r"returned [0-9]+ indices, expected 30"):
         go(strategy=legacy, protocol=Protocol(6, 30, 2))
     found = go("inexact", strategy=legacy, protocol=Protocol(6, 30, 2, exact=False))
     assert 6 < found[1].n_labelled < 36 and len(set(found[1].queried)) == len(found[1].queried)
-
-
-def test_a_field_added_later_leaves_old_runs_what_they_were(learner: alnb.Learner) -> None:
-    assert "checkpoint" not in store.describe(PROTOCOL) and "later" not in store.describe(learner)
-    assert store.describe(replace(PROTOCOL, checkpoint="best_test"))["checkpoint"] == "best_test"

@@ -247,7 +247,7 @@ def test_a_process_that_says_nothing_has_died(path: Path, tmp_path: Path, monkey
         ("print(names)", ("", ""), DONE),
         ("raise ValueError('no such thing')", ("ValueError", "no such thing"), FAILED),
         ("from alnb.store.stop import TimeIsUp\nraise TimeIsUp('stopped')", ("TimeIsUp", "stopped"), STOPPED),
-        ("from alnb.loop.cycles import NothingToRun\nraise NothingToRun('none')", ("NothingToRun", "none"), EMPTY),
+        ("from alnb.loop.experiment import NothingToRun\nraise NothingToRun('none')", ("NothingToRun", "none"), EMPTY),
         ("from alnb.store import Locked\nraise Locked('in use')", ("Locked", "in use"), BUSY),
     ],
 )

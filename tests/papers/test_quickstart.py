@@ -7,7 +7,7 @@ import torch
 
 import alnb
 from alnb import notebook
-from alnb.loop.cycles import Cycle
+from alnb.loop.experiment import Cycle
 from alnb.papers import quickstart
 from alnb.report import records
 from alnb.widgets.explorer.trail import Trail

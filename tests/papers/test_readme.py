@@ -1,116 +1,114 @@
-"""The README's tables of Bengar et al. 2021, from records and results that are made up here."""
+"""The documents: what they are generated from, their links, their code, and that they name what there is."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pandas
 import pytest
-from test_claims import as_claimed, runs
-from test_yi2022_claims import made
 
-from alnb.papers.bengar2021 import claims
-from alnb.papers.bengar2021 import experiment as bengar2021
-from alnb.papers.published import published
-from alnb.papers.yi2022 import figures as yi2022_report
-from alnb.papers.yi2022.lookback import Compared
-from alnb.report.stats import Correlation
-from benchmarks import readme
-from benchmarks.bengar2021 import ends, plain
-from benchmarks.yi2022 import CLAIMS, beside, claimed
+from alnb.papers import results
+from benchmarks import __main__ as benchmarks
+from benchmarks.papers import beside, ends
+
+PROJECT = Path(__file__).parents[2]
+MANUALS = [PROJECT / folder / "README.md" for folder in (".", "alnb", "benchmarks", "figures", "notebooks", "runs")]
 
 
-def results(**table: Any) -> dict[str, Any]:
-    empty = {"table1": [], "figure6": [], "ends": [], "claims": {}, "knn": {"cifar10": 0.25}}
-    return {"bengar2021": {"rows": [{}, {"table": {**empty, **table}}]}}
+def test_generated_documents_are_those_of_the_results(capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.main(["--check"]) == 0, capsys.readouterr().out
+    written = (PROJECT / "benchmarks" / "README.md").read_text()
+    assert written == benchmarks.document(benchmarks.store.read_json(benchmarks.RESULTS))
 
 
-@pytest.fixture
-def paper(monkeypatch: pytest.MonkeyPatch) -> pandas.DataFrame:
-    frame = runs(as_claimed, scale="paper")
-    monkeypatch.setattr(readme.bengar2021, "read", lambda folder, scale: frame)
-    return frame
+def test_manuals_fit_their_pages() -> None:
+    assert (PROJECT / "README.md").stat().st_size <= 8_192
+    assert (PROJECT / "notebooks" / "README.md").stat().st_size <= 9_216
+    assert (PROJECT / "runs" / "README.md").stat().st_size <= 2_560
 
 
-def row(text: str, begin: str) -> list[str]:
-    (line,) = [line for line in text.splitlines() if line.startswith(f"| {begin}")]
-    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+@pytest.mark.parametrize("manual", MANUALS, ids=lambda path: path.parent.name)
+def test_links_lead_somewhere(manual: Path) -> None:
+    links = re.findall(r'\]\(([^)#]+)\)|(?:href|src)="([^"#]+)"', manual.read_text())
+    local = [link for pair in links for link in pair if link and "://" not in link]
+    missing = [link for link in local if not (manual.parent / link).exists()]
+    assert not missing, f"{manual} links to {missing}"
 
 
-def test_nothing_measured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readme.bengar2021, "read", lambda folder, scale: pandas.DataFrame())
-    text = readme.bengar(results())
-    assert row(text, "accuracy, half labelled: cifar10, self-supervised, entropy") == ["0.911", "not yet", "not yet", "–, –"]
-    assert row(text, "labels per class from which choosing pays: tiny_imagenet") == ["more than 225", "not yet", "not yet", "–, –"]
-    assert "25.0% on cifar10" in text
+@pytest.mark.slow
+def test_the_readmes_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for block in blocks:
+        exec(block.replace("cycles=8", "cycles=2"), namespace)
+    assert len(blocks) == 2 and len(list(tmp_path.glob("runs/*/cycle_001/record.json"))) == 2
 
 
-def test_scale_paper_comes_from_its_records(paper: pandas.DataFrame) -> None:
-    laptop = runs(as_claimed, seeds=3)
-    text = readme.bengar(results(table1=plain(bengar2021.table1(laptop)), figure6=plain(claims.figure6(laptop))))
-    at_half = paper[(paper["regime"] == 10) & (paper["cycle"] == 4) & (paper["arm"] == "frozen") & (paper["strategy"] == "entropy")]
-    shown = row(text, "accuracy, half labelled: cifar10, self-supervised, entropy")
-    assert shown == ["0.911", f"{at_half['accuracy'].mean():.3f}", shown[2], "5, 3"] and shown[2] not in (shown[1], "not yet")
-    assert row(text, "labels per class from which choosing pays: cifar10,")[1] == "50 (50 to 50)"
-    assert row(text, "accuracy, half labelled: cifar100, self-supervised, entropy")[1:] == ["not yet", "not yet", "–, –"]
-    table = readme.said(results(claims={"cifar10": plain(claims.claims(laptop, "cifar10"))}))
-    assert row(table, "C6, cifar10")[1] == "holds" and len(table.splitlines()) == 2 + len(claims.claims(laptop, "cifar10"))
+def test_every_variable_is_documented() -> None:
+    files = [PROJECT / "Makefile", *(path for name in ("alnb", "tests", "notebooks") for path in (PROJECT / name).rglob("*"))]
+    code = [path.read_text() for path in files if path.suffix in (".py", ".ipynb") or path.name == "Makefile"]
+    used = {name for text in code for name in re.findall(r"\bALNB_[A-Z_]+\b", text)}
+    manual = (PROJECT / "notebooks" / "README.md").read_text().split("## Variables")[1]
+    assert used == set(re.findall(r"`(ALNB_[A-Z_]+)`", manual))
 
 
-def test_a_threshold_that_was_not_reached_is_a_bound() -> None:
-    found = {"labels_per_class": None, "low": 20.0, "high": None, "tried": 250.0}
-    assert readme._threshold(found) == "more than 250 (20 to more than 250)"
+def test_a_cell_without_a_value_is_a_dash() -> None:
+    rows = [{"name": "a", "low": 0.5, "high": None}]
+    assert results.table({"what": "{name}", "range": "{low:.1f} to {high:.1f}", "low": "{low:.1%}"}, rows) == (
+        "|what|range|low|\n|--|--:|--:|\n|a|–|50.0%|"
+    )
+
+
+def test_every_claim_has_a_heading_and_the_figures_behind_it() -> None:
+    row = {"claim": "C1", "statement": "It is better.", "verdict": "holds", "evidence": "a +1.0 points; b -2.0 points", "source": "5.1"}
+    assert list(results.claims({"table1": [], "claims cifar10": [row]})) == [
+        "### Claims: cifar10",
+        "#### C1: holds\n\n> It is better. (5.1)",
+        "- a +1.0 points\n- b -2.0 points",
+    ]
+
+
+def test_headlines_state_the_range_of_the_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"claim": "P1", "statement": "It is better.", "verdict": "does not hold"}
+    measured = {"laptop": {"tables": {"claims figure3": [{**row, "evidence": "a +0.3 points (95 %); b -2.8 points (95 %)"}]}}}
+    monkeypatch.setattr(results, "HEADLINES", (("yi2022/figure3", "claims figure3", "P1"),))
+    line = results.headlines({"yi2022": measured}).splitlines()[-1]
+    assert line == "|It is better.|Yi P1, figure3|-2.8 to +0.3|does not hold|[figure3](notebooks/yi2022/figure3.ipynb)|"
+
+
+def test_stale_documents_are_named_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "figures").mkdir()
+    for name in ("results.json", "texts.json"):
+        (tmp_path / "figures" / name).write_bytes((PROJECT / "figures" / name).read_bytes())
+    (tmp_path / "README.md").write_text("before\n<!-- results -->\n<!-- /results -->\nafter\n")
+    assert results.main(["--check"], tmp_path) == 1 and not (tmp_path / "figures" / "README.md").exists()
+    assert results.main([], tmp_path) == results.main(["--check"], tmp_path) == 0
+    assert "README.md is stale" in capsys.readouterr().out and (tmp_path / "README.md").read_text().endswith("<!-- /results -->\nafter\n")
+
+
+def test_every_picture_has_a_caption() -> None:
+    texts = json.loads((PROJECT / "figures" / "texts.json").read_text())
+    names = {name for section in results.SECTIONS for name in texts[section]["pictures"]}
+    pictures = {path.stem.removesuffix("-laptop") for path in (PROJECT / "figures").glob("*.png") if not path.stem.endswith("-smoke")}
+    assert {name for name in pictures if "-advisor-" not in name} <= names
 
 
 def test_runs_that_two_regimes_share_count_once() -> None:
-    frame = runs(as_claimed)
-    twice = pandas.concat([frame[frame["regime"] == 2], frame[frame["regime"] == 2].assign(regime=10.0)])
-    table = ends(twice)
-    assert set(table["seeds"]) == {5} and len(table) == 9 and table.equals(ends(frame[frame["regime"] == 2]))
-    text = readme.ends(results(ends=plain(table)))
-    assert row(text, "cifar10, from scratch")[0] == "5,000 of 10,000" and row(text, "cifar10, from scratch")[4] == "–"
+    keys = {"dataset": "cifar10", "arm": "frozen", "strategy": "random", "n_labelled": 500, "pool": 1000, "cycle": 4}
+    rows = [{**keys, "seed": seed, "regime": regime, "accuracy": seed / 10} for seed in (1, 3) for regime in (2.0, 10.0)]
+    (end,) = ends(pandas.DataFrame(rows)).to_dict("records")
+    assert end["seeds"] == 2 and end["accuracy"] == pytest.approx(0.2)
 
 
-def test_every_place_of_the_readme_is_filled() -> None:
-    assert set(re.findall(r"<!-- (\w+) -->", readme.README.read_text())) == set(readme.TABLES)
+def test_our_numbers_stand_beside_those_of_the_same_figure() -> None:
+    def curve(strategy: str, accuracies: list[float], run: str, **changes: Any) -> list[dict[str, Any]]:
+        common = {"strategy": strategy, "preset": "clean", "dataset": "cifar10", "seed": 0, "run": run, **changes}
+        return [{**common, "cycle": cycle, "accuracy": accuracy} for cycle, accuracy in enumerate(accuracies)]
 
-
-def test_pt4als_numbers_stand_beside_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
-    curves = made({"random": [0.2, 0.3], "pt4al": [0.25, 0.4]}, seeds=3)
-    cold = made({"random": [0.1], "pt4al": [0.15]}, seeds=4).assign(run=lambda rows: "cold " + rows["run"])
-    warm = made({"random": [0.9, 0.9]}, preset="clean, init=warm").assign(run=lambda rows: "warm " + rows["run"])
-    short = made({"pt4al": [0.7]}).assign(run="short", cycle=1)  # a curve of fewer iterations, as `protocols` has them
-    laptop = beside(pandas.concat([curves, cold, warm]), {"rotation": Compared(correlation(0.5), "losses", "cifar10", 9, 9, 0.4)})
-    assert beside(pandas.concat([curves, cold, short.assign(cycle=0)]), {})[0] == laptop[0]
-    frame = curves.assign(accuracy=curves["accuracy"] + 0.1)
-    uneven = made({"random": [0.9, 0.9], "pt4al": [0.1, 0.1]}, dataset="cifar10_imbalanced")
-    uneven["run"] = "uneven " + uneven["run"]
-    worse = made({"random": [0.9], "pt4al": [0.1]}, seeds=6).assign(run=lambda rows: "cold " + rows["run"])  # of Table 1, not Figure 3
-    everything = pandas.concat([frame, uneven, worse]).assign(scale="paper")
-    monkeypatch.setattr(readme, "_paper", lambda: everything)
-    monkeypatch.setattr(readme, "compared", lambda runs, scale: {})
-    rho = {"rotation": Compared(correlation(0.5), "losses", "cifar10", 9, 9, 0.4)}
-    monkeypatch.setattr("benchmarks.yi2022.compared", lambda runs, scale: rho)
-    worth = [{"preset": "clean, init=warm", "strategy": name, "difference": 0.01, "low": 0.0, "high": 0.02, "seeds": 3,
-              "gain": None, "gain_low": None, "gain_high": None} for name in ("random", "pt4al")]  # fmt: skip
-    told = {f"claims {name}": plain(claimed(pandas.concat([curves, uneven, cold]), name)) for name in CLAIMS}
-    printed = published("yi2022", metric="correlation", dataset="cifar10")
-    told["claims figure2"] = plain(yi2022_report.correlations({"rotation": correlation(0.5)}, printed, "paper"))
-    table = {"beside": laptop, "protocols": worth, **told}
-    found = {"yi2022": {"rows": [{}, {"table": table}]}}
-    text = readme.yi(found)
-    mean = curves[(curves["strategy"] == "pt4al") & (curves["cycle"] == 1)]["accuracy"].mean()
-    assert row(text, "accuracy: CIFAR-10, last iteration, pt4al") == ["95.13%", f"{mean + 0.1:.2%}", f"{mean:.2%}", "3, 3"]
-    first = [f"{rows[rows['strategy'] == 'pt4al']['accuracy'].mean():.2%}" for rows in (worse, cold)]
-    assert row(text, "accuracy: Table 1, pt4al")[1:] == [*first, "6, 4"]
-    assert row(text, "correlation: Figure 2, rotation") == ["0.790", "not yet", "0.500", "–, 1"]
-    assert row(readme.yi_protocols(found), "clean, init=warm")[0] == "+1.0 (+0.0 to +2.0)"
-    claims = readme.yi_claims(found)
-    assert row(claims, "P2, `figure3`")[1:3] == ["holds", "**holds**"]  # and not what Table 1's runs say
-    assert row(claims, "P13, `table1`")[1:3] == ["does not hold", "**holds**"] and row(claims, "P14, `table1`")[1] != "not yet"
-    assert row(claims, "P5, `figure5b`")[1:3] == ["does not hold", "**does not hold**"]
-    assert row(claims, "H1, `figure2`")[1:3] == ["holds", "**holds**"] and "caltech101" not in claims
-    assert "not yet" in readme.yi({}) and len(readme.yi_costs({}).splitlines()) == len(readme.yi_claims({}).splitlines()) == 2
-
-
-def correlation(rho: float) -> Correlation:
-    return Correlation(rho, rho - 0.1, rho + 0.1, rho, (), {1: rho}, float("nan"), ())
+    rows = curve("pt4al", [0.2, 0.4], "long") + curve("pt4al", [0.1], "cold") + curve("pt4al", [0.9, 0.9], "warm", preset="paper")
+    table = beside(pandas.DataFrame(rows), {})
+    measured = {row["item"]: row["measured"] for row in table if row["strategy"] == "pt4al" and row["metric"] == "accuracy"}
+    assert measured["CIFAR-10, last iteration"] == 0.4 and measured["CIFAR-10, first iteration"] == 0.2 and measured["Table 1"] == 0.1
+    assert all(row["measured"] is None for row in table if row["strategy"] == "learning_loss" or row["metric"] == "correlation")

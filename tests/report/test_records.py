@@ -17,7 +17,7 @@ from alnb import acquire, store
 from alnb.__main__ import main
 from alnb.data import ImageSet
 from alnb.loop import oracle
-from alnb.loop.cycles import Cycle
+from alnb.loop.experiment import Cycle
 from alnb.report import records
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from alnb.store.stop import TimeIsUp
 def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (pause.DEADLINE, pause.STOP):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(pause, "_looked", [0.0])
+    monkeypatch.setattr(pause, "_last_look", [0.0])
 
 
 def test_nobody_asked() -> None:
@@ -47,7 +47,7 @@ def test_a_stop_file_is_looked_for_now_and_then(monkeypatch: pytest.MonkeyPatch,
     assert not any(pause.requested() for _ in range(1000)) and looks == [1]
     (tmp_path / "stop").touch()
     assert not pause.requested()
-    now[0] += pause.LOOK
+    now[0] += pause.LOOK_SECONDS
     assert pause.requested() and pause.requested()  # and stays so
     (tmp_path / "stop").unlink()
     assert not pause.requested()
@@ -64,7 +64,7 @@ def test_a_question_costs_little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_the_message_says_where_and_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(pause.DEADLINE, "1")
-    with pytest.raises(TimeIsUp, match=r"^stopped as asked for, in cycle 3: what is complete is kept, and the same command goes on"):
+    with pytest.raises(TimeIsUp, match=r"^stopped on request, in cycle 3: .* are stored"):
         pause.check("in cycle 3")
 
 
@@ -72,13 +72,11 @@ def test_a_training_stops_at_a_checkpoint_and_ends_with_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, train: ImageSet, test: ImageSet, learner: alnb.Learner
 ) -> None:
     """Stopped after each update in turn."""
-    roles = {
-        "learner": learner, "strategy": alnb.acquire.STRATEGIES["margin"], "oracle": alnb.oracle.simulated(train.targets),
-        "protocol": alnb.Protocol(6, 4, 2),
-    }  # fmt: skip
+    strategy, answers = alnb.acquire.STRATEGIES["margin"], alnb.oracle.simulated(train.targets)
+    experiment = alnb.Experiment(alnb.Pool.of(train.images), test, learner, strategy, answers, alnb.Protocol(6, 4, 2))
 
     def run(folder: Path) -> list[dict]:
-        return [cycle.reproducible for cycle in alnb.cycles(folder, alnb.Pool.of(train.images), test, **roles)]
+        return [cycle.reproducible for cycle in alnb.cycles(folder, experiment)]
 
     undisturbed, asked, places = run(tmp_path / "whole"), [0], list[str]()
 
@@ -95,14 +93,14 @@ def test_a_training_stops_at_a_checkpoint_and_ends_with_the_same_bits(
         except TimeIsUp as error:
             places.append(str(error).partition(":")[0])
     assert found == undisturbed
-    trainings = [f"stopped as asked for, cycle {cycle}, update {update} of 12" for cycle in (0, 1) for update in range(1, 12)]
+    trainings = [f"stopped on request, cycle {cycle}, update {update} of 12" for cycle in (0, 1) for update in range(1, 12)]
     assert [place for place in places if "update" in place] == trainings
-    assert f"stopped as asked for, {tmp_path / 'stopped'}, before cycle 1 of 2" in places
+    assert f"stopped on request, {tmp_path / 'stopped'}, before cycle 1 of 2" in places
 
 
-def test_asked_by_is_of_one_thread() -> None:
+def test_requested_by_is_of_one_thread() -> None:
     event, found = threading.Event(), []
-    with pause.asked_by(event.is_set):
+    with pause.requested_by(event.is_set):
         assert not pause.requested()
         event.set()
         assert pause.requested()

@@ -1,0 +1,200 @@
+"""What was measured of the papers, as documents: ``python -m alnb.papers.results`` (`make readme`) writes them, ``--check`` only compares.
+
+`figures/README.md` is written whole, from `figures/results.json`, `figures/texts.json` and the pictures there; of `README.md` the table
+between its markers. ``python -m benchmarks bengar2021 yi2022 digits opponents`` measures what `figures/results.json` holds.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from PIL import Image
+
+from alnb import store
+from alnb.papers.published import published
+
+PROJECT = Path(__file__).parents[2]
+SCALES = ("laptop", "overnight", "paper")
+Row = dict[str, Any]
+HEADLINES = (  # of README.md: the notebook, its table of claims, and the claim
+    ("bengar2021/figure3", "claims cifar10", "C1b"),
+    ("bengar2021/figure5", "claims tiny_imagenet", "C1b"),
+    ("bengar2021/figure3", "claims cifar10", "C2b"),
+    ("bengar2021/figure3", "claims cifar10", "C3a"),
+    ("yi2022/figure2", "claims figure2", "H1"),
+    ("yi2022/figure3", "claims figure3", "P1"),
+    ("yi2022/figure5b", "claims figure5b", "P5"),
+    ("yi2022/figure6", "claims figure6", "P9"),
+    ("yi2022/table1", "claims table1", "P13"),
+    ("yi2022/table1", "claims table1", "P14"),
+)
+
+
+def table(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as a table in Markdown.
+
+    Args:
+        columns: the head of each column, and the format of its cells, such as ``{accuracy:.1%}``; numbers stand right. A cell is a dash
+            where a value is None.
+    """
+    rule = ["--:" if ":" in form else "--" for form in columns.values()]
+    lines = [list(columns), rule, *([_cell(form, row) for form in columns.values()] for row in rows)]
+    return "\n".join(f"|{'|'.join(line)}|" for line in lines)
+
+
+def _cell(form: str, row: Mapping[str, Any]) -> str:
+    names = [name for _, name, _, _ in Formatter().parse(form) if name]
+    return "–" if any(row[name] is None for name in names) else form.format(**row)
+
+
+def points(rows: Iterable[Row], *names: str) -> Iterator[Row]:
+    """`rows` with the shares called `names` as points of accuracy."""
+    return ({**row, **{name: 100 * row[name] for name in names if row[name] is not None}} for row in rows)
+
+
+def pictures(captions: Mapping[str, str], figures: Path) -> Iterator[str]:
+    """Each picture of `captions`, at all scales, with its caption and what its file says it was made from."""
+    for name, caption in captions.items():
+        for path in [figures / f"{name}.png", *(figures / f"{name}-{scale}.png" for scale in SCALES)]:
+            if path.exists():
+                with Image.open(path) as image:
+                    source = f" ({image.info['Description']})" if "Description" in image.info else ""
+                yield f"![{name}]({path.name})\n\n*{caption}*{source}"
+
+
+def claims(tables: Row) -> Iterator[str]:
+    """Every claim under a heading of its own: the sentence, the verdict, and the figures behind it as a list."""
+    for name in (name for name in tables if name.startswith("claims ")):
+        yield f"### Claims: {name.removeprefix('claims ')}"
+        for row in tables[name]:
+            source = f" ({row['source']})" if row.get("source") else ""
+            yield f"#### {row['claim']}: {row['verdict']}\n\n> {row['statement']}{source}"
+            yield "\n".join(f"- {part}" for part in row["evidence"].split("; "))
+
+
+def digits(tables: Row) -> Iterator[str]:
+    """Labels saved by each strategy of the quickstart."""
+    reached = {
+        "labels to reach random's final accuracy": "{labels:.0f}",
+        "fewer than random": "{saved:.0%}",
+        "final accuracy": "{final:.1%}",
+    }
+    yield table({"net starts": "{arm}", "strategy": "{strategy}", **reached}, tables["savings"])
+    yield tables["finding"]
+
+
+def bengar2021(tables: Row) -> Iterator[str]:
+    """The numbers of Bengar et al. 2021 beside ours, the ends of the curves, and the claims."""
+    curve = {"data set": "{dataset}", "net": "{arm}", "strategy": "{strategy}"}
+    yield "Half of the pool labelled (Table 1):"
+    beside = {"labels": "{n_labelled:,}", "paper": "{published:.3f}", "ours": "{measured:.3f}", "seeds": "{seeds:.0f}"}
+    yield table({**curve, **beside}, tables["table1"])
+    yield "Labels per class from which choosing pays, on self-supervised features (Figure 6), with a bootstrap interval:"
+    printed = published("bengar2021", metric="threshold_per_class", arm="frozen").set_index("dataset")
+    paper = {name: f"{'' if row['exact'] else 'more than '}{row['value']:g}" for name, row in printed.iterrows()}
+    rows = [{**row, "paper": paper[row["dataset"]]} for row in tables["figure6"]]
+    thresholds = {"paper": "{paper}", "ours": "{labels_per_class:g}", "from": "{low:g}", "to": "{high:g}", "tried up to": "{tried:g}"}
+    yield table({"data set": "{dataset}", **thresholds, "seeds": "{seeds:.0f}"}, rows)
+    yield "A dash says that random choice was not beaten within what was tried. The last cycle of each curve of Figures 3 to 5:"
+    yield table(
+        {**curve, "labels": "{n_labelled:,}", "pool": "{pool:,}", "accuracy": "{accuracy:.1%}", "seeds": "{seeds:.0f}"}, tables["ends"]
+    )
+    accuracies = ", ".join(f"{value:.1%} on {name}" for name, value in tables["knn"].items())
+    yield f"Nearest-neighbour accuracy of the self-supervised features: {accuracies}."
+    yield from claims(tables)
+
+
+def opponents(tables: Row) -> Iterator[str]:
+    """Ways to train from scratch beside the frozen arm, and the frozen arm's lead with two pre-trainings."""
+    yield "More updates, or weaker crops (`strong`), for training from scratch. CIFAR-10, first labels even over the classes:"
+    interval = {"accuracy": "{accuracy:.1%}", "95 % interval": "{low:.1%} to {high:.1%}", "seeds": "{seeds:.0f}"}
+    yield table({"labels": "{n_labelled:,}", "training": "{training}", **interval}, tables["trainings"])
+    yield "The lead of random choice on frozen features over training from scratch, with two pre-trainings:"
+    lead = {"labels": "{n_labelled:,}", "lead": "{mean:+.1f} ({low:+.1f} to {high:+.1f})", "seeds": "{n:.0f}"}
+    rows = points(tables["pretrainings"], "mean", "low", "high")
+    yield table({"pre-training": "{pretraining}", "nearest neighbours": "{knn:.1%}", **lead}, rows)
+
+
+def yi2022(tables: Row) -> Iterator[str]:
+    """The numbers of Yi et al. 2022 beside ours, costs, protocols, and the claims."""
+    beside = {"paper": "{published:.3f}", "ours": "{measured:.3f}", "seeds": "{seeds:.0f}"}
+    yield table({"item": "{item}", "strategy": "{strategy}", "what": "{metric}", **beside}, tables["beside"])
+    yield "What each strategy costs in one run (Table 2), in seconds, the pretext included; means of two seeds:"
+    seconds = {"total": "{total:.0f}", "pretext": "{pretext:.0f}", "queries": "{query:.0f}"}
+    ratios = {"ratio to random": "{ratio:.2f}", "the paper's ratio": "{published:.2f}"}
+    yield table({"strategy": "{strategy}", **seconds, **ratios}, tables["costs"])
+    yield "What each difference of protocol is worth, over five cycles:"
+    worth = {
+        "over clean": "{difference:+.1f} ({low:+.1f} to {high:+.1f})",
+        "over random": "{gain:+.1f} ({gain_low:+.1f} to {gain_high:+.1f})",
+    }
+    rows = points(tables["protocols"], "difference", "low", "high", "gain", "gain_low", "gain_high")
+    yield table({"protocol": "{preset}", "strategy": "{strategy}", **worth, "seeds": "{seeds:.0f}"}, rows)
+    yield "Accuracy with the first labels (Table 1), from each part of the pool by loss, sorted as numbers or as text:"
+    first = {"mean": "{mean:.1%}", "standard deviation": "{std:.1%}", "lowest": "{min:.1%}", "highest": "{max:.1%}", "seeds": "{count:.0f}"}
+    yield table({"part": "{part}", **first}, tables["table1"])
+    yield from claims(tables)
+
+
+SECTIONS = {"digits": digits, "bengar2021": bengar2021, "opponents": opponents, "yi2022": yi2022, "widgets": claims}
+"""What writes the tables of each section of `figures/README.md`."""
+
+
+def document(results: Row, texts: Row, figures: Path) -> str:
+    """The whole of `figures/README.md`."""
+    text = ["# Figures and results", texts["introduction"]]
+    for name, write in SECTIONS.items():
+        text += [f"## {texts[name]['title']}", texts[name]["note"], *pictures(texts[name]["pictures"], figures)]
+        for scale, measured in results.get(name, {}).items():
+            machine = "commit {commit}, torch {torch}, {threads} threads on {device} ({cpu})".format(**measured["environment"])
+            text += [f"Measured at scale `{scale}`: {machine}.", *write(measured["tables"])]
+            bars = {"bar": "{name}", "measured": "{ratio:.3g}", "": "{sense}", "at": "{bar:g}", "how": "{detail}"}
+            text += [table(bars, measured["bars"])] if measured["bars"] else []
+    return "\n\n".join(text) + "\n"
+
+
+def headlines(results: Row) -> str:
+    """The table of README.md: claims of the papers with our numbers at scale `laptop`."""
+    rows = []
+    for place, name, claim in HEADLINES:
+        paper = place.split("/")[0]
+        row = next(row for row in results[paper]["laptop"]["tables"][name] if row["claim"] == claim)
+        leads = sorted(map(float, re.findall(r"([+-][\d.]+) points \(", row["evidence"])))
+        ours = (
+            " to ".join(dict.fromkeys(f"{lead:+.1f}" for lead in (leads[0], leads[-1])))
+            if leads
+            else row["evidence"].split("; ")[-1].split(" (")[0]
+        )
+        rows.append(
+            {
+                **row,
+                "paper": f"{paper.rstrip('0123456789').title()} {claim}, {name.removeprefix('claims ')}",
+                "ours": ours,
+                "notebook": f"[{place.split('/')[1]}](notebooks/{place}.ipynb)",
+            }
+        )
+    return table({"claim": "{statement}", "paper": "{paper}", "ours": "{ours}", "verdict": "{verdict}", "notebook": "{notebook}"}, rows)
+
+
+def main(arguments: list[str], project: Path = PROJECT) -> int:
+    """Write what is stale, or with ``--check`` only name it; returns 1 if it then is."""
+    figures, readme = project / "figures", project / "README.md"
+    results, texts = store.read_json(figures / "results.json"), json.loads((figures / "texts.json").read_text())
+    filled = re.sub(
+        r"(?s)(<!-- results -->\n).*?(?=<!-- /results -->)", lambda found: f"{found[1]}{headlines(results)}\n", readme.read_text()
+    )
+    documents = {figures / "README.md": document(results, texts, figures), readme: filled}
+    stale = {path: text for path, text in documents.items() if not path.exists() or path.read_text() != text}
+    for path, text in stale.items():
+        print(path.relative_to(project), "is stale: run `make readme`" if "--check" in arguments else "written")
+        if "--check" not in arguments:
+            store.write_atomic(path, text.encode())
+    return int("--check" in arguments and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,263 @@
+"""The sweeps of the quickstart and of both papers at scale `laptop`: the minutes they take, and what `figures/results.json` holds of them.
+
+Hours, so it runs only where named: ``python -m benchmarks digits bengar2021 yi2022``. It needs the images of CIFAR-10, Tiny ImageNet and
+Caltech-101 ($ALNB_DATA). Each sweep begins with nothing, in a folder of its own below `build/papers/`; one that is done there is not run
+again. The pictures go to `figures/`.
+"""
+
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas
+import torch
+
+from alnb import data, store
+from alnb.papers.bengar2021 import claims as bengar2021_claims
+from alnb.papers.bengar2021 import experiment as bengar2021
+from alnb.papers.published import published
+from alnb.papers.yi2022 import claims as yi2022_claims
+from alnb.papers.yi2022 import experiment as yi2022
+from alnb.papers.yi2022 import figures as yi2022_figures
+from alnb.papers.yi2022 import lookback
+from alnb.report import figures as report
+from alnb.report import records
+
+SCALE, MINUTES, COST = "laptop", 15, 1.6  # the bars: minutes of a sweep, cost of PT4AL over random choice (the paper's is 1.59)
+FIRST = 1000  # labels of the first iteration of Yi et al.
+SWEEPS = {  # of each paper, and the data set that each needs
+    "digits": {"quickstart": "digits"},
+    "bengar2021": {
+        "bengar2021-figure3": "cifar10", "bengar2021-table1": "cifar10", "bengar2021-figure6": "cifar10",
+        "bengar2021-figure4": "cifar100", "bengar2021-figure5": "tiny_imagenet",
+    },
+    "yi2022": {
+        "yi2022-table2": "cifar10", "yi2022-figure3-cifar10": "cifar10", "yi2022-figure6": "cifar10", "yi2022-figure5b": "cifar10",
+        "yi2022-table1": "cifar10", "yi2022-protocols": "cifar10", "yi2022-figure2-cifar10": "cifar10", "yi2022-figure4": "cifar10",
+        "yi2022-figure3-caltech101": "caltech101",
+    },
+}  # fmt: skip
+CLAIMS = {  # the sweeps whose runs have claims: the title in results.json, the figure of `yi2022_claims.STATEMENTS`, the data set
+    "yi2022-figure3-cifar10": ("figure3", "figure3", "cifar10"),
+    "yi2022-figure3-caltech101": ("figure3 caltech101", "figure3", "caltech101"),
+    "yi2022-figure5b": ("figure5b", "figure5b", "cifar10_imbalanced"),
+    "yi2022-figure6": ("figure6", "figure6", "cifar10"),
+    "yi2022-table1": ("table1", "table1", "cifar10"),
+}
+PROJECT = Path(__file__).parents[1]
+BUILD = PROJECT / "build" / "papers"
+Row = dict[str, Any]
+
+
+def there(dataset: str) -> bool:
+    """Whether the images of `dataset` are on this machine."""
+    try:
+        data.load(dataset)
+    except data.DataError:
+        return False
+    return True
+
+
+def minutes(sweep: str) -> float:
+    """How long a sweep takes from nothing on: as it was measured, or measured now.
+
+    Raises:
+        SystemExit: an earlier execution was interrupted, so its rest would take too short a time.
+        subprocess.CalledProcessError: a cell failed.
+    """
+    runs = BUILD / sweep
+    measured = runs / "minutes.json"
+    if not measured.exists():
+        if runs.exists():
+            raise SystemExit(f"{sweep} was interrupted, so its rest would take too short a time: delete {runs} to begin anew")
+        workers = "1" if sweep == "yi2022-table2" else "2"  # Table 2 compares times, so nothing may run beside it
+        places = ["-p", "runs", str(runs), "-p", "figures", str(PROJECT / "figures"), "-p", "device", "cpu", "--scale", SCALE]
+        command = [sys.executable, "-m", "alnb", "sweep", f"notebooks/sweeps/{sweep}.yaml", "--workers", workers, "--threads", "1", *places]
+        start = time.monotonic()
+        subprocess.run(command, cwd=PROJECT, check=True)
+        store.write_json(measured, {"minutes": (time.monotonic() - start) / 60})
+    return float(store.read_json(measured)["minutes"])
+
+
+def measure(paper: str) -> Iterator[Row]:
+    """A row of minutes for each sweep of `paper`, one for PT4AL's cost; writes the paper's part of `figures/results.json`."""
+    done = [sweep for sweep, dataset in SWEEPS[paper].items() if there(dataset)]
+    for sweep, dataset in SWEEPS[paper].items():
+        workers = "one worker" if sweep == "yi2022-table2" else "two workers"
+        detail = f"minutes; scale {SCALE}, {workers} of one CPU thread, the pre-training included; one run"
+        detail = detail if sweep in done else f"the images of {dataset} were not on the machine"
+        yield {
+            "name": f"`{sweep}`",
+            "ratio": minutes(sweep) if sweep in done else math.nan,
+            "bar": MINUTES,
+            "sense": "<=",
+            "detail": detail,
+        }
+    tables, bars = TABLES[paper](done)
+    keep(paper, tables, bars)
+    if "costs" in tables:
+        ratio = {row["strategy"]: row["ratio"] for row in tables["costs"]}
+        detail = f"of wall time, in one run; VAAL {ratio['vaal']:.2f}; scale {SCALE}"
+        name = "cost of PT4AL over random choice, CIFAR-10, the pretext included"
+        yield {"name": name, "ratio": ratio["pt4al"], "bar": COST, "sense": "<=", "detail": detail}
+
+
+def keep(paper: str, tables: Row, bars: list[Row]) -> None:
+    """Write what was measured into `figures/results.json`."""
+    path = PROJECT / "figures" / "results.json"
+    results = store.read_json(path)
+    results[paper] = {
+        **results.get(paper, {}),
+        SCALE: {"environment": store.environment(torch.device("cpu")), "tables": tables, "bars": bars},
+    }
+    store.write_json(path, results)
+
+
+def plain(table: pandas.DataFrame) -> list[Row]:
+    """The rows of a table as JSON takes them."""
+    return [
+        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        for row in table.astype(object).to_dict("records")
+    ]
+
+
+# ---- the tables of each paper ---------------------------------------------------------------------------------------------------
+
+
+def digits(done: list[str]) -> tuple[Row, list[Row]]:
+    """Labels saved on the digits, and two bars: the share saved by the better of entropy and margin, and the lowest final accuracy."""
+    frame = records.read(BUILD / "quickstart")
+    rank = frame["arm"].map({"from scratch": 0, "scratch": 0}).fillna(10) + (frame["strategy"] != "random")
+    frame = frame.assign(rank=rank).sort_values(["rank", "strategy", "seed", "cycle"]).drop(columns="rank")
+    rows = plain(report.savings(frame))
+    first = [row for row in rows if row["arm"] == rows[0]["arm"]]
+    best = max((row for row in first if row["strategy"] in ("entropy", "margin")), key=lambda row: row["saved"] or 0)
+    lowest = min(first, key=lambda row: row["final"])
+    how = {"sense": ">=", "detail": f"quickstart notebook, scale {SCALE}, from scratch, mean curves of {frame['seed'].nunique()} seeds"}
+    bars = [
+        {"name": f"digits: share of labels saved against random ({best['strategy']})", "ratio": best["saved"], "bar": 0.30, **how},
+        {"name": f"digits: lowest final accuracy of any strategy ({lowest['strategy']})", "ratio": lowest["final"], "bar": 0.95, **how},
+    ]
+    return {"savings": rows, "finding": report.finding(frame)}, bars
+
+
+def bengar2021_tables(done: list[str]) -> tuple[Row, list[Row]]:
+    """Claims, Table 1, Figure 6 and the ends of the curves; and one bar, for the first claim."""
+    frame = pandas.concat([bengar2021.read(BUILD / sweep, SCALE) for sweep in done])
+    frame = frame[~frame.assign(name=frame["run"].map(lambda run: Path(run).name)).duplicated(["name", "cycle"])]
+    rows = frame[(frame["dataset"] == "cifar10") & (frame["strategy"] == "random")]
+    gain = bengar2021_claims.paired(rows[rows["regime"] == rows["regime"].min()], {"arm": "frozen"}, {"arm": "scratch"})
+    name = "self-supervision over training from scratch, random choice, smallest regime of CIFAR-10: lower end of the interval"
+    detail = f"points of accuracy: {gain}, paired by seed, means over 5 to 25 labels per class; scale {SCALE}"
+    tables = {
+        "table1": plain(bengar2021.table1(frame)),
+        "figure6": plain(bengar2021_claims.figure6(frame)),
+        "ends": plain(ends(frame)),
+        "knn": {SWEEPS["bengar2021"][sweep]: knn(sweep) for sweep in done},
+        **{f"claims {dataset}": claims_of(frame, dataset) for dataset in frame["dataset"].unique()},
+    }
+    return tables, [{"name": name, "ratio": 100 * gain.low, "bar": 0.0, "sense": ">=", "detail": detail}]
+
+
+def claims_of(frame: pandas.DataFrame, dataset: str) -> list[Row]:
+    """The claims about a data set, in the words of results.json."""
+    return plain(bengar2021_claims.claims(frame, dataset).rename(columns={"says": "statement", "figures": "evidence"}))
+
+
+def knn(sweep: str) -> float:
+    """Accuracy of the nearest-neighbour vote at the end of the pre-training."""
+    chosen = bengar2021.setting(SWEEPS["bengar2021"][sweep], SCALE)
+    return float(bengar2021.pretraining(chosen, bengar2021.folder(SCALE, BUILD / sweep))["history"][-1]["knn"])
+
+
+def ends(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """The last cycle of each curve: mean accuracy over seeds and their number, by data set, arm, strategy and labels.
+
+    Where a pool is so small that two regimes label the same in a cycle, their runs are the same, and count once.
+    """
+    last = frame[frame["cycle"] == frame["cycle"].max()].drop_duplicates(["dataset", "arm", "strategy", "seed", "n_labelled"])
+    keys = ["dataset", "arm", "n_labelled", "pool", "strategy"]
+    table = last.groupby(keys)["accuracy"].agg(accuracy="mean", seeds="count").reset_index()
+    return table.astype({"n_labelled": int, "pool": int, "seeds": int})
+
+
+def yi2022_tables(done: list[str]) -> tuple[Row, list[Row]]:
+    """Costs, our numbers beside the paper's, claims, Table 1 and protocols; no bars."""
+    frames = {sweep: records.read(BUILD / sweep, paper=yi2022.PAPER) for sweep in done if sweep != "yi2022-figure2-cifar10"}
+    chosen, runs = yi2022.setting("cifar10", SCALE), BUILD / "yi2022-table2"
+    rotation = yi2022.summary(chosen, "rotation", yi2022_figures.timed(runs / yi2022.PAPER))["seconds"]
+    costs = yi2022_figures.costs(records.find(runs, paper=yi2022.PAPER), {"rotation": rotation}, published("yi2022", item="Table 2"))
+    rho = compared(BUILD / "yi2022-figure2-cifar10" / yi2022.PAPER)
+    cold = frames["yi2022-table1"]
+    cold = cold.assign(part=cold["strategy"].where(cold["strategy"] == "random", cold["key"] + " " + cold["first_batch"].astype(str)))
+    worth = yi2022_claims.worth(frames["yi2022-protocols"], "clean")
+    ladder = list(yi2022.ladder("cifar10", SCALE))
+    whole = pandas.concat([frames[f"yi2022-{name}"] for name in ("figure3-cifar10", "figure6", "table1")])
+    correlations = {name: one.correlation for name, one in rho.items()}
+    printed = published("yi2022", metric="correlation", dataset="cifar10")
+    return {
+        "costs": plain(costs.sort_values("strategy", key=lambda names: names.map(list(yi2022.METHODS).index))),
+        "beside": beside(whole, rho),
+        **{f"claims {CLAIMS[sweep][0]}": plain(claimed(frames[sweep], sweep)) for sweep in CLAIMS if sweep in done},
+        "claims figure2": plain(yi2022_figures.correlations(correlations, printed, SCALE)),
+        "table1": plain(cold.groupby("part", sort=False)["accuracy"].agg(["mean", "std", "min", "max", "count"]).reset_index()),
+        "protocols": plain(worth.sort_values("preset", key=lambda names: names.map(ladder.index), kind="stable")),
+        "figure4": plain(viewed(BUILD / "yi2022-figure4" / yi2022.PAPER)),
+    }, []
+
+
+def claimed(frame: pandas.DataFrame, sweep: str) -> pandas.DataFrame:
+    """The claims that a sweep of `CLAIMS` puts to its runs, found among those of `frame`; an empty table where there are none."""
+    _, figure, dataset = CLAIMS[sweep]
+    rows = yi2022_claims.select(frame, figure, dataset)
+    if not len(rows):
+        return pandas.DataFrame(columns=["claim", "statement", "verdict", "evidence"])
+    return yi2022_claims.cold_start(rows) if figure == "table1" else yi2022_claims.claims(rows, figure)
+
+
+def compared(runs: Path) -> dict[str, lookback.Compared]:
+    """What Figure 2 kept below `runs` of CIFAR-10, by pretext."""
+    chosen, epochs = yi2022.setting("cifar10", SCALE), lookback.EPOCHS[SCALE]
+    kept = {name: lookback.read_compared(chosen, name, epochs, runs) for name in yi2022.PAPER_PRETEXTS}
+    return {name: one for name, one in kept.items() if one is not None}
+
+
+def viewed(runs: Path) -> pandas.DataFrame:
+    """The measures of the queries that Figure 4 plots."""
+    chosen = yi2022.setting("cifar10", SCALE)
+    finished, _ = yi2022.find(chosen, yi2022.grid(chosen, lookback.METHODS, [0]), runs)
+    view = lookback.read_viewed(chosen, finished, lookback.ITERATIONS[SCALE], lookback.EPOCHS[SCALE], runs)
+    assert view is not None, f"{runs} lacks what its notebook writes"
+    return view.table
+
+
+def beside(frame: pandas.DataFrame, rho: Mapping[str, lookback.Compared]) -> list[Row]:
+    """Each accuracy, spread and correlation that the paper prints of CIFAR-10, with what was measured: None where nothing was.
+
+    Args:
+        frame: records of runs under the clean protocol (others are left out): of whole curves, and of one cycle for Table 1.
+        rho: what Figure 2 kept, by pretext.
+    """
+    runs = {figure: yi2022_claims.select(frame, figure, "cifar10") for figure in ("figure3", "table1")}
+    rows = []
+    for printed in published("yi2022", dataset="cifar10").itertuples():
+        row: Row = {"item": printed.item, "strategy": printed.strategy, "metric": printed.metric, "published": printed.value}
+        row |= {"measured": None, "seeds": None}
+        if printed.metric == "correlation" and printed.strategy in rho:
+            row |= {"measured": rho[printed.strategy].correlation.rho, "seeds": 1}
+        curves = runs["table1" if printed.item.startswith("Table 1") else "figure3"]
+        if printed.metric in ("accuracy", "standard_deviation") and len(curves):
+            curves = curves[curves["strategy"] == printed.strategy]
+            cycle = 0 if printed.n_labelled == FIRST else curves["cycle"].max()
+            by_seed = curves[curves["cycle"] == cycle].groupby("seed")["accuracy"].mean()
+            value = by_seed.mean() if printed.metric == "accuracy" else by_seed.std()
+            row |= {"measured": float(value), "seeds": len(by_seed)} if len(by_seed) else {}
+        rows += [row] if printed.metric != "minutes" else []
+    return rows
+
+
+TABLES = {"digits": digits, "bengar2021": bengar2021_tables, "yi2022": yi2022_tables}
