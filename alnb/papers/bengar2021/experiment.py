@@ -106,13 +106,13 @@ class Setting(shared.Setting):
     regimes: tuple[float, ...] = field(default=(), metadata={"result": False})  # that a notebook draws
     watched: int = field(default=0, metadata={"result": False})  # images of each class that the kNN monitor looks at; 0: all
 
-    def labels(self, regime: float, pool: ImageSet) -> int:
-        """Images that each cycle asks for: as many of each class as in the paper, but at most a tenth of the pool.
+    def labels(self, regime: float, pool: int, classes: int) -> int:
+        """Images that each cycle asks for, of `pool` images: as many of each class as in the paper, but at most a tenth of the pool.
 
         That may be no whole number of each class (4.5 for Tiny ImageNet at 1 %): `oracle.class_uniform` then draws who gets one more.
         """
         per_class = self.published.size * regime / 100 / self.published.classes
-        return min(round(per_class * len(pool.classes)), int(len(pool) * LARGEST))
+        return min(round(per_class * classes), int(pool * LARGEST))
 
 
 def setting(
@@ -318,7 +318,7 @@ def strategy_of(setting: Setting, name: str) -> Strategy:
 def experiment(prepared: PreparedData, job: Job) -> Experiment:
     """What makes the run of a job."""
     setting, pool, arm = prepared.setting, prepared.pool, job["arm"]
-    n = setting.labels(job["regime"], pool)
+    n = setting.labels(job["regime"], len(pool), len(pool.classes))
     return Experiment(
         Pool.of(prepared.pools[arm]), prepared.tests[arm], prepared.learners[arm], strategy_of(setting, job["strategy"]),
         oracle.simulated(pool.targets), Protocol(n, n, setting.cycles, seed=job["seed"]),
@@ -378,12 +378,11 @@ def _svm_curve(prepared: PreparedData, run: store.Run, cycles: Iterable[Cycle]) 
     assert isinstance(pool, Embedded) and isinstance(test.images, Embedded) and isinstance(rule, SvmMargin)
     if store.describe(pool) != (run.manifest or {})["experiment"]["pool"]["images"]:
         raise ValueError(f"{run.path} learned from other features than those in {prepared.cache}: copy the pre-training's folder there")
-    options: dict[str, Any] = {"C": rule.C, "estimator": rule.estimator, "scale": rule.scale}
     labelled: list[int] = []
     curve = []
     for cycle in cycles:
         labelled += cycle.queried
         known: Tensor = torch.tensor(labelled)
         targets = prepared.pool.targets[known]
-        curve.append(svm_accuracy(pool.features[known], targets, test.images.features, test.targets, **options))
+        curve.append(svm_accuracy(pool.features[known], targets, test.images.features, test.targets, C=rule.C, scale=rule.scale))
     return {"svm": curve}
