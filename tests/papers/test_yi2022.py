@@ -127,7 +127,7 @@ def test_tags_say_what_was_used(ready: PreparedData) -> None:
 
 
 def test_bad_input(ready: PreparedData) -> None:
-    smoke = ready.setting
+    smoke, (pt,) = ready.setting, jobs(ready.setting, ["pt4al"], [0])
     for call, message in (
         (lambda: setting("cifar-10", "smoke"), "dataset is 'cifar-10': it must be one of cifar10"),
         (lambda: setting("cifar10", "smoke", preset="dirty"), "preset is 'dirty': it must be one of clean, paper, as_released"),
@@ -144,7 +144,10 @@ def test_bad_input(ready: PreparedData) -> None:
         (lambda: jobs(smoke, [], [0]), "nothing to run with strategies"),
         (lambda: ready.side("rot"), "pretext is 'rot'"),
         (lambda: yi2022.experiment(ready, {"strategy": "pt4all", "pretext": "", "seed": 0}), "strategy is 'pt4all'"),
-        (lambda: yi2022.experiment(replace(ready, setting=replace(smoke, budget=70)), jobs(smoke, ["pt4al"], [0])[0]), "70 labels, .*60 images"),
+        (
+            lambda: yi2022.experiment(replace(ready, setting=replace(smoke, budget=70)), jobs(smoke, ["pt4al"], [0])[0]),
+            "70 labels, .*60 images",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             call()
