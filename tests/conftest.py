@@ -62,6 +62,18 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return functools.partial(notebook_of, tmp_path / "made.ipynb")
 
 
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The records of one run of the tiny experiment of `sweeping` to which nothing happened."""
+    from sweeping import experiment_of, table
+
+    from alnb.notebook import kernel_free
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    kernel_free.execute(experiment_of(folder), {"strategies": ["nearly_tied"], "seeds": [0], "runs": str(folder / "runs")})
+    return table(folder / "runs")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:

@@ -158,7 +158,7 @@ def test_devices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert notebook.device("") == notebook.device("cpu") == "cpu"
     with pytest.raises(BadParameter, match="device is 'gpu': it must be cpu, cuda"):
         notebook.device("gpu")
-    with pytest.raises(BadParameter, match="device is 'cuda:1', but .*no GPU"):
+    with pytest.raises(BadParameter, match=r"device is 'cuda:1', but .*no GPU"):
         notebook.device("cuda:1")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert notebook.device("") == "cuda" and notebook.device("cuda:1") == "cuda:1"
