@@ -162,6 +162,7 @@ described = [store.describe(thing) for thing in things]
 Path(where).write_text(json.dumps([described, str(plain.__annotations__["query"])]))"""
 
 
+@pytest.mark.slow
 def test_runs_are_those_of_a_kernel_and_so_is_what_they_are_named_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
@@ -245,6 +246,7 @@ def bare(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     return run
 
 
+@pytest.mark.slow
 def test_the_quickstart_where_there_is_torch_and_little_else(
     bare: Callable[..., subprocess.CompletedProcess], tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
@@ -266,6 +268,7 @@ def test_the_quickstart_where_there_is_torch_and_little_else(
     capfd.readouterr()
 
 
+@pytest.mark.slow
 def test_where_nothing_is_installed_what_needs_it_says_so(bare: Callable[..., subprocess.CompletedProcess], tmp_path: Path) -> None:
     script = f"""
 import sys

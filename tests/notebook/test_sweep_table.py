@@ -210,6 +210,7 @@ def test_outside_a_notebook_and_in_one_executed_by_alnb_there_are_lines(monkeypa
     assert not table._in_notebook()
 
 
+@pytest.mark.slow
 def test_a_sweep_in_a_real_kernel(tmp_path: Path, write: Callable[..., Path]) -> None:
     """From a notebook, with kernels that it starts for its cells and for the whole."""
     swept = notebook_of(tmp_path / "swept.ipynb", "seeds: list[int] = [0, 1]  # cells\nruns: str = ''  # there", "print('seeds', seeds)")

@@ -32,7 +32,7 @@ def add(commands: Any, parameter: dict[str, Any]) -> None:
     parser = commands.add_parser("sweep", help=ABOUT, description=ABOUT, epilog=EPILOG, formatter_class=raw)
     parser.add_argument("targets", type=Path, nargs="+", metavar="NOTEBOOK|FILE.yaml", help="notebooks, or sweep files, in this order")
     parser.add_argument("-p", **parameter)
-    for name, options in {
+    described: dict[str, dict[str, Any]] = {
         "--scale": {"help": "the same as -p scale SCALE"},
         "--over": {"nargs": "+", "metavar": "NAME", "help": "the list parameters to cut into cells (default: all)"},
         "--workers": {"type": int, "help": "cells at once on this machine (default: one for each GPU, otherwise for each core, at most 8)"},
@@ -42,7 +42,8 @@ def add(commands: Any, parameter: dict[str, Any]) -> None:
         "--time-limit": {"metavar": "TIME", "type": seconds, "help": "such as 9m or 1h30m: then stop at a checkpoint"},
         "--retry": {"action": "store_true", "help": "execute failed cells again"},
         "--dry-run": {"action": "store_true", "help": "show the grid, what is done, and how long the rest may take"},
-    }.items():
+    }
+    for name, options in described.items():
         parser.add_argument(name, **options)
     parser.set_defaults(do=run)
 
