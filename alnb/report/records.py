@@ -208,7 +208,7 @@ def _short(described: Any) -> str:
 
 
 def _stated(manifest: store.Json) -> dict[str, Any]:
-    experiment = {name: value for name, value in manifest["experiment"].items() if name != "tags"}
+    experiment = {name: value for name, value in manifest["experiment"].items() if name not in ("tags", "task")}
     leaves = dict(_leaves(experiment)) | dict(_leaves({"environment": manifest.get("environment", {})}))
     return {**_origin(manifest), **leaves}
 
