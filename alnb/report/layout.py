@@ -31,7 +31,7 @@ def layout(features: Tensor, *, perplexity: float = PERPLEXITY, seed: int = 0, c
         perplexity: about the number of neighbours that stay close to each point.
 
     Raises:
-        ValueError: features that are not [N,D] with D of at least 2, not finite in f32 or all equal, or too few of them for the perplexity.
+        ValueError: features that are not [N,D] with D > 1, not finite in f32 or all equal, or too few of them for the perplexity.
         store.Corrupted: a cached layout is damaged.
 
     Memory: O(N (D + perplexity)).

@@ -57,7 +57,9 @@ def test_one_row_a_cycle_with_all_that_is_known(make: Callable[..., store.Run], 
         assert json.loads(row["learner.recipe.milestones"]) == manifest["experiment"]["learner"]["recipe"]["milestones"]
     assert list(frame["protocol"].unique()) == ["6 + 1 x 3 labels, fresh", "6 + 2 x 3 labels, fresh"]
     assert list(frame["commit"].unique()) == [store.commit() or "unknown"]
-    assert all(frame[name].dtype == "category" for name in ("run", "strategy", "arm", "protocol", "experiment.strategy", "environment.torch"))
+    assert all(
+        frame[name].dtype == "category" for name in ("run", "strategy", "arm", "protocol", "experiment.strategy", "environment.torch")
+    )
     assert frame["accuracy"].dtype == "float64" and frame.columns.is_unique
 
 
