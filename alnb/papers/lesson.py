@@ -25,8 +25,8 @@ from alnb.report import figures as report
 from alnb.report import queries as query_analysis
 from alnb.report.queries import CHUNK, CLASS_COLOURS, class_colour, class_edge, coverage_radius, draw_legend, knn_label_entropy
 from alnb.report.records import Found
-from alnb.widgets.explorer import trail as exploration
 from alnb.widgets.labeller.rounds import typical
+from alnb.widgets.static import as_img, as_png
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -453,7 +453,7 @@ def _picture(axis: Axes, images: Images, image: int, frame: str | None = None) -
 
 def as_html(figure: Figure, dpi: int = 100) -> str:
     """The figure as an HTML image, a PNG within; its title is the text for those who do not see it."""
-    return exploration.as_img(exploration.as_png(figure, dpi), figure.get_suptitle())
+    return as_img(as_png(figure, dpi), figure.get_suptitle())
 
 
 def controls(draw: Callable[..., Figure], **choices: Iterable[Any]) -> ipywidgets.VBox:

@@ -1,12 +1,12 @@
 """The experiment of `notebooks/quickstart.ipynb`: any data set, several ways to start, one run for each strategy and seed.
 
 The notebook executes it in batch, `widgets.Explorer` a click at a time. Both ask here, so that a run has the same manifest, the same
-folder and the same records in either.
+folder and the same records in either: this module is a `widgets.explorer.factory.Factory`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,11 +29,12 @@ from alnb.loop import cycles as loop
 from alnb.loop import oracle
 from alnb.loop.cycles import Protocol
 
-ARMS = ("from scratch", "rotation", "frozen rotation")
+NAME = "quickstart"  # the folder of its runs, in runs/ of the project
+ARMS: Sequence[str] = ("from scratch", "rotation", "frozen rotation")
 """How the net of each cycle starts: with fresh weights; from what was learned without labels; or as a linear classifier on that, frozen."""
-EMBEDDINGS = ("rotation", "supervised", "pixels")
+EMBEDDINGS: Sequence[str] = ("rotation", "supervised", "pixels")
 """What images may be laid out by: features learned without labels, features learned from all labels (for looking back), or the pixels."""
-SCALES = ("smoke", "laptop", "paper")
+SCALES: Sequence[str] = ("smoke", "laptop", "paper")
 SMALL = 16  # pixels: the digits have 8, too few to turn over or to cut much from
 PER_CLASS = {"smoke": 2, "laptop": 10, "paper": 100}  # labels of each class to begin with, and in each cycle
 CYCLES = {"smoke": 3, "laptop": 8, "paper": 10}  # points on each curve

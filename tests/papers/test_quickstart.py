@@ -72,7 +72,8 @@ def test_stepped_and_executed_by_papermill_the_records_are_the_same(setting: qui
     notebook.execute(PROJECT / "notebooks/quickstart.ipynb", {**values, **places}, tmp_path / "executed.ipynb")
     start = quickstart.start(setting, arm, runs=tmp_path / "stepped")
     for strategy in STRATEGIES:
-        trail = Trail(setting, start, strategy, 1, tmp_path / "stepped")
+        arguments = quickstart.arguments(setting, start, strategy, 1)
+        trail = Trail(setting.train, arguments, quickstart.run(arguments, tmp_path / "stepped"))
         while trail.advance() is not None:
             pass
         executed = alnb.Run(tmp_path / "batch/quickstart" / trail.run.path.name)
