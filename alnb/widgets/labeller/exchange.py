@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -87,13 +87,10 @@ def export_folders(state: Labelling, path: Path | str) -> Path:
 
 def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    for make in (os.symlink, os.link, shutil.copy2):
-        try:
-            make(source, target)
-        except (OSError, NotImplementedError):
-            continue
-        return
-    raise OSError(f"{source} can neither be linked nor copied to {target}: choose another disk")
+    for make in (os.symlink, os.link):
+        with suppress(OSError, NotImplementedError):
+            return make(source, target)
+    shutil.copy2(source, target)
 
 
 def import_labels(state: Labelling, labels: Path | str) -> int:
