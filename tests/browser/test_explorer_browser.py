@@ -19,7 +19,10 @@ from alnb.widgets import Choices, Explorer
 
 TRIES = 2  # without the repeated drawing, every second one failed on a busy machine
 
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium"),
+]
 
 
 @pytest.fixture(scope="module")

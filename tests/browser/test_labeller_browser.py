@@ -10,7 +10,10 @@ from in_browser import CHROMIUM, LABELLER, end_kernel, press, ready, reloaded, r
 
 from alnb.widgets.labeller.folder import Labelling
 
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium"),
+]
 
 
 def truth(page: Any) -> str:

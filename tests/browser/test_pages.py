@@ -12,7 +12,10 @@ from in_browser import CHROMIUM, PROJECT, press, ready, zeros_and_ones
 
 from alnb.widgets.labeller.folder import Labelling
 
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium"),
+]
 
 
 @pytest.fixture

@@ -113,7 +113,13 @@ class Explorer(BackgroundWidget):
     @property
     def title(self) -> str:
         """A sentence about what is shown."""
-        return self._title() if self.trails else self._problem
+        if not self.trails:
+            return self._problem
+        k, trail = self.cycle, self.trails[0]
+        if k < 0:
+            return f"{trail.train.name}: {len(trail.train):,} images, none labelled yet. Press step."
+        accuracies = ", ".join(f"{trail.title} {trail.cycles[k].metrics['accuracy']:.1%}" for trail in self.trails)
+        return f"{trail.train.name}, cycle {k} of {trail.protocol.cycles - 1}: {trail.cycles[k].n_labelled} labels; accuracy: {accuracies}."
 
     @property
     def name(self) -> str:
@@ -135,7 +141,7 @@ class Explorer(BackgroundWidget):
         """
         if self._layout is None or not self.trails:
             raise ValueError(self._problem or "nothing is open yet: call wait() first")
-        return pictures.draw_overview(self._visible(), self._layout, self._title())
+        return pictures.draw_overview(self._visible(), self._layout, self.title)
 
     # ---- how it is built ---------------------------------------------------------------------------------------------------
 
@@ -220,14 +226,11 @@ class Explorer(BackgroundWidget):
         self._say(f"Laying out {len(features):,} images with t-SNE. This happens once …")
         positions = layout(features, perplexity=suited(len(features)), cache=self._runs / "layouts")
         stop.check("before the runs are shown")
-        self._present(trails, positions)
-
-    def _present(self, trails: list[Trail], positions: Tensor) -> None:
         finished = min(trail.last for trail in trails)
         with self._lock:
             self._layout, self.trails = positions, trails
             self.panels = [Panel(trail, positions, lambda images: self._attempt(lambda: self._select(images))) for trail in trails]
-            self.legend.value = pictures.legend(trails[0].train.classes)
+            self.legend.value = pictures.legend(train.classes)
             for k in range(-1, finished):
                 self._drawn(pictures.progress, [trail.until(k) for trail in trails])
             self._to(finished)
@@ -288,7 +291,7 @@ class Explorer(BackgroundWidget):
             self.progress.value = self._drawn(pictures.progress, trails)
             wanted = self.buttons[FIGURE_4].value and self.cycle >= 0
             self.figure4.value = self._drawn(pictures.figure4, trails) if wanted else ""
-            self.status.value = f'<div style="font-size:16px;font-weight:600">{escape(self._title())}</div>'
+            self.status.value = f'<div style="font-size:16px;font-weight:600">{escape(self.title)}</div>'
 
     def _visible(self) -> list[Trail]:
         """The runs as they were after the cycle that is shown."""
@@ -301,13 +304,6 @@ class Explorer(BackgroundWidget):
             assert self._layout is not None
             self._html[key] = picture(trails, self._layout)
         return self._html[key]
-
-    def _title(self) -> str:
-        trail, k = self.trails[0], self.cycle
-        if k < 0:
-            return f"{trail.train.name}: {len(trail.train):,} images, none labelled yet. Press step."
-        accuracies = ", ".join(f"{trail.title} {trail.cycles[k].metrics['accuracy']:.1%}" for trail in self.trails)
-        return f"{trail.train.name}, cycle {k} of {trail.protocol.cycles - 1}: {trail.cycles[k].n_labelled} labels; accuracy: {accuracies}."
 
     def _say(self, message: str) -> None:
         """Show what is being done."""

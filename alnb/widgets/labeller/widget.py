@@ -191,15 +191,16 @@ class Labeller(BackgroundWidget):
 
     def _act(self, content: Mapping[str, Any]) -> None:
         state, action = self._open_state, content.get("action")
-        if "add" in content:
-            state.add_class(content["add"])
-            self._show_classes()
-            self._refresh()
+        if "add" in content or action == "guess":
+            if "add" in content:
+                state.add_class(content["add"])
+                self._show_classes()
+            else:
+                self._guessing = not self._guessing
+            if self.asked:
+                self._next()
         elif "free" in content:
             raise Refused(f"no class has the key {content['free']}: add {'another' if state.classes else 'the first'} class below")
-        elif action == "guess":
-            self._guessing = not self._guessing
-            self._refresh()
         elif action == "write CSV":
             line = f"written: {export_csv(state, state.place / TABLE)}"
             self._show(news=[*(other for other in self.view.news if other != line), line])
@@ -228,10 +229,6 @@ class Labeller(BackgroundWidget):
         self._show_classes()
         self._show_estimate()
         self._next()
-
-    def _refresh(self) -> None:
-        if self.asked:
-            self._next()
 
     def _next(self) -> None:
         """Show the first image of the queue, or choose others if none is left."""
