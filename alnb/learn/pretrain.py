@@ -116,7 +116,7 @@ def pretrain(
             "history": history.entries,
         }
 
-    content = store.kept(cache, pretext.name, experiment, images.device, compute, TEMPORARY)
+    content = store.cached(cache, pretext.name, experiment, images.device, compute, TEMPORARY)
     check_losses(content["losses"], f"the pretext {pretext.name}")
     # The weights name the backbone, since the same training on another device gives another one.
     backbone = Backbone(store.fingerprint(content["trunk"]), content["trunk"])
@@ -177,7 +177,7 @@ def embed(
         embedded = [_predict_views(net.features, images, augment, [stream / view]) for view in range(views)]
         return {"features": predict(net.features, images), "views": torch.stack(embedded) if views else None}
 
-    content = store.kept(cache, "embedded", experiment, images.device, compute)
+    content = store.cached(cache, "embedded", experiment, images.device, compute)
     return Embedded(images, content["features"], content["views"])
 
 

@@ -45,7 +45,7 @@ def layout(features: Tensor, *, perplexity: float = PERPLEXITY, seed: int = 0, c
     def compute(folder: Path) -> dict[str, Any]:
         return {"layout": _embed(features.float(), perplexity, seed)}
 
-    positions: Tensor = store.kept(cache, "tsne", experiment, torch.device("cpu"), compute)["layout"]
+    positions: Tensor = store.cached(cache, "tsne", experiment, torch.device("cpu"), compute)["layout"]
     return positions
 
 

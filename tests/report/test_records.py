@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import alnb
-from alnb import acquire, store
+from alnb import Experiment, acquire, store
 from alnb.__main__ import main
 from alnb.data import ImageSet
 from alnb.loop import oracle
-from alnb.loop.cycles import Cycle
+from alnb.loop.experiment import Cycle
 from alnb.report import records
 
 CPU = torch.device("cpu")
