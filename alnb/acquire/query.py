@@ -37,15 +37,12 @@ class Pool:
         """Raises: ValueError if the lengths differ, or an image has a label but was not asked for."""
         if not len(self.images) == len(self.labels) == len(self.acquired):
             raise ValueError(
-                f"{len(self.images)} images, {len(self.labels)} labels and {len(self.acquired)} acquisition cycles: give one label and one "
-                "cycle per image"
+                f"{len(self.images)} images, {len(self.labels)} labels, {len(self.acquired)} cycles: give one label and cycle per image"
             )
         unpaid = ((self.labels != VOID) & (self.acquired == NOT_ASKED)).nonzero().flatten()
         if len(unpaid):
-            raise ValueError(
-                f"image {int(unpaid[0])} has a label but acquired[{int(unpaid[0])}] is {NOT_ASKED}: set it to the cycle in which the image "
-                "was labelled, such as 0"
-            )
+            image = int(unpaid[0])
+            raise ValueError(f"image {image} has a label but acquired[{image}] is {NOT_ASKED}: set it to the label's cycle, such as 0")
 
     def __len__(self) -> int:
         """N."""
@@ -58,7 +55,7 @@ class Pool:
 
     @property
     def asked(self) -> Tensor:
-        """Global indices i64 of the images that were asked for, with or without an answer, ascending."""
+        """Global indices i64 of the images that were asked for, answered or not, ascending."""
         return (self.acquired != NOT_ASKED).nonzero().flatten()
 
     @property
@@ -77,9 +74,8 @@ class Pool:
         if len(indices) != len(labels):
             raise ValueError(f"{len(indices)} indices, but {len(labels)} labels: give one label per index")
         check_indices(indices, self, f"cycle {cycle}")
-        return replace(
-            self, labels=self.labels.index_put((indices,), labels), acquired=self.acquired.index_put((indices,), torch.tensor(cycle))
-        )
+        acquired = self.acquired.index_put((indices,), torch.tensor(cycle))
+        return replace(self, labels=self.labels.index_put((indices,), labels), acquired=acquired)
 
 
 def check_indices(indices: Tensor, pool: Pool, place: str) -> None:
@@ -89,7 +85,7 @@ def check_indices(indices: Tensor, pool: Pool, place: str) -> None:
         ValueError: the message names the `place` and the first wrong indices.
     """
     if indices.dtype != torch.int64 or indices.ndim != 1:
-        raise ValueError(f"{place}: indices must be int64 with one dimension, these are {indices.dtype} of shape {list(indices.shape)}")
+        raise ValueError(f"{place}: indices must be int64 [n], but are {indices.dtype} {list(indices.shape)}")
     outside = indices[(indices < 0) | (indices >= len(pool))]
     if len(outside):
         raise ValueError(f"{place}: indices {_first(outside)} are outside the pool of {len(pool)} images; indices are global, from 0")
@@ -102,8 +98,7 @@ def check_indices(indices: Tensor, pool: Pool, place: str) -> None:
 
 
 def _first(values: Tensor) -> str:
-    shown = ", ".join(map(str, values[:5].tolist()))
-    return f"{shown} and {len(values) - 5} more" if len(values) > 5 else shown
+    return ", ".join(map(str, values[:5].tolist())) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
 
 
 @dataclass(frozen=True)

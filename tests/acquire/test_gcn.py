@@ -58,23 +58,16 @@ def feature_tables(draw: st.DrawFn) -> Tensor:
 @given(feature_tables(), st.integers(1, 3), st.sampled_from([torch.float64, torch.float32, torch.float16]))
 def test_products_are_those_of_the_dense_graph(features: Tensor, K: int, dtype: torch.dtype) -> None:
     features = features.to(dtype)
+    before = features.clone()
     A, graph = dense(features), Graph.of(features)
     v = torch.randn(len(features), K, generator=(Stream(0) / "v").generator(), dtype=torch.float64)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    found = graph.product(v.to(wide))
-    assert found.dtype == wide
-    torch.testing.assert_close(found.double(), A @ v, rtol=tolerance, atol=tolerance)
+    product = graph.product(v.to(wide))
+    assert product.dtype == wide
+    torch.testing.assert_close(product.double(), A @ v, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(graph.smoothed().double(), A @ graph.x.double(), rtol=tolerance, atol=tolerance)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(2, 30), st.integers(1, 40), st.integers(0, 1000))
-def test_random_graphs_agree_to_five_digits_in_float32(N: int, D: int, seed: int) -> None:
-    features = random_features(N, D, seed, torch.float32)
-    features[seed % N] = 0
-    v = torch.randn(N, 2, generator=(Stream(seed) / "v").generator())
-    torch.testing.assert_close(Graph.of(features).product(v).double(), dense(features) @ v.double(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(features, before)
 
 
 @settings(max_examples=25, deadline=None)
@@ -112,13 +105,6 @@ def test_gradients_are_products_with_the_transposed_graph() -> None:
     torch.testing.assert_close(v.grad, A.T @ g, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(A, A.T)
     assert torch.autograd.gradcheck(graph.product, random_features(9, 2, 3).requires_grad_())
-
-
-def test_features_are_left_as_they_are() -> None:
-    features = random_features(5, 3, dtype=torch.float32)
-    before = features.clone()
-    Graph.of(features).smoothed()
-    assert torch.equal(features, before)
 
 
 @pytest.mark.parametrize(
@@ -350,17 +336,13 @@ def test_a_bad_setting_is_refused_by_name(bad: dict) -> None:
         Training(**bad)
 
 
-def test_the_training_is_settings_of_its_own() -> None:
-    with pytest.raises(ValueError, match=r"CoreGCN.training is 0.1"):
-        CoreGCN(0.1)
-    with pytest.raises(ValueError, match=r"UncertainGCN.training is 0.1"):
-        UncertainGCN(0.1)  # the margin comes second
-
-
-@pytest.mark.parametrize("margin", [-0.1, 1.5, math.nan])
-def test_a_margin_is_a_probability(margin: float) -> None:
-    with pytest.raises(ValueError, match=rf"UncertainGCN.margin is {margin}"):
-        UncertainGCN(margin=margin)
+def test_fields_are_checked() -> None:
+    for strategy in (CoreGCN, UncertainGCN):  # the margin comes second
+        with pytest.raises(ValueError, match=rf"{strategy.__name__}\.training is 0\.1"):
+            strategy(0.1)
+    for margin in (-0.1, 1.5, math.nan):
+        with pytest.raises(ValueError, match=rf"UncertainGCN\.margin is {margin}"):
+            UncertainGCN(margin=margin)
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def test_the_pool_is_what_a_dict_would_be(n: int, data: st.DataObject) -> None:
         ([10], "indices 10 are outside the pool of 10 images"),
         ([-1], "indices -1"),
         ([0.5], "float32"),
-        ([[2]], r"shape \[1, 1\]"),
+        ([[2]], r"int64 \[1, 1\]"),
     ],
 )
 def test_bad_indices_are_refused(indices: list, message: str) -> None:

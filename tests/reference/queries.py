@@ -13,6 +13,7 @@ from torch import Tensor
 from alnb.acquire import Strategy
 from alnb.acquire.learning_loss import loss_net
 from alnb.acquire.query import Pool, Query, check_query
+from alnb.data import Resident
 from alnb.learn.nets import small
 from alnb.store import Stream
 
@@ -35,6 +36,19 @@ def with_module(n: int = 7, seed: int = 0, candidates: Tensor | None = None) -> 
     with (Stream(0) / "module").scope():
         net = loss_net(3, net=partial(small, width=4))
     return replace(query_of(n, seed, candidates), net=net.eval())
+
+
+def batches_of(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The images that will be asked for, batch by batch."""
+    seen: list[list[int]] = []
+    original = Resident.batch
+
+    def spy(self: Resident, indices: Tensor) -> Tensor:
+        seen.append(indices.tolist())
+        return original(self, indices)
+
+    monkeypatch.setattr(Resident, "batch", spy)
+    return seen
 
 
 # ---- the contract --------------------------------------------------------------------------------------------------------------
