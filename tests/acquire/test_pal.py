@@ -1,4 +1,4 @@
-"""PAL against its definitions, written as loops; what it finds; and that an interrupted one continues."""
+"""PAL against its definitions, written as loops, and its queries."""
 
 import math
 from dataclasses import replace
@@ -60,7 +60,7 @@ def test_terms_at_their_ends() -> None:
     assert float(divergence_term(torch.full((1, 4), math.log(0.25)))) == pytest.approx(0, abs=1e-6)
     assert float(divergence_term(torch.tensor([[0.5, 0.5, 1.0]]).log())) == pytest.approx(-(math.log2(1 / 3) + 2 / 3), abs=1e-6)
     assert divergence_term(torch.tensor([[0.0, -torch.inf]])).item() == -torch.inf
-    far = torch.tensor([[0.0, -200.0], [0.0, -300.0]])  # beyond what float32 holds as a probability, and told apart all the same
+    far = torch.tensor([[0.0, -200.0], [0.0, -300.0]])  # probabilities that float32 rounds to 0 keep their order
     assert divergence_term(far).tolist() == pytest.approx([1 - 100 / math.log(2), 1 - 150 / math.log(2)])
 
 
@@ -81,7 +81,7 @@ def test_losses_and_predictions_are_those_of_single_views() -> None:
 
 
 def test_batch_normalisation_sees_all_turns_at_once() -> None:
-    """In a batch of one turn its statistics would give the turn away."""
+    """In a batch of one angle, its statistics would give the angle away."""
     seen: list[Tensor] = []
     net, x = net_of().train(), torch.rand(2, 3, 8, 8, generator=(Stream(0) / "x").generator())
     net.trunk[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -100,7 +100,7 @@ def test_turns_of_the_chosen_are_learned_by_a_copy_as_in_a_textbook() -> None:
     optimiser = torch.optim.SGD(expected.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
     order = Order(6, 4, Stream(5) / "part" / 6, torch.device("cpu"))
     expected.train()
-    for step in range(5):  # three epochs of six, four a step, rounded up
+    for step in range(5):  # three epochs of six images, four in a step, rounded up
         x = query.pool.images.batch(chosen[order(step)]).float() / 255
         losses = cross_entropy(
             expected(torch.cat([torch.rot90(x, k, dims=(2, 3)) for k in range(4)]))[:, :4], torch.arange(16) // 4, reduction="none"
@@ -121,7 +121,7 @@ QUERY = query_of()
 
 
 class Scored(PAL):
-    """PAL by given scores: a "net" is what it was tuned on."""
+    """PAL with scores from a function: a "net" is the tuple of images that it was tuned on."""
 
     def terms(self, net: tuple[int, ...], query: Query, rows: Tensor, stream: Stream, chosen: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         assert chosen == len(net)
@@ -133,7 +133,7 @@ class Scored(PAL):
 
 
 def given_term(what: str, known: tuple[int, ...], i: int) -> float:
-    """A small whole number, so that there are ties: a function of what the net was tuned on, and of the image."""
+    """A small whole number, so that there are ties: a function of the images that the net was tuned on, and of the image."""
     return -float(Stream(0, (what, *known, i)).seed % 5)
 
 
@@ -179,14 +179,14 @@ batches = pytest.fixture(queries.batches_of)
 
 
 def test_contract_at_the_ends_of_its_parts() -> None:
-    """The rest of the contract is tested with that of all strategies."""
+    """`test_acquire` tests the rest of the contract."""
     for n, part in ((0, 4), (4, 4), (50, 30)):
         queries.check_contract(replace(TINY, part=part), n)
     assert TINY(query_of(10)).tolist() != TINY(query_of(10, seed=1)).tolist()
 
 
 def test_what_is_looked_at_when(batches: list[list[int]]) -> None:
-    """It learns from the labelled images, tunes on the chosen, scores the candidates that are left, and sees no other image."""
+    """It trains on the labelled images, tunes on the chosen, scores the other candidates, and sees no other image."""
     candidates = torch.tensor([50, 5, 9, 13, 33, 1, 59])  # in the order of a scope
     query = query_of(6, candidates=candidates)
     chosen = TINY(query).tolist()
@@ -218,7 +218,7 @@ def test_images_are_normalised_as_for_the_task() -> None:
 
 
 def oriented(seed: int) -> Pool:
-    """All labelled images and a third of the others are bright at the top; the rest are at the left, or look the same all around."""
+    """All labelled images and a third of the others are bright at the top; the rest are bright at the left, or everywhere."""
     generator = (Stream(seed) / "oriented").generator()
     pixels = torch.randint(0, 60, (90, 3, 8, 8), generator=generator)
     kind = torch.arange(90) % 3
@@ -233,7 +233,7 @@ def oriented(seed: int) -> Pool:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_it_asks_for_what_it_cannot_turn_back(seed: int) -> None:
-    """Forty of the sixty candidates are of that kind, which chance would find in two of three."""
+    """Forty of the sixty candidates are such images: by chance two of three."""
     strategy = replace(TINY, divergence=0.0, recipe=replace(RECIPE, epochs=10, batch=10, lr=0.05, augment=AUGMENTATIONS["none"]), part=20)
     pool = oriented(seed)
     chosen = strategy(Query(pool, None, pool.unlabelled, 40, Stream(seed) / "query"))

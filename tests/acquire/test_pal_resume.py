@@ -1,4 +1,4 @@
-"""PAL: an interrupted one continues, from whatever it has stored, and refuses what belongs to another query."""
+"""PAL continues after an interruption, from any file it has stored, and refuses files of another query."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -37,7 +37,7 @@ def undisturbed() -> Tensor:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """A checkpoint after each update, and a stop at the one whose number from 0 stands in the list."""
+    """Writes a checkpoint after each update, and stops at the checkpoint whose number, from 0, is in the list."""
     monkeypatch.setattr("alnb.learn.checkpoint.CHECKPOINT_SHARE", 1e9)
     stops, count = [-1], iter(range(1000))
 
@@ -50,7 +50,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("at", "left"),  # what was trained or chosen is not trained or chosen again
+    ("at", "left"),  # batches after the interruption: nothing is trained or chosen twice
     [
         (0, 2 + SCORED + 2 + 1 + 4 + 1),
         (1, 1 + SCORED + 2 + 1 + 4 + 1),
@@ -118,7 +118,7 @@ def test_what_belongs_to_another_query_is_refused(what: str, file: str, eager: l
 
 
 def test_parts_chosen_by_another_scoring_net_are_refused(eager: list[int], tmp_path: Path) -> None:
-    """As where somebody deleted the net's checkpoint, and it was trained anew on another device."""
+    """As if somebody deleted the net's checkpoint, and it was trained again on another device."""
     eager[0] = 3
     with pytest.raises(stop.TimeIsUp):
         EAGER(replace(query_of(10), folder=tmp_path))

@@ -192,7 +192,7 @@ def test_accuracy_refuses() -> None:
 
 
 def two_sides(n: int = 80) -> tuple[Tensor, dict[int, int]]:
-    """Points on a line from (-1, 0) to (1, 0), somewhat off it; the first of the left and of the right end are labelled 3 and 5."""
+    """Points on a line from (-1, 0) to (1, 0), somewhat off it; the images at the left and right end are labelled 3 and 5."""
     features = torch.stack([torch.linspace(-1, 1, n), 0.05 * normal(n).float()], dim=1)
     return features, {i: 3 if i < n / 2 else 5 for i in (0, 1, 2, 3, n - 4, n - 3, n - 2, n - 1)}
 
@@ -206,7 +206,7 @@ def test_the_angle_decides() -> None:
 
 @pytest.mark.parametrize("fit", [{}, {"C": 0.1}], ids=str)
 def test_candidates_are_ranked_by_their_margins(fit: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BLOCK", 16)  # so that candidates come in several blocks
+    monkeypatch.setattr(module, "BLOCK", 16)  # so that there are several blocks of candidates
     features, labels = blobs(80, 5, (0, 1, 2, 3))
     labelled = {i: int(labels[i]) for i in range(0, 80, 3)}
     candidates = torch.tensor([i for i in range(80) if i not in labelled and i % 7])
@@ -242,13 +242,13 @@ def test_one_class_gives_a_random_choice_and_a_warning() -> None:
         return indices
 
     assert chosen(0).equal(chosen(0)) and not chosen(0).equal(chosen(1))
-    assert len(torch.cat([chosen(seed) for seed in range(120)]).unique()) == 78  # each candidate now and then
+    assert len(torch.cat([chosen(seed) for seed in range(120)]).unique()) == 78  # every candidate is chosen sometimes
 
 
 def test_images_that_were_asked_for_without_an_answer_are_not_fitted() -> None:
     features, labelled = two_sides()
     asked = query_of(features, {**labelled, 39: -1, 40: -1}, 4)
-    features[[39, 40]] = math.nan  # so it would be noticed
+    features[[39, 40]] = math.nan  # using them would be an error
     assert set(SvmMargin()(asked).tolist()) < set(range(20, 60)) - {39, 40}
 
 

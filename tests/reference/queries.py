@@ -57,7 +57,7 @@ Make = Callable[..., Query]  # as `query_of`
 
 
 def check_contract(strategy: Strategy, n: int, make: Make = query_of) -> None:
-    """It answers i64, exactly n, all different, not asked for before, among the candidates; and changes nothing."""
+    """The answer is i64 [n]: different candidates, none asked for before. The query does not change."""
     query = make(n)
     tensors = query.pool.labels, query.pool.acquired, query.candidates, *query.net.state_dict().values()
     before = [tensor.clone() for tensor in tensors]
@@ -66,7 +66,7 @@ def check_contract(strategy: Strategy, n: int, make: Make = query_of) -> None:
 
 
 def check_seed(strategy: Strategy, make: Make = query_of) -> None:
-    """The same query gives the same answer, whatever the state of the global stream, which stays as it was."""
+    """The same query gives the same answer. The global stream neither matters nor changes."""
     torch.manual_seed(1)
     first = strategy(make())
     query = make()
@@ -77,7 +77,7 @@ def check_seed(strategy: Strategy, make: Make = query_of) -> None:
 
 
 def check_candidates(strategy: Strategy, make: Make = query_of) -> None:
-    """Only candidates are chosen, and all of them if as many are asked for."""
+    """Only candidates are chosen; all of them if n is their number."""
     few = torch.tensor([1, 5, 9, 13, 33, 50, 59])
     assert strategy(make(7, candidates=few)).sort().values.tolist() == few.tolist()
     assert set(strategy(make(3, candidates=few)).tolist()) < set(few.tolist())
@@ -105,7 +105,7 @@ def reachable(thing: object, seen: set[int]) -> Iterator[Tensor]:
 
 
 def check_hidden(strategy: Strategy, make: Make = query_of) -> None:
-    """No label that was not paid for can be reached from a query, with all its cached views."""
+    """No unpaid label can be reached from a query with all its cached views."""
     query = make()
     strategy(query)
     truth, hidden = images_of(60).targets, query.candidates
