@@ -1,4 +1,4 @@
-"""The pool: what is known and since when; and the query: all that a strategy receives."""
+"""The pool: the labels that are known, and since which cycle. The query: all that a strategy receives."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ class Pool:
         return (self.acquired == NOT_ASKED).nonzero().flatten()
 
     def acquire(self, indices: Tensor, labels: Tensor, cycle: int) -> Pool:
-        """A new pool in which the images at `indices` i64 [n] have `labels` i64 [n] since `cycle`. This one stays as it is.
+        """A new pool in which the images at `indices` i64 [n] have `labels` i64 [n] since `cycle`. This pool does not change.
 
-        A label may be VOID: asked, without an answer.
+        A label may be VOID: asked for, but not answered.
 
         Raises:
             ValueError: an index is out of range, occurs twice, or was asked for before.
@@ -108,31 +108,32 @@ class Query:
     pool: Pool
     net: Net | None  # trained on the pool's labels, in evaluation mode; None before the first labels
     candidates: Tensor  # global indices i64 [M]: ascending, or in the order that a scope gives them
-    n: int  # how many to choose
+    n: int  # number of images to choose
     stream: Stream  # the address of this query's random numbers; each strategy and scope adds its name
-    side: Mapping[str, Any] = field(default_factory=dict)  # what else is known of the images, such as a pretext's losses [N]
+    side: Mapping[str, Any] = field(default_factory=dict)  # other facts about the images, such as a pretext's losses [N]
     folder: Path | None = None  # where a long computation stores its checkpoint; None: nowhere
-    cycle: int = 0  # that the query is for
+    cycle: int = 0
 
     @cached_property
     def log_probs(self) -> Tensor:
         """Log-probabilities [M,C] of the candidates, on the CPU."""
-        return predict(log_probs(self._net), self.pool.images, self.candidates).cpu()
+        return predict(log_probs(self.trained), self.pool.images, self.candidates).cpu()
 
     @cached_property
     def features(self) -> Tensor:
         """Penultimate features [N,D] of the whole pool, on the device of the images."""
-        return predict(self._net.features, self.pool.images)
+        return predict(self.trained.features, self.pool.images)
 
     @property
-    def _net(self) -> Net:
+    def trained(self) -> Net:
+        """The net. Raises: ValueError before the first labels, where there is none."""
         if self.net is None:
-            raise ValueError("there is no trained net before the first labels: choose the first ones with another strategy, such as random")
+            raise ValueError("there is no trained net before the first labels: choose those with another strategy, such as random")
         return self.net
 
 
 def check_query(chosen: Tensor, query: Query, place: str, *, exact: bool = True) -> None:
-    """Check a strategy's answer: `query.n` different candidates; if not `exact`, from 1 to as many.
+    """Check a strategy's answer: `query.n` different candidates; at least one of them, if not `exact`.
 
     Raises:
         ValueError: the message names the `place` and what is wrong.
