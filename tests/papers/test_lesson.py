@@ -61,24 +61,6 @@ def test_starts_keep_the_contract(name: str, train: ImageSet, learner: alnb.Lear
     assert not name.startswith("class-even") or torch.bincount(train.targets[asked(0)]).tolist() == [2, 2, 2]
 
 
-def test_an_untrained_net_is_asked_as_any_other(train: ImageSet, learner: alnb.Learner) -> None:
-    pool = alnb.Pool.of(train.images)
-    query = alnb.Query(pool, None, pool.unlabelled, 4, alnb.rng.generator(3, "query", 0))
-    found = teaching.untrained(learner, 3, STRATEGIES["margin"])(query)
-    seed = int(torch.randint(2**31, (), generator=alnb.rng.generator(3, "query", 0)))
-    net = learner.build(3, seed, "untrained").eval()
-    assert found.tolist() == STRATEGIES["margin"](alnb.Query(pool, net, pool.unlabelled, 4, query.rng)).tolist() and query.net is None
-
-
-def test_typical_images_are_of_all_bars(train: ImageSet) -> None:
-    """Three bars, three clusters."""
-    pool = alnb.Pool.of(train.images)
-    found = teaching.typical_start(alnb.Query(pool, None, pool.unlabelled, 3, alnb.rng.generator(0, "query", 0)))
-    assert sorted(train.targets[found].tolist()) == [0, 1, 2]
-    with pytest.raises(ValueError, match="7 typical images were asked for, of 4 candidates"):
-        teaching.typical_start(alnb.Query(pool, None, torch.arange(4), 7, alnb.rng.generator(0, "query", 0)))
-
-
 def test_cold_starts_go_through_the_loop(tmp_path: Path) -> None:
     """And are found again; each start of a seed has a folder of its own."""
     setting = setting_of(images_of(60), images_of(30, seed=1))
