@@ -260,7 +260,7 @@ def test_a_process_that_says_nothing_has_died(path: Path, tmp_path: Path, monkey
         ("print(names)", ("", ""), DONE),
         ("raise ValueError('no such thing')", ("ValueError", "no such thing"), FAILED),
         ("from alnb.store.stop import TimeIsUp\nraise TimeIsUp('stopped')", ("TimeIsUp", "stopped"), TODO),
-        ("from alnb.loop.cycles import NothingToRun\nraise NothingToRun('none')", ("NothingToRun", "none"), DONE),
+        ("class NothingToRun(Exception): pass\nraise NothingToRun('none')", ("NothingToRun", "none"), DONE),
         ("from alnb.store import Locked\nraise Locked('in use')", ("Locked", "in use"), BUSY),
     ],
 )
