@@ -88,13 +88,13 @@ def end_sweep(path: Path, runs: Path, number: signal.Signals, here: Path) -> Non
         until(here.exists, process)
         children = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, number)  # as a terminal does; cells are in groups of their own
-        told = process.communicate(timeout=60)[0]
+        message = process.communicate(timeout=60)[0]
         gone, alive = psutil.wait_procs(children, timeout=15)
     assert len(gone) == 1 and not alive, f"{alive} went on after {number.name}"
     if number is signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 130 and "what is complete is kept; the same command continues from there" in told
+        assert process.returncode == 130 and "what is complete is kept; the same command continues from there" in message
     assert not list((runs / "cells").glob(".*"))  # no file that asks to stop
 
 
