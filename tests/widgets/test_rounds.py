@@ -23,7 +23,6 @@ from alnb.widgets.labeller.rounds import (
     next_batch,
     rounds,
     scaled,
-    typical,
 )  # fmt: skip
 
 
@@ -167,18 +166,6 @@ def test_bad_input(state: Labelling) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             next_batch(state, rows, settings)
-
-
-def test_typical_images_are_one_of_each_cluster() -> None:
-    generator = torch.Generator().manual_seed(0)
-    sizes = (40, 25, 10)
-    centres = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]])
-    x = torch.cat([centre + torch.randn(n, 2, generator=generator) for centre, n in zip(centres, sizes, strict=True)])
-    where = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
-    chosen = typical(x, 3)
-    assert where[chosen].tolist() == [0, 1, 2]
-    assert all((x[chosen[c]] - x[where == c].mean(dim=0)).norm() < 1.0 for c in range(3))
-    assert sorted(typical(torch.zeros(5, 2), 5).tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_kappa_is_scikit_learns() -> None:

@@ -384,5 +384,5 @@ def _svm_curve(prepared: PreparedData, run: store.Run, cycles: Iterable[Cycle]) 
         labelled += cycle.queried
         known: Tensor = torch.tensor(labelled)
         targets = prepared.pool.targets[known]
-        curve.append(svm_accuracy(pool.features[known], targets, test.images.features, test.targets, C=rule.C, scale=rule.scale))
+        curve.append(svm_accuracy(pool.features[known], targets, test.images.features, test.targets, C=rule.C))
     return {"svm": curve}
