@@ -20,9 +20,9 @@ from alnb.loop.cycles import cycles
 from alnb.loop.experiment import Experiment
 from alnb.notebook import parameters
 from alnb.report import records
+from alnb.report.records import TaggedRun
 
-Job = Mapping[str, Any]
-TaggedRun = tuple[store.Run, Mapping[str, Any]]
+Job = dict[str, Any]
 LOCATION = ("scale", "device", "data_root", "download", "skip_bad", "runs", "figures")  # parameters that select no run, or name the file
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -35,7 +35,7 @@ def begun(runs: Path | str, **tags: Any) -> list[TaggedRun]:
         store.Corrupted, store.NewerFormat: a manifest or a record is damaged, or of a later version.
     """
     seen: dict[Any, Any] = {}
-    tagged = [(run, names) for run, names in records.find(runs, **tags) if (run.folder(0) / "record.json").exists()]
+    tagged: list[TaggedRun] = [(run, names) for run, names in records.find(runs, **tags) if (run.folder(0) / "record.json").exists()]
     for run, _ in tagged:
         _check_sources(seen, _experiment(run), str(run.path))
     return tagged
@@ -97,7 +97,7 @@ def run_of(experiment: Experiment, runs: Path | str) -> store.Run:
     return experiment.run(runs, slug(experiment.tags))
 
 
-def slug(tags: Job) -> str:
+def slug(tags: Mapping[str, Any]) -> str:
     """Data set, arm, strategy, pretext, regime and seed, as a file name."""
     names = ("dataset", "arm", "strategy", "pretext", "regime", "seed")
     return "-".join(re.sub(r"[^\w.]+", "_", str(tags[name])) for name in names if tags.get(name, "") != "")
@@ -111,7 +111,7 @@ def _made(job: Job, experiment: Callable[[Job], Experiment]) -> Experiment:
     return made
 
 
-def _key(tags: Job, names: Iterable[str]) -> str:
+def _key(tags: Mapping[str, Any], names: Iterable[str]) -> str:
     return store.fingerprint({name: tags[name] for name in names})
 
 

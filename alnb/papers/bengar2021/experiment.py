@@ -137,7 +137,12 @@ def setting(
     Raises:
         ValueError: a name is not known, or `views` is below 0.
     """
-    checks = {"dataset": (dataset, DATASETS), "preset": (preset, PRESETS), "vaal": (vaal, VAALS), "split": (split, SPLITS)}
+    checks: dict[str, tuple[str, Iterable[str]]] = {
+        "dataset": (dataset, DATASETS),
+        "preset": (preset, PRESETS),
+        "vaal": (vaal, VAALS),
+        "split": (split, SPLITS),
+    }
     for name, (value, allowed) in checks.items():
         one_of(name, value, allowed)
     if views is not None and views < 0:
@@ -223,10 +228,16 @@ class PreparedData(shared.PreparedData):
         Raises:
             pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`.
         """
-        monitor = Monitor(*(at_most(images, self.setting.watched or None) for images in self.images))
+        memory, held_out = (at_most(images, self.setting.watched or None) for images in self.images)
         with progress("SimSiam") as report:
             result = pretrain(
-                self.setting.pretext, self.pool.images, self.base, seed=self.seed, cache=self.cache, report=report, monitor=monitor
+                self.setting.pretext,
+                self.pool.images,
+                self.base,
+                seed=self.seed,
+                cache=self.cache,
+                report=report,
+                monitor=Monitor(memory, held_out),
             )
         numbers = {"seconds": result.seconds, "loss": float(result.losses.mean()), "history": list(result.history)}
         cached_result(self.runs, *_summary_file(self.setting), lambda: numbers)
