@@ -33,7 +33,7 @@ from alnb.loop import oracle
 from alnb.loop.experiment import Cycle, Experiment, NothingToRun, Protocol
 from alnb.papers import experiment as shared
 from alnb.papers.experiment import Scale, at_scale, runs_folder
-from alnb.papers.jobs import Job, TaggedRun, begun, cached_result, progress
+from alnb.papers.jobs import Job, TaggedRun, begun, cached_result, progress, read_result
 from alnb.report import records
 from alnb.store import Stream
 from alnb.store.checks import one_of
@@ -285,14 +285,9 @@ def _summary_file(setting: Setting) -> tuple[str, str]:
 def pretraining(setting: Setting, runs: Path | str) -> dict[str, Any]:
     """Numbers of the pre-training whose runs lie below `runs`: seconds, loss (the mean over images) and history; see `Pretrained`.
 
-    Raises:
-        store.Corrupted: there is no such file, or it is damaged.
+    Raises: as `read_result`.
     """
-    name, key = _summary_file(setting)
-    numbers = cached_result(runs, name, key)
-    if numbers is None:
-        raise store.Corrupted(f"results/{name}-*.json in {runs} is missing: copy it from where the runs were made")
-    return numbers
+    return read_result(runs, *_summary_file(setting))
 
 
 # ---- running -------------------------------------------------------------------------------------------------------------------
