@@ -58,8 +58,6 @@ def find(jobs: Iterable[Job], runs: Path | str) -> tuple[list[TaggedRun], list[J
             claims[key] = run, tags
     complete = {key: tagged for key, tagged in claims.items() if _finished(tagged[0])}
     finished = [complete[key] for key in keys if key in complete]
-    for run, _ in finished:
-        run.announce()
     return finished, [job for job, key in zip(jobs, keys, strict=True) if key not in complete]
 
 
