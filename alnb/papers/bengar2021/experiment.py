@@ -106,7 +106,11 @@ class Setting(shared.Setting):
     regimes: tuple[float, ...] = field(default=(), metadata={"result": False})  # that a notebook draws
     watched: int = field(default=0, metadata={"result": False})  # images of each class that the kNN monitor looks at; 0: all
 
-    def labels(self, regime: float, pool: int, classes: int) -> int:
+    def labels(self, regime: float, pool: ImageSet) -> int:
+        """Images that each cycle asks for: see `budget`."""
+        return self.budget(regime, len(pool), len(pool.classes))
+
+    def budget(self, regime: float, pool: int, classes: int) -> int:
         """Images that each cycle asks for, of `pool` images: as many of each class as in the paper, but at most a tenth of the pool.
 
         That may be no whole number of each class (4.5 for Tiny ImageNet at 1 %): `oracle.class_uniform` then draws who gets one more.
@@ -324,7 +328,7 @@ def strategy_of(setting: Setting, name: str) -> Strategy:
 def experiment(prepared: PreparedData, job: Job) -> Experiment:
     """What makes the run of a job."""
     setting, pool, arm = prepared.setting, prepared.pool, job["arm"]
-    n = setting.labels(job["regime"], len(pool), len(pool.classes))
+    n = setting.labels(job["regime"], pool)
     return Experiment(
         Pool.of(prepared.pools[arm]), prepared.tests[arm], prepared.learners[arm], strategy_of(setting, job["strategy"]),
         oracle.simulated(pool.targets), Protocol(n, n, setting.cycles, seed=job["seed"]),
