@@ -55,14 +55,14 @@ def test_switches_name_other_runs() -> None:
 )
 def test_budgets_are_those_of_the_paper(dataset: str, sizes: list[int]) -> None:
     known, chosen = DATASETS[dataset], setting(dataset, "paper")
-    assert [chosen.labels(regime, known.size, known.classes) for regime in known.regimes] == sizes
+    assert [chosen.budget(regime, known.size, known.classes) for regime in known.regimes] == sizes
     assert chosen.cycles * sizes[-1] == known.size / 2  # the last point is Table 1's
 
 
 def test_a_small_pool_is_asked_for_a_tenth_at_most() -> None:
     laptop = setting("cifar10", "laptop")
-    assert laptop.labels(10, 10_000, 10) == 1000 and laptop.labels(0.1, 10_000, 10) == 50
-    assert setting("tiny_imagenet", "laptop").labels(1, 4600, 200) == 460
+    assert laptop.budget(10, 10_000, 10) == 1000 and laptop.budget(0.1, 10_000, 10) == 50
+    assert setting("tiny_imagenet", "laptop").budget(1, 4600, 200) == 460
 
 
 @settings(deadline=None)

@@ -127,7 +127,7 @@ def test_tags_say_what_was_used(ready: PreparedData) -> None:
 
 
 def test_bad_input(ready: PreparedData) -> None:
-    smoke, (pt,) = ready.setting, jobs(ready.setting, ["pt4al"], [0])
+    smoke = ready.setting
     for call, message in (
         (lambda: setting("cifar-10", "smoke"), "dataset is 'cifar-10': it must be one of cifar10"),
         (lambda: setting("cifar10", "smoke", preset="dirty"), "preset is 'dirty': it must be one of clean, paper, as_released"),
