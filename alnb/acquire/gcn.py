@@ -289,7 +289,7 @@ def free(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
-        import psutil  # type: ignore[import-untyped]
+        import psutil
     except ImportError:  # a machine that has torch and little else
         return math.inf
     return float(psutil.virtual_memory().available)
