@@ -13,7 +13,6 @@ from alnb.papers.bengar2021 import claims, thresholds
 from alnb.report import figures as report
 from alnb.report import stats
 from alnb.report.stats import FAILS, HOLDS, OPEN
-from alnb.store import streams as rng
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200, "digits": 10}
 REGIMES = {"cifar10": (0.1, 0.2, 1, 2, 10), "cifar100": (1, 2, 10), "tiny_imagenet": (1, 2, 10), "digits": (1,)}
