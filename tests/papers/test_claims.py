@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from alnb import Stream
 from alnb.papers.bengar2021 import claims, thresholds
 from alnb.report import figures as report
 from alnb.report import stats
@@ -343,7 +344,7 @@ def test_threshold_and_its_bootstrap_against_naive_loops(seed: int, missing: flo
     frame = frame[(numpy.random.default_rng(seed).random(len(frame)) >= missing) | (frame["strategy"] == "random")]
     assert thresholds.threshold(frame) == naive_threshold(frame)
     found = thresholds.bootstrap_threshold(frame, draws=6, seed=seed)
-    picks = numpy.random.default_rng(rng.integer(seed, "threshold")).integers(3, size=(6, 3))
+    picks = numpy.random.default_rng((Stream(seed) / "threshold").seed).integers(3, size=(6, 3))
     for value, pick in zip(found, picks, strict=True):
         resample = pandas.concat([frame[frame["seed"] == one].assign(seed=k) for k, one in enumerate(pick)])
         assert value == naive_threshold(resample)
