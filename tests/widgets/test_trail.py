@@ -26,8 +26,8 @@ def trail(tmp_path_factory: pytest.TempPathFactory) -> Trail:
 
 def entropy_trail(runs: Path) -> Trail:
     setting = quickstart.setting("digits", "smoke")
-    arguments = quickstart.arguments(setting, quickstart.start(setting, quickstart.ARMS[0], runs=runs), "entropy", 0)
-    return Trail(setting.train, arguments, quickstart.run(arguments, runs))
+    experiment = quickstart.experiment(setting, quickstart.start(setting, quickstart.ARMS[0], runs=runs), "entropy", 0)
+    return Trail(setting.train, experiment, quickstart.run(experiment, runs))
 
 
 def test_it_continues_from_the_records(trail: Trail) -> None:
