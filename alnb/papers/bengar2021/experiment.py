@@ -51,16 +51,15 @@ ARMS = {  # the strategies of each, in the paper's order
 class Dataset:
     """What the paper says of a data set (section 4)."""
 
-    title: str
     size: int  # training images
     classes: int
     regimes: tuple[float, ...]  # percent of the training images that each cycle labels, the first included
 
 
 DATASETS = {
-    "cifar10": Dataset("CIFAR-10", 50_000, 10, (0.1, 0.2, 1, 2, 10)),
-    "cifar100": Dataset("CIFAR-100", 50_000, 100, (1, 2, 10)),
-    "tiny_imagenet": Dataset("Tiny ImageNet", 90_000, 200, (1, 2, 10)),
+    "cifar10": Dataset(50_000, 10, (0.1, 0.2, 1, 2, 10)),
+    "cifar100": Dataset(50_000, 100, (1, 2, 10)),
+    "tiny_imagenet": Dataset(90_000, 200, (1, 2, 10)),
 }
 
 # section 4, implementation details; the learning rate is SimSiam's 0.03 for 256 images, scaled to the batch

@@ -43,7 +43,7 @@ from alnb.store.checks import at_least, one_of
 
 PAPER = "yi2022"
 PAPER_PRETEXTS = ("rotation", "colorization", "jigsaw", "simsiam")  # of Figure 6b
-DATASETS = {"cifar10": "CIFAR-10", "cifar10_imbalanced": "CIFAR-10, imbalanced", "caltech101": "Caltech-101"}
+DATASETS = ("cifar10", "cifar10_imbalanced", "caltech101")
 
 # 200 epochs, a tenth of the rate from epoch 160 on: the authors' code; the paper says "multi-stage" and refers to a supplement
 MAIN = Recipe(epochs=200, batch=128, lr=0.1, weight_decay=5e-4, schedule="step", milestones=(0.8,))
