@@ -24,7 +24,6 @@ from alnb.acquire.query import Pool
 from alnb.acquire.svm import SvmMargin, svm_accuracy
 from alnb.acquire.vaal import AS_RELEASED, CLEAN, VAAL
 from alnb.data import Embedded, Images, ImageSet, at_most, subset
-from alnb.data.official import Root
 from alnb.learn.augment import AUGMENTATIONS, Augment
 from alnb.learn.nets import linear, resnet10, resnet18, small
 from alnb.learn.pretrain import PRETEXTS, Monitor, Pretext, Pretrained, embed, pretrain
@@ -213,7 +212,10 @@ def split_tiny(pool: ImageSet, test: ImageSet, split: str) -> tuple[ImageSet, Im
 
 @dataclass(frozen=True)
 class PreparedData(shared.PreparedData):
-    """Images, backbone and features of a setting: shared by all strategies, seeds and regimes."""
+    """Images, backbone and features of a setting, with results cached below `runs`: shared by all strategies, seeds and regimes.
+
+    Nothing is read or learned before it is used. Another `seed` makes another backbone, whose runs belong below other `runs`.
+    """
 
     setting: Setting
     seed: int = 0  # of the pre-training
@@ -271,14 +273,7 @@ class PreparedData(shared.PreparedData):
         return replace(self.base, backbone=self.pretrained.backbone)
 
 
-def prepare(
-    setting: Setting, runs: Path | str, *, root: Root = None, device: str = "cpu", download: bool = False, seed: int = 0
-) -> PreparedData:
-    """The data of `setting`, with results cached below `runs`. Nothing is read or learned before it is used.
-
-    Another `seed` makes another backbone, whose runs belong below other `runs`.
-    """
-    return PreparedData(setting, runs, root, device, download, seed)
+prepare = PreparedData
 
 
 def _summary_file(setting: Setting) -> tuple[str, str]:

@@ -200,7 +200,10 @@ SCALES: dict[Scale, Callable[[Setting], Setting]] = {Scale.SMOKE: _smoke, Scale.
 
 @dataclass(frozen=True)
 class PreparedData(shared.PreparedData):
-    """Images and pretext losses of a setting: shared by all strategies and seeds. A pretext is learned when it is first asked for."""
+    """Images and pretext losses of a setting, with results cached below `runs`: shared by all strategies and seeds.
+
+    Nothing is read or learned before it is used.
+    """
 
     setting: Setting
     losses: dict[str, Tensor] = field(default_factory=dict)  # [N] of each pretext that was asked for
@@ -248,9 +251,7 @@ class PreparedData(shared.PreparedData):
         return {pt4al.LOSS: self.losses[pretext]} if pretext else {}
 
 
-def prepare(setting: Setting, runs: Path | str, *, root: Root = None, device: str = "cpu", download: bool = False) -> PreparedData:
-    """The images and pretext losses of `setting`, with results cached below `runs`. Nothing is read or learned before it is used."""
-    return PreparedData(setting, runs, root, device, download)
+prepare = PreparedData
 
 
 def _summary(result: Pretrained, batches: int) -> dict[str, Any]:
