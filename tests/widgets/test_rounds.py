@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
 from alnb import store
+from alnb.learn.train import Recipe
 from alnb.widgets.labeller.folder import HELD_OUT, UNSURE, Labelling
 from alnb.widgets.labeller.rounds import (
     CHOICES,
@@ -24,6 +25,12 @@ from alnb.widgets.labeller.rounds import (
     rounds,
     scaled,
 )  # fmt: skip
+
+
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classifier is trained for one epoch: for tests of what is asked and stored."""
+    monkeypatch.setattr("alnb.widgets.labeller.rounds.RECIPE", Recipe(epochs=1, batch=64, lr=0.1))
 
 
 @pytest.fixture
