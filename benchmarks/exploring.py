@@ -157,7 +157,7 @@ def measure() -> Iterator[Row]:
     """A row for each bar."""
     with tempfile.TemporaryDirectory() as place, in_browser.serving(Path(place) / "lab") as (url, work), in_browser.chromium() as browser:
         for arm, bar in (("warm", STEP), ("frozen", FROZEN)):
-            page = in_browser.opened(browser, url, work, f"{arm.split()[0]}.ipynb", OPEN.format(arm=arm, runs=str(Path(place) / "runs")))
+            page = in_browser.opened(browser, url, work, f"{arm}.ipynb", OPEN.format(arm=arm, runs=str(Path(place) / "runs")))
             page.set_default_timeout(300_000)
             until(page, "none labelled yet")
             whole, redrawn = steps(page)

@@ -134,7 +134,7 @@ def plain(table: pandas.DataFrame) -> list[Row]:
 def digits(done: list[str]) -> tuple[Row, list[Row]]:
     """Labels saved on the digits, and two bars: the share saved by the better of entropy and margin, and the lowest final accuracy."""
     frame = records.frame(records.find(BUILD / "quickstart"))
-    rank = frame["arm"].map({"from scratch": 0, "scratch": 0}).fillna(10) + (frame["strategy"] != "random")
+    rank = 10 * (frame["arm"] != "scratch") + (frame["strategy"] != "random")
     frame = frame.assign(rank=rank).sort_values(["rank", "strategy", "seed", "cycle"]).drop(columns="rank")
     rows = plain(tables.savings(frame))
     first = [row for row in rows if row["arm"] == rows[0]["arm"]]
