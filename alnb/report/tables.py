@@ -33,8 +33,8 @@ def settings(frame: DataFrame) -> DataFrame:
 
     `setting` is a text that runs share if they differ in strategy and seed only. It names dataset and scale; arm, regime and protocol if
     they differ; and as few other parameters as tell the runs of a strategy apart. If runs of a strategy differ only in what that
-    strategy is, they become two strategies, such as ``vaal (beta 10)``; if they differ in their pretext, such as ``pt4al, jigsaw``. `panels` is `setting` without the arm: one figure, with a panel
-    for each arm. Tags of these two names become ``run.setting`` and ``run.panels``.
+    strategy is, they become two strategies, such as ``vaal (beta 10)``; if they differ in their pretext, such as ``pt4al, jigsaw``.
+    `panels` is `setting` without the arm: one figure, with a panel for each arm. Tags of these two names get ``run.`` before them.
 
     Raises:
         ValueError: no run is finished, or two folders hold the same strategy and seed of the same experiment.

@@ -56,7 +56,7 @@ def test_whatever_befalls_a_sweep_it_ends_with_the_same_bits(
     done = start(time_limit=3600)
     (cell,) = done.cells
     assert done.statuses[cell.key].state == TODO and command.conclude(done) == 75
-    assert f"stopped as asked for, cycle 0, update {UPDATES // 2} of {UPDATES}" in done.statuses[cell.key].reason
+    assert f"cycle 0, update {UPDATES // 2} of {UPDATES}" in done.statuses[cell.key].reason
     assert "1 cell left: how long the rest takes is known once" in capsys.readouterr().err
     (run,) = records.runs(runs)
     assert store.read_tensors(run.folder(0) / "net.pt")["step"] == UPDATES // 2 and run.records() == []
