@@ -180,10 +180,10 @@ def test_runs_of_two_backbones_are_not_mixed(prepared: PreparedData, tmp_path: P
     other = replace(prepared)
     features = Embedded(prepared.pool.images, prepared.pools["frozen"].features + 1)
     other.__dict__.update(prepared.__dict__, pools={**prepared.pools, "frozen": features})
-    with pytest.raises(ValueError, match="another backbone"):
+    with pytest.raises(ValueError, match="images and backbone"):
         papers.run(every, lambda job: bengar2021.experiment(other, job), tmp_path)
     papers.run(every[1:], lambda job: bengar2021.experiment(other, job), tmp_path / "b")
-    with pytest.raises(ValueError, match="another backbone"):
+    with pytest.raises(ValueError, match="images and backbone"):
         bengar2021.read(tmp_path, "smoke", "cifar10")
 
 
