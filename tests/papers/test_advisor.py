@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alnb.papers import advisor
-from alnb.papers.advisor import ADVISED, Advice, Threshold, _interpolate, advise
+from alnb.papers.advisor import ADVISED, Threshold, _interpolate, advise
 from alnb.papers.bengar2021 import claims, thresholds
 from alnb.papers.published import published
 
@@ -24,7 +24,6 @@ def runs(
     seeds: int = 3,
     scale: str = "laptop",
     steps: tuple[float, ...] = (5, 10, 50),
-    self_supervision: float = 0.2,
 ) -> pandas.DataFrame:
     """Runs of five steps of so many labels per class: `below` is the most accurate before `at` labels per class, `best` from there on."""
     rows = []
@@ -38,7 +37,7 @@ def runs(
                         labels = step * (cycle + 1)
                         leader = best if labels >= at else below
                         gain = (strategy == leader) * 0.04 + (strategy == "random") * 0.01 if cycle else 0.05
-                        accuracy = 0.3 + gain + self_supervision * (arm == "frozen") + luck.normal(0, 0.001)
+                        accuracy = 0.3 + gain + 0.2 * (arm == "frozen") + luck.normal(0, 0.001)
                         percent = 100 * step / claims.PER_CLASS[dataset]
                         rows.append((dataset, classes, 10_000, arm, strategy, percent, seed, cycle, labels * classes, accuracy, scale))
     columns = ["dataset", "classes", "pool", "arm", "strategy", "regime", "seed", "cycle", "n_labelled", "accuracy", "scale"]
@@ -78,31 +77,22 @@ def test_the_numbers_are_those_of_the_table() -> None:
     means = published("luth2023", dataset="cifar10", arm="finetuned", n_labelled=500).set_index("strategy")["value"]
     assert all(f"{name} {means[name]:.1%}" in why for name in ("random", "entropy", "kcenter"))
     assert "the threshold of 50 for 10 classes" in why
-    assert "rests on 3 data sets, which is weak: p = 0.09" in why
+    assert "rests on 3 data sets: p = 0.09" in why
     assert "the threshold of more than 225 for 200 classes" in advise(200, 90_000, 900, True).why
     assert "the threshold of more than 50 for 40 classes" in advise(40, 90_000, 900, True).why
 
 
 def test_what_speaks_against_the_paper_is_said() -> None:
-    assert "where entropy was no better than random" in advise(10, 50_000, 1_000, True).why
+    assert "There entropy was no better than random" in advise(10, 50_000, 1_000, True).why
     assert "no better" not in advise(10, 50_000, 9_000, True).why
 
 
 def test_without_self_supervision_the_first_advice_is_to_pretrain() -> None:
     advice = advise(10, 50_000, 300, False)
     means = published("luth2023", dataset="cifar10", strategy="random", n_labelled=500).set_index("arm")["value"]
-    start = (
-        "First of all pre-train without labels, which costs none (claim C1 of the paper): in independent numbers it lifts random sampling"
-    )
-    assert advice.why.startswith(f"{start} from {means['scratch']:.1%} to {means['finetuned']:.1%}.")
+    start = f"First pre-train without labels: in independent numbers it lifts random sampling from {means['scratch']:.1%}"
+    assert advice.why.startswith(f"{start} to {means['finetuned']:.1%}. If you cannot, this holds. The budget makes 30 labels")
     assert "p = 0.09" not in advice.why  # the paper's correlation is of the other arm
-    frame = runs("cifar10", at=100, self_supervision=0.15)
-    frame.loc[(frame["arm"] == "frozen") & (frame["regime"] > 0.1), "accuracy"] -= 0.1
-    advice = advise(10, 50_000, 300, False, frame)
-    assert "in our records it gives random sampling +15.0 points (95 % interval" in advice.why
-    assert advice.evidence[-1] == "cifar10, regime 0.1, both arms, scale laptop, 3 seeds"
-    advice = advise(10, 50_000, 300, False, frame[frame["arm"] == "scratch"])
-    assert advice.source == "records" and "in independent numbers it lifts" in advice.why
 
 
 # --- from records ---
@@ -114,7 +104,7 @@ def test_records_count_before_the_papers() -> None:
     assert (below.strategy, below.source) == ("random", "records")
     assert (above.strategy, above.source) == ("entropy", "records")
     assert "below the threshold of 100 for 10 classes" in below.why and "at or above the threshold of 100" in above.why
-    assert "Our records count before the papers" in below.why and "entropy +3.0 points (95 % interval" in above.why
+    assert "beats random in our records" in below.why and "entropy +3.0 points (95 % interval" in above.why
     assert above.evidence == (
         "cifar10, 10 classes, frozen arm, scale laptop, 3 seeds: threshold 100 per class (bootstrap 95 % interval 100 to 100)",
     )
@@ -125,7 +115,7 @@ def test_kcenter_below_where_records_show_so() -> None:
     frame.loc[(frame["n_labelled"] == 250) & (frame["strategy"] != "random"), "accuracy"] -= 0.1  # there random is best
     assert thresholds.threshold(frame) == 100
     advice = advise(10, 50_000, 200, True, frame)
-    assert advice.strategy == "kcenter" and "On cifar10, up to this budget, at scale laptop, over random: entropy -" in advice.why
+    assert advice.strategy == "kcenter" and "On cifar10, up to this budget, over random: entropy -" in advice.why
     assert advise(10, 50_000, 99, True, frame).strategy == "random"  # no point is as small: nothing shows it
     kept = frame[(frame["seed"] < 2) | (frame["strategy"] != "kcenter")].copy()
     kept.loc[(kept["strategy"] == "kcenter") & (kept["seed"] == 1), "accuracy"] -= 0.05
@@ -159,7 +149,7 @@ def test_the_nearest_data_set_and_lines_between() -> None:
 
 def test_what_lies_outside_the_paper_is_said() -> None:
     outside = advise(1000, 10**6, 10**4, True).why
-    assert "The paper has 10 to 200 classes: for 1000 the threshold of the nearest stands in" in outside
+    assert "The paper has 10 to 200 classes: the nearest stands in" in outside
     assert "stands in" not in advise(150, 10**6, 10**4, True).why
 
 
@@ -196,15 +186,14 @@ def test_paper_scale_counts_before_laptop_and_smoke_never() -> None:
     assert advice.strategy == "random" and "scale paper" in advice.evidence[0] and "threshold of 150" in advice.why
     assert "scale laptop" in advise(10, 50_000, 1_000, True, pandas.concat([laptop, smoke])).evidence[0]
     advice = advise(10, 50_000, 1_000, True, smoke)
-    assert advice.source == "papers" and "because the records hold no runs at a scale that decides" in advice.why
-    assert "in independent numbers" in advise(10, 50_000, 300, False, smoke).why
+    assert advice.source == "papers" and "because the records have no 2 seeds" in advice.why and "at a scale that decides" in advice.why
 
 
 def test_records_that_cannot_answer() -> None:
     frame = runs("cifar10", at=100)
     why = advise(10, 50_000, 300, True, frame[frame["strategy"] == "random"]).why
-    assert "because the records have no runs of random and another strategy in the frozen arm" in why
-    assert "because the records have fewer than 2 seeds" in advise(10, 50_000, 300, True, frame[frame["seed"] == 0]).why
+    assert "because the records have no 2 seeds of random and another strategy in the frozen arm" in why
+    assert "because the records have no 2 seeds" in advise(10, 50_000, 300, True, frame[frame["seed"] == 0]).why
     never = runs("cifar10", at=1000)
     inside, outside = (advise(10, 50_000, n, True, never) for n in (2_000, 2_500))
     assert inside.strategy == "random" and "below the threshold of more than 250" in inside.why
@@ -218,13 +207,13 @@ def test_records_that_cannot_answer() -> None:
 @pytest.mark.parametrize(
     ("classes", "pool", "budget", "message"),
     [
-        (1, 100, 10, "classes is 1, but .* below 2"),
-        (10, 100, 0, "budget is 0, but advice needs 1 label"),
+        (1, 100, 10, "classes is 1: .*at least 2"),
+        (10, 100, 0, "budget is 0: .*at least 1"),
         (10, 100, 101, "budget is 101, but the pool has only 100 images: pass 100 or less"),
-        (10.0, 100, 10, "classes is 10.0, not a whole number"),
-        (10, "100", 10, "pool is '100', not a whole number"),
-        (10, 100, True, "budget is True, not a whole number"),
-        (10, -5, -7, "budget is -7"),
+        (10.0, 100, 10, "classes is 10.0: it must be a whole number"),
+        (10, "100", 10, "pool is '100': it must be a whole number"),
+        (10, 100, True, "budget is True: it must be a whole number"),
+        (10, -5, -7, "pool is -5"),
     ],
 )
 def test_bad_input_is_named(classes: int, pool: int, budget: int, message: str) -> None:
@@ -245,10 +234,3 @@ def test_every_input_gets_one_of_the_strategies_and_a_paragraph(classes: int, po
 def test_a_budget_for_everything_leaves_no_choice() -> None:
     advice = advise(10, 5_000, 5_000, True)
     assert advice.strategy == "random" and advice.why.startswith("The budget labels the whole pool")
-
-
-def test_advice_is_frozen_and_takes_whole_numbers_of_numpy() -> None:
-    advice = advise(numpy.int64(10), numpy.int64(500), numpy.int64(100), True)  # type: ignore[arg-type]
-    assert isinstance(advice, Advice) and hash(advice) == hash(advise(10, 500, 100, True))
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        advice.strategy = "margin"  # type: ignore[misc]
