@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import ipywidgets
+import seaborn
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ from alnb.papers import quickstart
 from alnb.papers.experiment import Scale, at_scale
 from alnb.papers.jobs import Job, TaggedRun
 from alnb.report import palette, queries, stats, tables
-from alnb.report.palette import CLASS_COLOURS, class_colour, class_edge, draw_legend
+from alnb.report.palette import class_colour, class_edge, draw_legend
 from alnb.report.queries import coverage_radius, knn_label_entropy
 from alnb.widgets.static import as_img, as_png
 
@@ -40,6 +41,8 @@ COLD_CYCLES = {Scale.SMOKE: 2, Scale.LAPTOP: 4, Scale.PAPER: 4}  # points on eac
 WORDS = {stats.HOLDS: "holds here", stats.FAILS: "is wrong here, it is the other way round", stats.OPEN: "is not decided by these runs"}
 Queries = Mapping[str, Sequence[Mapping[int, Tensor]]]
 """By strategy, the queries i64 [n] of each of its runs, by cycle."""
+Picture = tuple[int, str, str | None]
+"""An image, its caption, and the colour of its frame."""
 
 
 # ---- ways to start -------------------------------------------------------------------------------------------------------------
@@ -54,7 +57,7 @@ def starts(targets: Tensor, learner: Learner, classes: int) -> dict[str, tuple[S
     """
     random, entropy = STRATEGIES["random"], STRATEGIES["entropy"]
     first = (random, random, STRATEGIES["typical"], oracle.class_uniform(targets, classes), Untrained(learner, classes, entropy))
-    return dict(zip(STARTS, zip(first, (random, entropy, entropy, entropy, entropy), strict=True), strict=True))
+    return {name: (start, random if name == STARTS[0] else entropy) for name, start in zip(STARTS, first, strict=True)}
 
 
 def cold_jobs(setting: quickstart.Setting, seeds: Iterable[int]) -> list[Job]:
@@ -75,11 +78,7 @@ def cold(setting: quickstart.Setting, start: quickstart.Start, job: Job) -> Expe
 
 
 def neighbours(features: Tensor, k: int = NEAR) -> Tensor:
-    """The `k` nearest others, i64 [N,k], nearest first, of each of `features` [N,D], by Euclidean distance.
-
-    Raises:
-        ValueError: there are not `k` others.
-    """
+    """The `k` nearest others, i64 [N,k], nearest first, of each of `features` [N,D], by Euclidean distance."""
     return queries.neighbours(features.double(), torch.arange(len(features)), k)
 
 
@@ -89,11 +88,7 @@ def alike(near: Tensor, targets: Tensor) -> Tensor:
 
 
 def most_different(shares: Mapping[str, Tensor]) -> int:
-    """The image about which spaces differ most, the first of such.
-
-    Args:
-        shares: [N] by space, as `alike` gives.
-    """
+    """The image about which spaces differ most, the first of such. shares: [N] by space, as `alike` gives."""
     both = torch.stack(list(shares.values()))
     return int((both.amax(dim=0) - both.amin(dim=0)).argmax())
 
@@ -108,11 +103,8 @@ def classes_asked(log_probs: Tensor, targets: Tensor, queries: Mapping[str, Tens
     """
     top, first = log_probs.exp().max(dim=1)
     wrong = (first != targets).double()
-    rows = {
-        name: {"classes": len(targets[query].unique()), "wrong": float(wrong[query].mean()), "probability": float(top[query].mean())}
-        for name, query in queries.items()
-    }
-    return DataFrame.from_dict(rows, orient="index")
+    rows = {name: (len(targets[query].unique()), float(wrong[query].mean()), float(top[query].mean())) for name, query in queries.items()}
+    return DataFrame.from_dict(rows, orient="index", columns=["classes", "wrong", "probability"])
 
 
 def asked(runs: Iterable[TaggedRun]) -> dict[str, list[dict[int, Tensor]]]:
@@ -121,11 +113,6 @@ def asked(runs: Iterable[TaggedRun]) -> dict[str, list[dict[int, Tensor]]]:
     for run, tags in runs:
         every.setdefault(tags["strategy"], []).append({record["cycle"]: torch.tensor(record["queried"]) for record in run.records()})
     return every
-
-
-def variety(asked: Queries, targets: Tensor) -> dict[str, float]:
-    """By strategy, the number of classes in its first query, mean over its runs. targets: i64 [N]."""
-    return {name: sum(len(targets[run[0]].unique()) for run in runs) / len(runs) for name, runs in asked.items()}
 
 
 def spread(features: Tensor, targets: Tensor, asked: Queries, cycle: int) -> DataFrame:
@@ -157,36 +144,38 @@ def about_queries(table: DataFrame, classes: int) -> list[str]:
 
 def about_coverage(frame: DataFrame, where: DataFrame) -> list[str]:
     """What the runs of random, margin and kcenter, of one arm, and a table of `spread` say of both ideas, in cycle 1 and at the end."""
-    random, margin, kcenter = ({"strategy": name} for name in ("random", "margin", "kcenter"))
-    pairs = {"uncertainty beats random choice": (margin, random), "coverage beats random choice": (kcenter, random)}
-    pairs["uncertainty beats coverage"] = (margin, kcenter)
+    pairs = {
+        "uncertainty beats random choice": ("margin", "random"),
+        "coverage beats random choice": ("kcenter", "random"),
+        "uncertainty beats coverage": ("margin", "kcenter"),
+    }
     means = where.groupby("strategy")[["radius", "mixed"]].mean()
+    radius, mixed = (where.pivot(index="run", columns="strategy", values=column) for column in ("radius", "mixed"))
     lines = [
         f"distance of the farthest image from any label, in pixel values: {ordered(means['radius'], '.2f')}",
-        _verdict("Coverage leaves less far away than random choice", where, "radius", "random", "kcenter"),
+        verdict("Coverage leaves less far away than random choice", stats.difference(radius["random"] - radius["kcenter"]), 1, "+.2f"),
         "how mixed the classes are around the images of the query, in pixels (0: one class alone; 0.69: two alike): "
         f"{ordered(means['mixed'], '.2f')}",
-        _verdict("Uncertainty asks where classes meet, more than random choice", where, "mixed", "margin", "random"),
-        _verdict("Uncertainty asks where classes meet, more than coverage", where, "mixed", "margin", "kcenter"),
+        verdict(
+            "Uncertainty asks where classes meet, more than random choice", stats.difference(mixed["margin"] - mixed["random"]), 1, "+.2f"
+        ),
+        verdict("Uncertainty asks where classes meet, more than coverage", stats.difference(mixed["margin"] - mixed["kcenter"]), 1, "+.2f"),
     ]
     for cycle in (1, int(frame["cycle"].max())):
         labels = f"With {int(frame[frame['cycle'] == cycle]['n_labelled'].max())} labels"
-        lines += [verdict(f"{labels} {folklore}", over(frame, *pair, cycle)) for folklore, pair in pairs.items()]
+        lines += [
+            verdict(f"{labels} {folklore}", over(frame, {"strategy": first}, {"strategy": second}, cycle))
+            for folklore, (first, second) in pairs.items()
+        ]
     return lines
-
-
-def _verdict(folklore: str, where: DataFrame, column: str, more: str, less: str) -> str:
-    """As `verdict`, about a column of `spread` that should be more for one strategy than for another, by run."""
-    values = where.pivot(index="run", columns="strategy", values=column)
-    difference = stats.difference(values[more] - values[less])
-    return f"“{folklore}” {WORDS[stats.verdict(difference)]}: {difference.text(1, '+.2f')}."
 
 
 def about_starts(frame: DataFrame, asked: Queries, targets: Tensor) -> list[str]:
     """What the runs of all `STARTS` and their queries say of the first labels, and of the ones that follow. targets: i64 [N]."""
     random, unsure, typical, even, blind = ({"strategy": name} for name in STARTS)
+    variety = {name: sum(len(targets[run[0]].unique()) for run in runs) / len(runs) for name, runs in asked.items()}
     return [
-        f"classes in the first query, mean over seeds: {ordered(variety(asked, targets), '.1f')}",
+        f"classes in the first query, mean over seeds: {ordered(variety, '.1f')}",
         verdict("An untrained net asks for worse first labels than chance", over(frame, unsure, blind, 0)),
         verdict("Typical first labels beat random ones", over(frame, typical, unsure, 0)),
         verdict("Class-even first labels beat random ones", over(frame, even, unsure, 0)),
@@ -208,9 +197,10 @@ def about_pretraining(frame: DataFrame, shares: Mapping[str, Tensor]) -> list[st
     ]
 
 
-def verdict(folklore: str, difference: stats.Difference) -> str:
+def verdict(folklore: str, difference: stats.Difference, factor: float = 100, form: str = "+.1f") -> str:
     """What is often said, and whether the runs say so too: by the 95 % interval of the difference, which should be above 0."""
-    return f"“{folklore}” {WORDS[stats.verdict(difference)]}: {difference}."
+    text = difference.text(factor, form, " points" if factor == 100 else "")
+    return f"“{folklore}” {WORDS[stats.verdict(difference)]}: {text}."
 
 
 def over(frame: DataFrame, first: Mapping[str, Any], second: Mapping[str, Any], cycle: int | None = None) -> stats.Difference:
@@ -233,17 +223,15 @@ def draw_query(images: Images, targets: Tensor, log_probs: Tensor, query: Tensor
         targets: i64 [N]. log_probs: [N,C].
     """
     classes, figure = log_probs.shape[1], Figure(figsize=(12.6, 3.9), layout="constrained")
-    axes = figure.subplots(2, SHOWN, squeeze=False, height_ratios=(1, 1.25))
-    for column, image in enumerate(query[:SHOWN].tolist()):
-        true = int(targets[image])
-        _picture(axes[0, column], images, image)
-        axes[0, column].set_title(f"true {true}", fontsize=10)
-        colours = [RIGHT if label == true else "0.65" for label in range(classes)]
-        axes[1, column].barh(range(classes), log_probs[image].exp().tolist(), color=colours)
-        axes[1, column].set(xlim=(0, 1), xticks=(0, 1), ylim=(classes - 0.5, -0.5), yticks=range(classes) if not column else ())
-    for axis in axes[:, len(query) :].flatten():
+    pictures, bars = figure.subplots(2, SHOWN, squeeze=False, height_ratios=(1, 1.25))
+    _draw_row(pictures, images, [(image, f"true {int(targets[image])}", None) for image in query.tolist()])
+    for axis, image in zip(bars, query.tolist(), strict=False):
+        colours = [RIGHT if label == int(targets[image]) else "0.65" for label in range(classes)]
+        axis.barh(range(classes), log_probs[image].exp().tolist(), color=colours)
+        axis.set(xlim=(0, 1), xticks=(0, 1), ylim=(classes - 0.5, -0.5), yticks=range(classes) if axis is bars[0] else ())
+    for axis in bars[len(query) :]:
         axis.set_axis_off()
-    axes[1, 0].set_ylabel("class (blue: the true one)", fontsize=9)
+    bars[0].set_ylabel("class (blue: the true one)", fontsize=9)
     figure.supxlabel("probability that the net gives", fontsize=10)
     figure.suptitle(title, fontsize=12)
     return figure
@@ -255,17 +243,50 @@ def draw_queries(images: Images, targets: Tensor, log_probs: Tensor, queries: Ma
     Args:
         targets: i64 [N]. log_probs: [N,C].
     """
-    first, figure = log_probs.argmax(dim=1), Figure(figsize=(12.6, 0.6 + 1.45 * len(queries)), layout="constrained")
-    for (name, query), axes in zip(queries.items(), figure.subplots(len(queries), SHOWN, squeeze=False), strict=True):
-        for axis in axes[len(query) :]:
-            axis.set_axis_off()
-        for axis, image in zip(axes, query[:SHOWN].tolist(), strict=False):
-            true, predicted = int(targets[image]), int(first[image])
-            _picture(axis, images, image, None if true == predicted else WRONG)
-            axis.set_title(f"{true}" if true == predicted else f"{true}, not {predicted}", fontsize=10)
-        axes[0].set_ylabel(name.replace("_", "\n"), fontsize=10)
+
+    def shown(image: int) -> Picture:
+        true, first = int(targets[image]), int(log_probs[image].argmax())
+        return (image, f"{true}", None) if true == first else (image, f"{true}, not {first}", WRONG)
+
+    return _draw_rows(
+        images, {name.replace("_", "\n"): [shown(image) for image in query.tolist()] for name, query in queries.items()}, title
+    )
+
+
+def draw_neighbours(images: Images, targets: Tensor, near: Mapping[str, Tensor], image: int) -> Figure:
+    """An image and its nearest others in several spaces, a row a space: a blue frame and a tick if the class is the same.
+
+    Args:
+        targets: i64 [N]. near: by space, as `neighbours` gives, [N,k]; at most `SHOWN` are shown.
+    """
+    label = int(targets[image])
+
+    def shown(other: int) -> Picture:
+        return (other, f"{label} ✓", RIGHT) if int(targets[other]) == label else (other, f"{int(targets[other])} ✗", WRONG)
+
+    first = (image, f"image of a {label}", "black")
+    rows = {name.replace(" ", "\n"): [first, *map(shown, nearest[image].tolist())] for name, nearest in near.items()}
+    return _draw_rows(images, rows, f"Image {image}, a {label}, and the images nearest to it in each space, the nearest first", SHOWN + 1)
+
+
+def _draw_rows(images: Images, rows: Mapping[str, Sequence[Picture]], title: str, columns: int = SHOWN) -> Figure:
+    figure = Figure(figsize=(12.6, 0.6 + 1.45 * len(rows)), layout="constrained")
+    for (name, pictures), axes in zip(rows.items(), figure.subplots(len(rows), columns, squeeze=False), strict=True):
+        _draw_row(axes, images, pictures)
+        axes[0].set_ylabel(name, fontsize=10)
     figure.suptitle(title, fontsize=12)
     return figure
+
+
+def _draw_row(axes: Sequence[Axes], images: Images, pictures: Sequence[Picture]) -> None:
+    for axis in axes[len(pictures) :]:
+        axis.set_axis_off()
+    for axis, (image, caption, frame) in zip(axes, pictures, strict=False):
+        axis.imshow(images.batch(torch.tensor([image]))[0].permute(1, 2, 0).cpu().numpy())
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(caption, fontsize=10, color=frame or "black")
+        for spine in axis.spines.values():
+            spine.set(visible=frame is not None, color=frame or "black", linewidth=3)
 
 
 def draw_asked(layout: Tensor, targets: Tensor, queries: Mapping[str, tuple[Tensor, Tensor]], classes: Sequence[str], title: str) -> Figure:
@@ -274,12 +295,8 @@ def draw_asked(layout: Tensor, targets: Tensor, queries: Mapping[str, tuple[Tens
     Args:
         layout: positions [N,2]. targets: i64 [N].
         queries: by name, the images queried before and those queried now, i64 [m] and [n].
-        classes: their names, at most ten.
-    Raises:
-        ValueError: more than ten classes, for which there are no colours.
+        classes: their names.
     """
-    if len(classes) > len(CLASS_COLOURS):
-        raise ValueError(f"{len(classes)} classes, but colours for {len(CLASS_COLOURS)}: show fewer")
     size = (8.6, 6.0) if len(queries) == 1 else (1.6 + 3.7 * len(queries), 4.6)
     figure, (x, y) = Figure(figsize=size, layout="constrained"), layout.detach().cpu().T.numpy()
     colours = [class_colour(label) for label in targets.tolist()]
@@ -302,89 +319,31 @@ def draw_starts(frame: DataFrame, labels: Sequence[int]) -> Figure:
     """Accuracy with these numbers of labels, a panel each: for each of `STARTS` a dot for each seed, and the mean with its 95 % interval.
 
     The axis is the same for all numbers of labels, so that figures compare.
-
-    Raises:
-        ValueError: no run had so many labels.
     """
-    missing = sorted(set(labels) - set(frame["n_labelled"]))
-    if missing:
-        known = ", ".join(map(str, sorted(frame["n_labelled"].unique())))
-        raise ValueError(f"no run has a cycle with {missing[0]} labels: there are {known}")
     figure = Figure(figsize=(9.6 if len(labels) == 1 else 2.6 + 2.6 * len(labels), 4.4), layout="constrained")
-    axes = figure.subplots(1, len(labels), sharex=True, sharey=True, squeeze=False)[0]
-    for axis, n in zip(axes, labels, strict=True):
-        for y, name in enumerate(STARTS):  # `palette.looks` would give one of them yellow, which a projector loses on white
-            values = frame[(frame["n_labelled"] == n) & (frame["strategy"] == name)]["accuracy"]
-            _strip(axis, y, values, {"color": palette.COLOURS[y], "marker": palette.MARKERS[y]})
-        axis.set_title(f"{n} labels", fontsize=11)
-        axis.set_xlabel("test accuracy")
+    colours = dict(zip(STARTS, palette.COLOURS, strict=False))  # `palette.looks` would give one of them yellow, lost on a projector
+    for axis, n in zip(figure.subplots(1, len(labels), sharex=True, sharey=True, squeeze=False)[0], labels, strict=True):
+        look = {"x": "accuracy", "y": "strategy", "hue": "strategy", "order": STARTS, "palette": colours, "legend": False, "ax": axis}
+        rows = frame[frame["n_labelled"] == n].astype({"strategy": object})
+        seaborn.stripplot(rows, size=4.5, alpha=0.7, jitter=False, **look)
+        seaborn.pointplot(rows, errorbar=stats.interval, markers="D", linestyle="none", capsize=0.15, linewidth=1.5, **look)
+        axis.set(title=f"{n} labels", xlabel="test accuracy", ylabel="")
         axis.grid(alpha=0.3, axis="x")
     low, high = frame["accuracy"].min(), frame["accuracy"].max()
-    axes[0].set(xlim=(max(0.0, low - 0.05), min(1.0, high + 0.05)), ylim=(len(STARTS) - 0.5, -0.6))
-    axes[0].set_yticks(range(len(STARTS)), [name.replace(", ", ",\n").replace(" the ", "\nthe ") for name in STARTS])
-    legend = f"small: each of {stats.seeds(frame)} seeds; large: their mean, with its 95 % interval"
+    axis.set_xlim(max(0.0, low - 0.05), min(1.0, high + 0.05))
+    axis.set_yticks(range(len(STARTS)), [name.replace(", ", ",\n").replace(" the ", "\nthe ") for name in STARTS])
+    legend = f"dots: each of {stats.seeds(frame)} seeds; diamonds: their mean, with its 95 % interval"
     figure.suptitle(f"How the first labels were chosen, then who chose the rest ({legend})", fontsize=12 if len(labels) > 2 else 10)
     return figure
 
 
-def _strip(axis: Axes, y: int, values: Series, look: Mapping[str, Any]) -> None:
-    mean, (low, high) = values.mean(), stats.interval(values)
-    axis.scatter(values, [y - 0.2] * len(values), s=22, alpha=0.7, linewidths=0, **look)
-    axis.errorbar(mean, y + 0.12, xerr=[[mean - low], [high - mean]], capsize=4, markersize=7, **look)
-
-
-def draw_neighbours(images: Images, targets: Tensor, near: Mapping[str, Tensor], image: int) -> Figure:
-    """An image and its nearest others in several spaces, a row a space: a blue frame and a tick if the class is the same.
-
-    Args:
-        targets: i64 [N]. near: by space, as `neighbours` gives, [N,k]; at most `SHOWN` are shown.
-    """
-    figure = Figure(figsize=(12.6, 0.6 + 1.42 * len(near)), layout="constrained")
-    label = int(targets[image])
-    for (name, nearest), axes in zip(near.items(), figure.subplots(len(near), SHOWN + 1, squeeze=False), strict=True):
-        _picture(axes[0], images, image, "black")
-        axes[0].set_title(f"image of a {label}", fontsize=10)
-        axes[0].set_ylabel(name.replace(" ", "\n"), fontsize=10)
-        for axis in axes[1 + nearest.shape[1] :]:
-            axis.set_axis_off()
-        for axis, other in zip(axes[1:], nearest[image, :SHOWN].tolist(), strict=False):
-            colour, sign = (RIGHT, "✓") if int(targets[other]) == label else (WRONG, "✗")
-            _picture(axis, images, other, colour)
-            axis.set_title(f"{int(targets[other])} {sign}", fontsize=10, color=colour)
-    figure.suptitle(f"Image {image}, a {label}, and the images nearest to it in each space, the nearest first", fontsize=12)
-    return figure
-
-
-def _picture(axis: Axes, images: Images, image: int, frame: str | None = None) -> None:
-    axis.imshow(images.batch(torch.tensor([image]))[0].permute(1, 2, 0).cpu().numpy())
-    axis.set(xticks=[], yticks=[])
-    for spine in axis.spines.values():
-        spine.set(visible=frame is not None, color=frame or "black", linewidth=3)
-
-
-# ---- in JupyterLab -------------------------------------------------------------------------------------------------------------
-
-
-def as_html(figure: Figure, dpi: int = 100) -> str:
-    """The figure as an HTML image; its title is the text for people who cannot see it."""
-    return as_img(as_png(figure, dpi), figure.get_suptitle())
-
-
 def controls(draw: Callable[..., Figure], **choices: Iterable[Any]) -> ipywidgets.VBox:
-    """A slider for each range of `choices`, a menu for each other one, and below them what `draw` makes of the values, called by name.
-
-    No pyplot is used, and nothing is kept between two drawings, so that they may overlap.
-
-    Raises:
-        ValueError: nothing to choose from.
-    """
-    empty = [name for name, values in choices.items() if not len(list(values))]
-    if empty:
-        raise ValueError(f"there is nothing to choose from in {', '.join(empty)}")
+    """A slider for each range of `choices`, a menu for each other one, and below them what `draw` makes of the values, called by name."""
     handles, picture = {name: _control(name, values) for name, values in choices.items()}, ipywidgets.HTML()
 
     def redraw(change: Any = None) -> None:
-        picture.value = as_html(draw(**{name: handle.value for name, handle in handles.items()}))
+        figure = draw(**{name: handle.value for name, handle in handles.items()})
+        picture.value = as_img(as_png(figure, 100), figure.get_suptitle())
 
     for handle in handles.values():
         handle.observe(redraw, names="value")
