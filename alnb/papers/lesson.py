@@ -323,16 +323,16 @@ def draw_starts(frame: DataFrame, labels: Sequence[int]) -> Figure:
     figure = Figure(figsize=(9.6 if len(labels) == 1 else 2.6 + 2.6 * len(labels), 4.4), layout="constrained")
     colours = dict(zip(STARTS, palette.COLOURS, strict=False))  # `palette.looks` would give one of them yellow, lost on a projector
     for axis, n in zip(figure.subplots(1, len(labels), sharex=True, sharey=True, squeeze=False)[0], labels, strict=True):
-        look = {"x": "accuracy", "y": "strategy", "hue": "strategy", "order": STARTS, "palette": colours, "legend": False, "ax": axis}
         rows = frame[frame["n_labelled"] == n].astype({"strategy": object})
-        seaborn.stripplot(rows, size=4.5, alpha=0.7, jitter=False, **look)
-        seaborn.pointplot(rows, errorbar=stats.interval, markers="D", linestyle="none", capsize=0.15, linewidth=1.5, **look)
+        look = {"order": STARTS, "palette": colours, "errorbar": stats.interval, "capsize": 0.15, "linewidth": 1.5, "legend": False}
+        seaborn.pointplot(rows, x="accuracy", y="strategy", hue="strategy", linestyle="none", ax=axis, **look)
+        axis.scatter(rows["accuracy"], rows["strategy"].map(STARTS.index) - 0.25, s=18, c=rows["strategy"].map(colours), alpha=0.7)
         axis.set(title=f"{n} labels", xlabel="test accuracy", ylabel="")
         axis.grid(alpha=0.3, axis="x")
     low, high = frame["accuracy"].min(), frame["accuracy"].max()
     axis.set_xlim(max(0.0, low - 0.05), min(1.0, high + 0.05))
     axis.set_yticks(range(len(STARTS)), [name.replace(", ", ",\n").replace(" the ", "\nthe ") for name in STARTS])
-    legend = f"dots: each of {stats.seeds(frame)} seeds; diamonds: their mean, with its 95 % interval"
+    legend = f"small: each of {stats.seeds(frame)} seeds; large: their mean, with its 95 % interval"
     figure.suptitle(f"How the first labels were chosen, then who chose the rest ({legend})", fontsize=12 if len(labels) > 2 else 10)
     return figure
 
