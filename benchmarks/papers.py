@@ -161,14 +161,9 @@ def bengar2021_tables(done: list[str]) -> tuple[Row, list[Row]]:
         "figure6": plain(thresholds.figure6(frame)),
         "ends": plain(ends(frame)),
         "knn": {SWEEPS["bengar2021"][sweep]: knn(sweep) for sweep in done},
-        **{f"claims {dataset}": claims_of(frame, dataset) for dataset in frame["dataset"].unique()},
+        **{f"claims {dataset}": plain(bengar2021_claims.claims(frame, dataset)) for dataset in frame["dataset"].unique()},
     }
     return tables, [{"name": name, "ratio": 100 * gain.low, "bar": 0.0, "sense": ">=", "detail": detail}]
-
-
-def claims_of(frame: pandas.DataFrame, dataset: str) -> list[Row]:
-    """The claims about a data set, in the words of results.json."""
-    return plain(bengar2021_claims.claims(frame, dataset).rename(columns={"says": "statement", "figures": "evidence"}))
 
 
 def knn(sweep: str) -> float:

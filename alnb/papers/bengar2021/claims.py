@@ -14,17 +14,18 @@ Source: Bengar et al. 2021, sections 5 and 6. The names C1 to C7 of the claims a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy
 from pandas import DataFrame, Series
 
-from alnb.papers.experiment import Scale, decided
+from alnb.papers.claims import Comparison, compared, table, within
+from alnb.papers.experiment import Scale
 from alnb.papers.published import published
-from alnb.report.stats import BAND, FAILS, HOLDS, OPEN, Verdict, by_budget, difference, every, labels_to_reach, paired_by_seed, verdict
+from alnb.report.stats import BAND, OPEN, by_budget, difference, labels_to_reach, paired_by_seed
 from alnb.store import Stream
 from alnb.store.checks import one_of
 
@@ -56,33 +57,21 @@ def select(frame: DataFrame, dataset: str) -> DataFrame:
     return rows.assign(labels=labels, percent=percent.round(6), regime=regime.round(6))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What one comparison decides, and the figures."""
-
-    verdict: Verdict
-    text: str
-
-
 def claims(frame: DataFrame, dataset: str) -> DataFrame:
-    """What the paper claims of `dataset`, a row a statement: claim, says, verdict, figures. Other data sets only have claim C1.
+    """What the paper claims of `dataset`, as `papers.claims.table` gives it. Other data sets only have claim C1.
 
-    A statement holds if all its parts hold, and does not hold if one does not; parts that were not run leave it open. Only the most
-    faithful scale of `dataset` counts, and scale smoke decides nothing. "Best strategy" is chosen for each seed on the other seeds, so that
-    no strategy wins by the luck that is then measured. Strategies are compared after cycle 0, in which none has chosen yet.
+    Parts that were not run leave a statement open. Only the most faithful scale of `dataset` counts. "Best strategy" is chosen for each
+    seed on the other seeds, so that no strategy wins by the luck that is then measured. Strategies are compared after cycle 0, in which
+    none has chosen yet.
 
     Raises:
         ValueError: there are no runs of `dataset`, or an unknown scale.
     """
     runs = select(frame, dataset)
     scale, pools = runs["scale"].iloc[0], " or ".join(f"{pool:g}" for pool in sorted(runs["pool"].unique()))
-    tail = "" if Scale(scale).decides else f"; {scale} runs decide nothing"
-    rows = []
-    for claim, says, compare in sorted((*EVERY, *STATEMENTS.get(dataset, ())), key=lambda statement: statement[0]):
-        parts = compare(runs)
-        figures = "; ".join(part.text for part in parts) + f" [scale {scale}, pool of {pools} images{tail}]"
-        rows.append((claim, says, decided(scale, every(part.verdict for part in parts)), figures))
-    return DataFrame(rows, columns=["claim", "says", "verdict", "figures"])
+    statements = sorted((*EVERY, *STATEMENTS.get(dataset, ())), key=lambda statement: statement[0])
+    rows = ((claim, says, compare(runs)) for claim, says, compare in statements)
+    return table(rows, scale, f"scale {scale}, pool of {pools} images")
 
 
 def gains_over(rows: DataFrame, reference: str, by: Sequence[str]) -> DataFrame:
@@ -110,9 +99,11 @@ def percentiles(values: Sequence[float]) -> tuple[float, float]:
 # ---- comparisons ---------------------------------------------------------------------------------------------------------------
 
 
-def _compared(label: str, by_seed: Series) -> Comparison:
-    mean = difference(by_seed)
-    return Comparison(verdict(mean), f"{label} {mean}")
+def _compared(rows: DataFrame, label: str, by_seed: Series) -> Comparison:
+    """The regime and the budgets of `rows`, and a mean over seeds."""
+    low, high = rows["labels"].min(), rows["labels"].max()
+    budgets = f"{low:g}{f' to {high:g}' if high > low else ''} labels per class"
+    return compared(f"regime {rows['regime'].iloc[0]:g} ({budgets}): {label}", difference(by_seed))
 
 
 def _missing(regime: float, what: str) -> Comparison:
@@ -124,11 +115,6 @@ def _chosen(runs: DataFrame, arm: str, regime: float, percent: tuple[float, floa
     low, high = percent
     inside = (runs["percent"] > low) & (runs["percent"] < high)
     return runs[(runs["arm"] == arm) & (runs["regime"] == regime) & (runs["cycle"] > 0) & inside]
-
-
-def _where(rows: DataFrame, regime: float) -> str:
-    low, high = rows["labels"].min(), rows["labels"].max()
-    return f"regime {regime:g} ({low:g}{f' to {high:g}' if high > low else ''} labels per class):"
 
 
 def _held_out_best(table: DataFrame) -> Series:
@@ -144,38 +130,32 @@ def _held_out_best(table: DataFrame) -> Series:
     return Series(chosen[:, 0], table.index)
 
 
-def _best_against_random(
-    runs: DataFrame, arm: str, regimes: Sequence[float], *, percent: tuple[float, float] = ALL, random_first: bool = False
-) -> list[Comparison]:
-    """The best strategy against random in `arm`, a part for each regime; `random_first`: random against each strategy.
-
-    The best strategy on other seeds is on average a little worse than the best, which would flatter random.
-    """
-    parts = []
+def _best_against_random(runs: DataFrame, arm: str, regimes: Sequence[float], percent: tuple[float, float] = ALL) -> Iterator[Comparison]:
+    """The best strategy against random in `arm`, a part for each regime."""
     for regime in regimes:
         rows = _chosen(runs, arm, regime, percent)
         gains = gains_over(rows, "random", ["seed"])
         if gains.empty:
-            parts.append(_missing(regime, f"{' of random and another strategy' if len(rows) else ''} in the {arm} arm"))
-        elif random_first:
-            parts += [_compared(f"{_where(rows, regime)} random over {name}", -gains[name]) for name in gains]
+            yield _missing(regime, f" of random and another strategy in the {arm} arm")
         else:
-            parts.append(_compared(f"{_where(rows, regime)} best strategy ({gains.mean().idxmax()}) over random", _held_out_best(gains)))
-    return parts
+            yield _compared(rows, f"best strategy ({gains.mean().idxmax()}) over random", _held_out_best(gains))
 
 
 def _strategies(
-    runs: DataFrame, first: Sequence[str], second: Sequence[str], regimes: Sequence[float], *, percent: tuple[float, float] = ALL
-) -> list[Comparison]:
-    """Each of `first` against each of `second` in the frozen arm, a part for each pair and regime."""
-    parts = []
+    runs: DataFrame,
+    regimes: Sequence[float],
+    first: Sequence[str],
+    second: Sequence[str] = (),
+    arm: str = "frozen",
+    percent: tuple[float, float] = ALL,
+) -> Iterator[Comparison]:
+    """Each of `first` against each of `second` (by default all others), a part for each pair and regime."""
     for regime in regimes:
-        rows = _chosen(runs, "frozen", regime, percent)
-        for a, b in [(a, b) for a in first for b in second]:
+        rows = _chosen(runs, arm, regime, percent)
+        others = second or [name for name in rows["strategy"].unique() if name not in first] or ["another strategy"]
+        for a, b in product(first, others):
             by_seed = paired_by_seed(rows, {"strategy": a}, {"strategy": b})
-            missing = _missing(regime, f" of {a} and {b} in the frozen arm")
-            parts.append(missing if by_seed.empty else _compared(f"{_where(rows, regime)} {a} over {b}", by_seed))
-    return parts
+            yield _missing(regime, f" of {a} and {b} in the {arm} arm") if by_seed.empty else _compared(rows, f"{a} over {b}", by_seed)
 
 
 def _gap_shrinks(runs: DataFrame, regimes: tuple[float, float]) -> list[Comparison]:
@@ -187,7 +167,7 @@ def _gap_shrinks(runs: DataFrame, regimes: tuple[float, float]) -> list[Comparis
             return [_missing(regime, " of random and another strategy in the frozen arm")]
         leads.append(-_held_out_best(gains))
     text = ", ".join(f"regime {regime:g}: {difference(lead)}" for regime, lead in zip(regimes, leads, strict=True))
-    return [_compared(f"random's lead ({text}) shrinks by", leads[0] - leads[1])]
+    return [compared(f"random's lead ({text}) shrinks by", difference(leads[0] - leads[1]))]
 
 
 def _frozen_against_scratch(runs: DataFrame, *, random_only: bool) -> list[Comparison]:
@@ -205,7 +185,7 @@ def _frozen_against_scratch(runs: DataFrame, *, random_only: bool) -> list[Compa
         if by_seed.empty or (random_only and name == "random"):
             continue
         label = f"frozen {frozen} over scratch {name}" if random_only else f"{name}, frozen over scratch"
-        part, ends = _compared(f"{_where(chosen, min(both))} {label}", by_seed), by_budget(chosen, first, second)["mean"]
+        part, ends = _compared(chosen, label, by_seed), by_budget(chosen, first, second)["mean"]
         text = f"{part.text}, from {100 * ends.iloc[0]:+.1f} at the first budget to {100 * ends.iloc[-1]:+.1f}"
         parts.append(Comparison(part.verdict, text))
     needs = "random frozen and another strategy from scratch" if random_only else "one strategy in both arms"
@@ -224,22 +204,13 @@ def _gap_at_half(runs: DataFrame, *, closed: bool) -> list[Comparison]:
     if any(table.empty for table in tables):
         return [_missing(10, " up to 50 % labelled in both arms")]
     gap = difference(_held_out_best(tables[0]) - _held_out_best(tables[1]))
-    names = [table.mean().idxmax() for table in tables]
-    text = f"50 % labelled: frozen {names[0]} over scratch {names[1]} {gap}"
+    frozen, scratch = (table.mean().idxmax() for table in tables)
+    part = compared(f"50 % labelled: frozen {frozen} over scratch {scratch}", gap)
     if not closed:
-        return [Comparison(verdict(gap), text)]
+        return [part]
     paper = published("bengar2021", item="Table 1", dataset=runs["dataset"].iloc[0]).groupby("arm")["value"].max()
-    text += f", closed if within {100 * CAUGHT_UP:g} point, in the paper {100 * (paper['frozen'] - paper['scratch']):+.1f}"
-    return [Comparison(_within(gap.low, gap.high, gap.n, (-CAUGHT_UP, CAUGHT_UP)), text)]
-
-
-def _within(low: float, high: float, n: int, limits: tuple[float, float]) -> Verdict:
-    """Whether the interval of `n` seeds lies wholly within the limits, wholly outside, or neither."""
-    if n < 2:
-        return OPEN
-    if limits[0] <= low and high <= limits[1]:
-        return HOLDS
-    return FAILS if high < limits[0] or low > limits[1] else OPEN
+    text = f"{part.text}, closed if within {100 * CAUGHT_UP:g} point, in the paper {100 * (paper['frozen'] - paper['scratch']):+.1f}"
+    return [Comparison(within(gap.low, gap.high, (-CAUGHT_UP, CAUGHT_UP)) if gap.n > 1 else OPEN, text)]
 
 
 def _curve(runs: DataFrame, arm: str) -> tuple[str, DataFrame]:
@@ -278,14 +249,14 @@ def _saved(runs: DataFrame) -> list[Comparison]:
         f"scratch {scratch_best} has {level.mean():.1%} with {half} labels; frozen {frozen_best} {amount} ({interval}); "
         f"the paper saves {paper:.0f}, with one step of {STEP} labels either way allowed"
     )
-    return [Comparison(_within(low, high, n if n >= SEEDS else 0, (paper - STEP, paper + STEP)), text)]
+    return [Comparison(within(low, high, (paper - STEP, paper + STEP)) if n >= SEEDS else OPEN, text)]
 
 
 # ---- statements ----------------------------------------------------------------------------------------------------------------
 
-Statement = tuple[str, str, Callable[[DataFrame], list[Comparison]]]
+Statement = tuple[str, str, Callable[[DataFrame], Iterable[Comparison]]]
 """The name of a claim, what it says, and the comparisons that decide it."""
-_random_is_best = partial(_best_against_random, random_first=True)
+_random_is_best = partial(_strategies, first=("random",))
 EVERY: tuple[Statement, ...] = (
     ("C1a", "With few labels every strategy is more accurate on self-supervised features than from scratch.",
      partial(_frozen_against_scratch, random_only=False)),

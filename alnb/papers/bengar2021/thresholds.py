@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy
 import scipy.stats
+import seaborn
 from matplotlib.figure import Figure
 from pandas import DataFrame, MultiIndex
 
@@ -25,7 +26,7 @@ from alnb.store import Stream
 
 @dataclass(frozen=True)
 class _Gains:
-    """Gains over the reference [seeds, budgets, strategies], NaN if there was no run; the budgets as labels per class, increasing."""
+    """Gains over random [seeds, budgets, strategies], NaN if there was no run; the budgets as labels per class, increasing."""
 
     gains: Any
     labels: Any
@@ -41,13 +42,13 @@ class _Gains:
         return numpy.where(onwards.any(1), self.labels[onwards.argmax(1)], math.inf)
 
 
-def _gains(frame: DataFrame, arm: str, reference: str) -> _Gains:
+def _gains(frame: DataFrame, arm: str) -> _Gains:
     """Gains after cycle 0, by seed and labels per class; regimes that share a budget are averaged. Empty if there is nothing to compare."""
     names = list(frame["dataset"].unique())
     if len(names) != 1:
         raise ValueError(f"a threshold is one data set's, but the frame has {', '.join(names) or 'none'}: select one of them")
     rows = select(frame, names[0])
-    gains = gains_over(rows[(rows["arm"] == arm) & (rows["cycle"] > 0)], reference, ["seed", "labels"])
+    gains = gains_over(rows[(rows["arm"] == arm) & (rows["cycle"] > 0)], "random", ["seed", "labels"])
     if gains.empty:
         return _Gains(numpy.empty((0, 0, 0)), numpy.empty(0))
     seeds, labels = (sorted(gains.index.unique(level)) for level in ("seed", "labels"))
@@ -55,15 +56,8 @@ def _gains(frame: DataFrame, arm: str, reference: str) -> _Gains:
     return _Gains(full.to_numpy(dtype=float).reshape(len(seeds), len(labels), -1), numpy.asarray(labels, dtype=float))
 
 
-def _some_gains(frame: DataFrame, arm: str, reference: str) -> _Gains:
-    gains = _gains(frame, arm, reference)
-    if not gains.gains.size:
-        raise ValueError(f"no runs of {reference!r} and another strategy in arm {arm!r} after the first cycle: run both, with equal seeds")
-    return gains
-
-
-def threshold(frame: DataFrame, arm: str = "frozen", reference: str = "random") -> float:
-    """Labels per class at the smallest budget from which on, at every larger one too, the best strategy's mean beats that of `reference`.
+def threshold(frame: DataFrame, arm: str = "frozen") -> float:
+    """Labels per class at the smallest budget from which on, at every larger one too, the best strategy's mean beats that of random.
 
     `frame` is of one data set. The budgets of all regimes count together; cycle 0, in which no strategy has chosen, is left out. `math.inf`
     if random is not beaten, or not to the end. The best of several means is taken, without regard to their errors, so equal strategies
@@ -73,20 +67,16 @@ def threshold(frame: DataFrame, arm: str = "frozen", reference: str = "random") 
         ValueError: not one data set, or nothing to compare.
     Source: Bengar et al. 2021, section 6, which does not say how; this reading is ours.
     """
-    gains = _some_gains(frame, arm, reference)
+    gains = _gains(frame, arm)
+    if not gains.gains.size:
+        raise ValueError(f"no runs of random and another strategy in arm {arm!r} after the first cycle: run both, with equal seeds")
     return float(gains.threshold(numpy.ones((1, len(gains.gains))))[0])
 
 
-def bootstrap_threshold(
-    frame: DataFrame, draws: int = DRAWS, seed: int = 0, *, arm: str = "frozen", reference: str = "random"
-) -> list[float]:
-    """`threshold` of `draws` resamples of the seeds, with replacement, each seed with all its runs; some may be `math.inf`.
-
-    Raises:
-        ValueError: as `threshold`.
-    """
-    gains = _some_gains(frame, arm, reference)
-    return [float(value) for value in gains.threshold(resampled(len(gains.gains), draws, Stream(seed) / "threshold"))]
+def bootstrap_threshold(frame: DataFrame, draws: int = DRAWS, seed: int = 0, *, arm: str = "frozen") -> list[float]:
+    """`threshold` of `draws` resamples of the seeds, with replacement, each seed with all its runs; some may be `math.inf`."""
+    gains = _gains(frame, arm)
+    return gains.threshold(resampled(len(gains.gains), draws, Stream(seed) / "threshold")).tolist()  # type: ignore[no-any-return]
 
 
 def figure6(frame: DataFrame, arm: str = "frozen") -> DataFrame:
@@ -97,7 +87,7 @@ def figure6(frame: DataFrame, arm: str = "frozen") -> DataFrame:
     """
     rows = []
     for dataset, runs in frame.groupby("dataset", sort=False):
-        gains = _gains(runs, arm, "random")
+        gains = _gains(runs, arm)
         if gains.gains.size:
             value, tried, seeds = threshold(runs, arm), float(gains.labels[-1]), len(gains.gains)
             low, high = percentiles(bootstrap_threshold(runs, arm=arm)) if seeds > 1 else (math.nan, math.nan)
@@ -112,60 +102,55 @@ def figure6(frame: DataFrame, arm: str = "frozen") -> DataFrame:
 
 @dataclass(frozen=True)
 class Pearson:
-    """Pearson's r of `n` points, Student's t of it with `df` degrees of freedom, two-sided p; NaN if undefined, `note` says why."""
+    """Pearson's r of `n` points, and its two-sided p by Student's t; both NaN if undefined. `note` says why, or what was left out."""
 
     r: float
-    t: float
-    df: int
     p: float
     n: int
     note: str = ""
 
     def __str__(self) -> str:
         """The statistics, or why there are none."""
-        if math.isnan(self.r):
-            return self.note
-        text = f"r = {self.r:.2f} of n = {self.n} points, t = {self.t:.1f}, df = {self.df}, p = {self.p:.2g}"
-        return f"{text} ({self.note})" if self.note else text
+        text = "no correlation" if math.isnan(self.r) else f"r = {self.r:.2f}, p = {self.p:.2g}"
+        return f"{text}; {self.n} points{self.note and f', {self.note}'}"
 
 
-def significance(r: float, n: int, note: str = "") -> Pearson:
-    """How far a correlation `r` of `n` points, 3 or more, is from none."""
-    if n < 3 or not -1 <= r <= 1:
-        raise ValueError(f"r = {r} of n = {n} points has no significance: it needs 3 points or more, and r from -1 to 1")
-    df = n - 2
-    t = math.copysign(math.inf, r) if abs(r) == 1 else r * math.sqrt(df / (1 - r * r))
-    return Pearson(r, t, df, float(2 * scipy.stats.t.sf(abs(t), df)), n, note)
+def significance(r: float, n: int) -> Pearson:
+    """How far a correlation `r` of `n` points, 3 or more, is from none.
+
+    Raises:
+        ValueError: fewer points.
+    """
+    if n < 3:
+        raise ValueError(f"r = {r} of n = {n} points has no significance: it needs 3 points or more")
+    t = math.inf if abs(r) == 1 else abs(r) * math.sqrt((n - 2) / (1 - r * r))
+    return Pearson(r, float(2 * scipy.stats.t.sf(t, n - 2)), n)
 
 
 def correlation(classes: Iterable[float], thresholds: Iterable[float]) -> Pearson:
     """The correlation of thresholds with numbers of classes, over the points whose threshold is finite."""
-    pairs = list(zip(classes, thresholds, strict=True))
-    points = numpy.asarray([pair for pair in pairs if math.isfinite(pair[1])], dtype=float).reshape(-1, 2)
-    n, left_out = len(points), len(pairs) - len(points)
-    dropped = f"{left_out} of {len(pairs)} left out, as random was not beaten there" if left_out else ""
-    if n < 3 or (points == points[0]).all(axis=0).any():
-        why = f"{n} finite threshold{'' if n == 1 else 's'}, and a correlation needs 3" if n < 3 else "all points have one value"
-        note = f"no correlation: {why}" + (f" ({dropped})" if dropped else "")
-        return Pearson(math.nan, math.nan, max(0, n - 2), math.nan, n, note)
-    r = float(numpy.corrcoef(points.T)[0, 1])
-    return significance(min(1.0, max(-1.0, r)), n, dropped)
+    points = DataFrame({"classes": list(classes), "thresholds": list(thresholds)}, dtype=float)
+    finite = points[numpy.isfinite(points["thresholds"])]
+    n, left_out = len(finite), len(points) - len(finite)
+    note = f"{left_out} of {len(points)} left out, as random was not beaten there" if left_out else ""
+    if n < 3 or finite.nunique().min() == 1:
+        return Pearson(math.nan, math.nan, n, note or ("it needs 3" if n < 3 else "all have one value"))
+    r, p = scipy.stats.pearsonr(finite["classes"], finite["thresholds"])
+    return Pearson(float(r), float(p), n, note)
 
 
-def bootstrap_correlation(frame: DataFrame, arm: str = "frozen", draws: int = DRAWS, seed: int = 0) -> str:
+def bootstrap_correlation(frame: DataFrame, draws: int = DRAWS, seed: int = 0) -> str:
     """How the correlation of `figure6` moves when the seeds of each data set are drawn again, in a sentence.
 
     It shows the spread over seeds. The doubt that comes from the few data sets remains.
     """
-    groups = [runs for _, runs in frame.groupby("dataset", sort=False) if _gains(runs, arm, "random").gains.size]
-    if len(groups) < 3:
-        return f"no bootstrap of the correlation: {len(groups)} data sets, and it needs 3"
-    stream = Stream(seed) / "correlation"
-    columns = [bootstrap_threshold(runs, draws, (stream / k).seed, arm=arm) for k, runs in enumerate(groups)]
+    groups = [runs for _, runs in frame.groupby("dataset", sort=False) if _gains(runs, "frozen").gains.size]
+    streams = [Stream(seed) / "correlation" / k for k in range(len(groups))]
+    columns = [bootstrap_threshold(runs, draws, stream.seed) for runs, stream in zip(groups, streams, strict=True)]
     classes = [int(runs["classes"].iloc[0]) for runs in groups]
-    values = [r for drawn in zip(*columns, strict=True) if not math.isnan(r := correlation(classes, drawn).r)]
+    values = [r for drawn in zip(*columns, strict=True) if math.isfinite(r := correlation(classes, drawn).r)]
     if not values:
-        return f"no bootstrap of the correlation: in none of {draws} draws are all thresholds finite and different"
+        return f"no bootstrap of the correlation: {len(groups)} data sets; it needs 3, with thresholds that are finite and different"
     low, high = percentiles(values)
     return f"bootstrap 95 % interval of r {low:.2f} to {high:.2f}, of the {len(values)} of {draws} draws in which r is defined"
 
@@ -204,7 +189,10 @@ def draw_figure6(table: DataFrame) -> Figure:
             _arrow(axis, row.classes, y, top, colour)
         text = f"{row.dataset}\n{'> ' if math.isinf(row.labels_per_class) else ''}{y:g} per class"
         axis.annotate(text, (row.classes, y), (7, 4), textcoords="offset points", fontsize=8)
-    _line(axis, table)
+    finite = table[numpy.isfinite(table["labels_per_class"].astype(float))]
+    if len(finite) > 2:
+        line = {"color": "0.4", "linestyle": "--", "linewidth": 1}
+        seaborn.regplot(finite, x="classes", y="labels_per_class", ci=None, scatter=False, line_kws=line, ax=axis)
     right = 1.3 * max(table["classes"].max(), (printed["n_labelled"] / printed["value"]).max())
     axis.set(xlabel="classes", ylabel="labels per class to beat random", xlim=(0, right), ylim=(0, 1.05 * top))
     axis.legend(loc="upper right")
@@ -222,11 +210,3 @@ def _title(table: DataFrame) -> str:
     scales = " and ".join(scale for scale in reversed(list(Scale)) if scale in set(table["scale"]))
     about = textwrap.fill(str(correlation(table["classes"], table["labels_per_class"])), 84)
     return f"Where active learning overtakes random: {seeds} seeds, scale {scales}; 95 % bootstrap intervals\n{about}"
-
-
-def _line(axis: Any, table: DataFrame) -> None:
-    finite = table[numpy.isfinite(table["labels_per_class"].astype(float))]
-    if len(finite) >= 3 and finite["classes"].nunique() > 1:
-        slope, offset = numpy.polyfit(finite["classes"], finite["labels_per_class"], 1)
-        ends = numpy.asarray([finite["classes"].min(), finite["classes"].max()])
-        axis.plot(ends, slope * ends + offset, color="0.4", linestyle="--", linewidth=1)

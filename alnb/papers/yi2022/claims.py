@@ -9,14 +9,17 @@ Frames are from `records.frame`, with columns strategy, pretext, seed, cycle, n_
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 
-from pandas import DataFrame, Series
+import pandas
+from pandas import DataFrame
 from scipy import stats
 
-from alnb.papers.experiment import Scale, decided
-from alnb.report.stats import FAILS, HOLDS, OPEN, Correlation, Difference, Verdict, every, paired, verdict
+from alnb.papers.claims import Comparison, compared, table, within
+from alnb.papers.experiment import Scale
+from alnb.report.stats import OPEN, Correlation, Verdict, paired
 
 IMBALANCED = ("random", "kcenter", "vaal", "learning_loss", "core_gcn", "pal")
 OTHERS = (*IMBALANCED, "learning_loss_detached")
@@ -81,28 +84,21 @@ def select(frame: DataFrame, figure: str, dataset: str) -> DataFrame:
     return rows[last == (0 if figure == "table1" else max(1, last.max()))]
 
 
-def cold_start(frame: DataFrame) -> DataFrame:
-    """The claims of Table 1, as `claims` gives them, and the claim about the spread."""
-    table, (outcome, evidence) = claims(frame, "table1"), spread(frame)
-    table.loc[len(table)] = ["P14", "PT4AL's first labels give less spread.", outcome, evidence, "section 5.4, Table 1"]
-    return table
-
-
 def claims(frame: DataFrame, figure: str) -> DataFrame:
-    """The statements of a figure put to the records of its runs, a row each. Scale smoke decides nothing.
+    """The statements of a figure put to the records of its runs, as `claims.table` gives them, with a column source.
 
-    Returns:
-        Columns: claim, statement, verdict, evidence (the differences, or what was not run), source.
     Raises:
         ValueError: the runs are of several scales.
     """
-    rows, scale = [], _scale(frame)
-    for statement in STATEMENTS[figure]:
-        verdicts, evidence = _parts(labelled(frame), statement)
-        evidence += [] if Scale(scale).decides else [f"{scale} runs decide nothing"]
-        source = f"section {statement.source}"
-        rows.append((statement.claim, statement.text, decided(scale, every(verdicts)), "; ".join(evidence), source))
-    return DataFrame(rows, columns=["claim", "statement", "verdict", "evidence", "source"])
+    statements, rows = STATEMENTS[figure], labelled(frame)
+    parts = [(statement.claim, statement.text, _parts(rows, statement)) for statement in statements]
+    return table(parts, _scale(frame)).assign(source=[f"section {statement.source}" for statement in statements])
+
+
+def cold_start(frame: DataFrame) -> DataFrame:
+    """The claims of Table 1, as `claims` gives them, and the claim about the spread."""
+    last = table([("P14", "PT4AL's first labels give less spread.", [spread(frame)])], _scale(frame)).assign(source="section 5.4, Table 1")
+    return pandas.concat([claims(frame, "table1"), last], ignore_index=True)
 
 
 def _scale(frame: DataFrame) -> str:
@@ -112,19 +108,14 @@ def _scale(frame: DataFrame) -> str:
     return str(scales[0])
 
 
-def _parts(frame: DataFrame, statement: Statement) -> tuple[list[Verdict], list[str]]:
+def _parts(frame: DataFrame, statement: Statement) -> Iterator[Comparison]:
     rows = _cycles(frame, statement.cycles)
-    strategies, verdicts, evidence = set(rows["strategy"]), [], []
-    for first in statement.first:
-        for second in statement.second:
-            if {first, second} <= strategies:
-                difference = paired(rows, {"strategy": first}, {"strategy": second}, on=("n_labelled",))
-                verdicts.append(verdict(difference))
-                evidence.append(f"{first} over {second} {difference}")
-            else:
-                verdicts.append(OPEN)
-                evidence.append(f"{first if first not in strategies else second} was not run")
-    return verdicts, list(dict.fromkeys(evidence))
+    strategies = set(rows["strategy"])
+    for first, second in product(statement.first, statement.second):
+        if {first, second} <= strategies:
+            yield compared(f"{first} over {second}", paired(rows, {"strategy": first}, {"strategy": second}, on=("n_labelled",)))
+        else:
+            yield Comparison(OPEN, f"{first if first not in strategies else second} was not run")
 
 
 def _cycles(frame: DataFrame, which: str) -> DataFrame:
@@ -134,25 +125,16 @@ def _cycles(frame: DataFrame, which: str) -> DataFrame:
     return frame[frame["cycle"] == (frame["cycle"].min() if which == "first" else frame["cycle"].max())]
 
 
-def spread(frame: DataFrame, first: str = "pt4al", second: str = "random") -> tuple[Verdict, str]:
-    """Whether accuracies in the first cycle scatter less over seeds with `first` (Table 1), by the F-interval of the variances' ratio.
-
-    Returns:
-        The verdict, and both standard deviations with the 95 % interval of their ratio.
-    """
-    rows = _cycles(frame, "first")
-    a, b = (_accuracies(rows, name) for name in (first, second))
+def spread(frame: DataFrame, first: str = "pt4al", second: str = "random") -> Comparison:
+    """Whether accuracies in the first cycle scatter less over seeds with `first` (Table 1), by the F-interval of the variances' ratio."""
+    by_seed = _cycles(frame, "first").groupby(["strategy", "seed"])["accuracy"].mean()
+    a, b = (by_seed[by_seed.index.get_level_values("strategy") == name] for name in (first, second))
     if min(len(a), len(b)) < 2 or not a.std() or not b.std():
-        return OPEN, "fewer than two seeds, or no spread"
+        return Comparison(OPEN, "fewer than two seeds, or no spread")
     ratio = float(a.var() / b.var())
     low, high = (ratio / float(stats.f.ppf(q, len(a) - 1, len(b) - 1)) for q in (0.975, 0.025))
     limits = f"ratio {math.sqrt(ratio):.2f} ({math.sqrt(low):.2f} to {math.sqrt(high):.2f})"
-    evidence = f"standard deviation {first} {a.std():.2%}, {second} {b.std():.2%}; {limits}"
-    return decided(_scale(frame), HOLDS if high < 1 else FAILS if low > 1 else OPEN), evidence
-
-
-def _accuracies(rows: DataFrame, strategy: str) -> Series:
-    return rows[rows["strategy"] == strategy].groupby("seed")["accuracy"].mean()
+    return Comparison(within(low, high, (0, 1)), f"standard deviation {first} {a.std():.2%}, {second} {b.std():.2%}; {limits}")
 
 
 def protocol_effects(frame: DataFrame, base: str, strategies: Iterable[str] = ("random", "pt4al")) -> DataFrame:
@@ -163,48 +145,37 @@ def protocol_effects(frame: DataFrame, base: str, strategies: Iterable[str] = ("
         strategy and random under the same protocol (NaN for random itself).
     """
     rows = []
-    for preset in frame["preset"].unique():
-        for strategy in strategies:
-            mine = {"preset": preset, "strategy": strategy}
-            if not ((frame["preset"] == preset) & (frame["strategy"] == strategy)).any():
-                continue
-            change = paired(frame, mine, {"preset": base, "strategy": strategy}, on=("n_labelled",))
-            gain = paired(frame, mine, {"preset": preset, "strategy": "random"}, on=("n_labelled",)) if strategy != "random" else NONE
+    for preset, strategy in product(frame["preset"].unique(), strategies):
+        sides = {"preset": base, "strategy": strategy}, {"preset": preset, "strategy": "random"}
+        change, gain = (paired(frame, {"preset": preset, "strategy": strategy}, side, on=("n_labelled",)) for side in sides)
+        if change.n:
             rows.append((preset, strategy, change.mean, change.low, change.high, change.n, gain.mean, gain.low, gain.high))
-    return DataFrame(rows, columns=["preset", "strategy", "difference", "low", "high", "seeds", "gain", "gain_low", "gain_high"])
-
-
-NONE = Difference(math.nan, math.nan, math.nan, 0)
+    effects = DataFrame(rows, columns=["preset", "strategy", "difference", "low", "high", "seeds", "gain", "gain_low", "gain_high"])
+    effects.loc[effects["strategy"] == "random", ["gain", "gain_low", "gain_high"]] = math.nan
+    return effects
 
 
 def correlations(correlations: Mapping[str, Correlation], published: DataFrame, scale: str) -> DataFrame:
-    """Hypothesis H1 and what the paper says of SimSiam, put to the correlations of Figure 2 by pretext.
+    """Hypothesis H1 and what the paper says of SimSiam, put to the correlations of Figure 2 by pretext: as `claims.table` gives them.
 
-    A printed value is met if the whole interval lies within `CLOSE` of it, and is not met if no part does; the same for SimSiam's 0. Scale
-    smoke decides nothing, and only scale paper decides about printed values.
-
-    Returns:
-        Columns: claim, statement, verdict, evidence.
+    A printed value is met if the whole interval lies within `CLOSE` of it, and is not met if no part does; the same for SimSiam's 0. Only
+    scale paper decides about printed values.
     """
     printed = published.set_index("strategy")["value"]
     rows = []
     for name, measured in correlations.items():
-        interval = f"95 % interval {measured.low:.3f} to {measured.high:.3f}"
-        evidence = f"rho {measured.rho:.3f} ({interval}), within classes {measured.within:.3f}"
+        evidence = f"rho {measured.rho:.3f} (95 % interval {measured.low:.3f} to {measured.high:.3f}), within classes {measured.within:.3f}"
         if name in printed:
             met = _met(measured, printed[name]) if Scale(scale) is Scale.PAPER else OPEN
-            rows.append(("H1 value", f"The correlation with {name} is {printed[name]:g}.", met, evidence))
+            rows.append(("H1 value", f"The correlation with {name} is {printed[name]:g}.", [Comparison(met, evidence)]))
         if name == "simsiam":
-            met = decided(scale, _met(measured, 0.0))
-            rows.append(("H1 SimSiam", "SimSiam's loss is not correlated with the main task's.", met, evidence))
+            met = _met(measured, 0.0)
+            rows.append(("H1 SimSiam", "SimSiam's loss is not correlated with the main task's.", [Comparison(met, evidence)]))
         else:
-            positive = HOLDS if measured.low > 0 else FAILS if measured.high < 0 else OPEN
             text = f"The loss of {name} is positively correlated with the main task's."
-            rows.append(("H1", text, decided(scale, positive), evidence))
-    return DataFrame(rows, columns=["claim", "statement", "verdict", "evidence"])
+            rows.append(("H1", text, [Comparison(within(measured.low, measured.high, (0, 1)), evidence)]))
+    return table(rows, scale)
 
 
 def _met(measured: Correlation, value: float) -> Verdict:
-    if value - CLOSE <= measured.low and measured.high <= value + CLOSE:
-        return HOLDS
-    return FAILS if measured.high < value - CLOSE or measured.low > value + CLOSE else OPEN
+    return within(measured.low, measured.high, (value - CLOSE, value + CLOSE))

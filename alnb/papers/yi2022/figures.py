@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-import torch
+import seaborn
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from scipy import stats
@@ -19,7 +19,6 @@ from alnb.papers.published import published as read_published
 from alnb.papers.yi2022.claims import labelled
 from alnb.report import palette, tables
 from alnb.report.stats import interval
-from alnb.store import Stream
 
 ORDER = "6.3: first labels, order"  # a panel of Figure 6
 ITEMS = {
@@ -76,25 +75,21 @@ def draw_cold_start(frame: DataFrame, published: DataFrame, title: str) -> Figur
 
     A dashed line is the mean of random choice. At scale paper the published accuracies are hollow markers.
     """
-    names = list(frame["part"].unique())
+    names, rows = list(frame["part"].unique()), frame.astype({"part": object})
     figure = Figure(figsize=(1.8 + 0.62 * len(names), 4.2), layout="constrained")
     axis = figure.subplots()
-    for x, name in enumerate(names):
-        values = frame[frame["part"] == name]["accuracy"]
-        colour = palette.COLOURS[{"float": 0, "text": 1}.get(name.split()[0], 2)]
-        jitter = (torch.rand(len(values), generator=(Stream(0) / "jitter" / x).generator()) - 0.5).numpy() * 0.35
-        axis.scatter(x + jitter, values, s=10, color=colour, alpha=0.4, linewidths=0)
-        low, high = interval(values)
-        axis.errorbar(x, values.mean(), [[values.mean() - low], [high - values.mean()]], fmt="s", color=colour, capsize=4)
-    if "random" in names:
-        axis.axhline(frame[frame["part"] == "random"]["accuracy"].mean(), color="0.3", linestyle="--", linewidth=1)
+    colours = {name: palette.COLOURS[{"float": 0, "text": 1}.get(name.split()[0], 2)] for name in names}
+    look = {"order": names, "palette": colours, "errorbar": interval, "capsize": 0.3, "linewidth": 1.5, "legend": False}
+    axis.scatter(rows["part"].map(names.index) - 0.25, rows["accuracy"], s=10, c=rows["part"].map(colours), alpha=0.4, linewidths=0)
+    seaborn.pointplot(rows, x="part", y="accuracy", hue="part", linestyle="none", markers="s", ax=axis, **look)
+    axis.axhline(frame[frame["part"] == "random"]["accuracy"].mean(), color="0.3", linestyle="--", linewidth=1)
     accuracies = tables.printed(frame, published).set_index("strategy")["value"]
     for name, strategy in (("float 0", "pt4al"), ("random", "random")):
         if name in names and strategy in accuracies:
             axis.plot(names.index(name), accuracies[strategy], "o", markersize=10, fillstyle="none", color="0.3")
-    axis.set(xticks=range(len(names)), ylabel="test accuracy")
-    axis.set_xticklabels([{"float": "by loss\n", "text": "as text\n"}.get(name.split()[0], "") + name.split()[-1] for name in names])
-    axis.set_xlabel("part of the pool that the first labels come from; 0 has the highest losses")
+    ticks = [{"float": "by loss\n", "text": "as text\n"}.get(name.split()[0], "") + name.split()[-1] for name in names]
+    axis.set_xticks(range(len(names)), ticks)
+    axis.set(xlabel="part of the pool that the first labels come from; 0 has the highest losses", ylabel="test accuracy")
     axis.grid(alpha=0.3, axis="y")
     figure.suptitle(f"{title}; {frame['seed'].nunique()} seeds", fontsize=11)
     return figure
@@ -128,25 +123,16 @@ def costs(finished: Iterable[TaggedRun], pretexts: Mapping[str, float], publishe
 
 
 def draw_costs(table: DataFrame, title: str) -> Figure:
-    """`costs` as bars, stage by stage, in units of random choice, or in seconds if that was not run; hollow markers are the paper's."""
+    """`costs` as bars, stage by stage, in units of random choice, or in seconds if that was not run; totals stand left, hollow markers are the paper's."""
     figure = Figure(figsize=(8.4, 1.3 + 0.42 * len(table)), layout="constrained")
     axis = figure.subplots()
     relative = bool(table["ratio"].notna().all())
-    left, unit = [0.0] * len(table), table["total"] / table["ratio"] if relative else 1.0
-    for colour, stage in zip(palette.COLOURS, ("pretext", "query", "fit", "evaluate"), strict=False):
-        width = table[stage] / unit
-        axis.barh(range(len(table)), width, left=left, color=colour, label=stage)
-        left = [a + b for a, b in zip(left, width, strict=True)]
-    end = 1.12 * max([*left, *(table["published"].dropna() if relative else [])])
-    for y, value in enumerate(table["published"]):
-        covered = relative and -0.02 < (value - left[y]) / end < 0.08  # the marker would stand on the number
-        place, gap = (value, 8) if covered else (left[y], 4)
-        axis.annotate(f"{left[y]:.2f}", (place, y), xytext=(gap, 0), textcoords="offset points", va="center", fontsize=9)
+    stages = table[["pretext", "query", "fit", "evaluate"]].div(table["total"] / table["ratio"] if relative else 1.0, axis=0)
+    stages.index = table["strategy"].str.replace("_", " ") + stages.sum(axis=1).map("  {:.2f}".format)
+    stages.plot.barh(stacked=True, color=palette.COLOURS[:4], width=0.8, ax=axis)
     if relative:
         axis.plot(table["published"], range(len(table)), "o", markersize=9, fillstyle="none", color="0.2", label="published")
-    label = "time, as a multiple of random choice" if relative else "seconds"
-    axis.set(yticks=range(len(table)), yticklabels=table["strategy"].str.replace("_", " "), xlabel=label)
-    axis.set_xlim(0, end)
+    axis.set(xlabel="time, as a multiple of random choice" if relative else "seconds", ylabel="")
     axis.invert_yaxis()
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3, axis="x")
