@@ -7,6 +7,7 @@ the job's tags. So finished runs are found without images and without training, 
 from __future__ import annotations
 
 import ast
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -56,7 +57,11 @@ def find(jobs: Iterable[Job], runs: Path | str) -> tuple[list[TaggedRun], list[J
         if len(run.records()) == _experiment(run)["protocol"]["cycles"]:
             for key in {_key(tags, names) for names in groups if set(names) <= set(tags)} & set(keys):
                 if key in complete:
-                    raise _twins(complete[key][0], run)
+                    first = complete[key][0]
+                    lines = "\n  ".join(differences(_experiment(first), _experiment(run)))
+                    raise ValueError(
+                        f"{first.path} and {run.path} are runs of one job: move one of them elsewhere. They differ in:\n  {lines}"
+                    )
                 complete[key] = run, tags
     finished = [complete[key] for key in keys if key in complete]
     return finished, [job for job, key in zip(jobs, keys, strict=True) if key not in complete]
@@ -65,18 +70,19 @@ def find(jobs: Iterable[Job], runs: Path | str) -> tuple[list[TaggedRun], list[J
 def run(jobs: Iterable[Job], experiment: Callable[[Job], Experiment], runs: Path | str) -> list[TaggedRun]:
     """The finished runs of `jobs`, in their order. Jobs without one are computed, with a progress bar.
 
-    A finished run is found by its tags, and then `experiment` is not called. If you change `experiment`, also give the jobs a tag that says
-    so, as in ``[{**job, "variant": "random start"} for job in jobs]``.
+    `experiment` makes the run of a job; its tags must contain the job's. It is not called for a job whose run is found: if you change
+    `experiment`, also give the jobs a tag that says so, as in ``[{**job, "variant": "random start"} for job in jobs]``.
 
-    Args:
-        experiment: what makes the run of a job; its tags must contain the job's.
     Raises:
         ValueError: as `find`, before anything is computed; or an experiment lacks a tag of its job.
         store.ManifestDiffers, store.Locked, stop.TimeIsUp, …: as `loop.cycles.cycles`.
     """
     jobs = list(jobs)
     finished, left = find(jobs, runs)
-    experiments = [_checked(experiment(job), job) for job in left]
+    experiments = [experiment(job) for job in left]
+    for todo, job in zip(experiments, left, strict=True):
+        if lost := [name for name in job if name not in todo.tags or todo.tags[name] != job[name]]:
+            raise ValueError(f"the experiment of {job} lacks the tag {lost[0]!r} of its job: its run would not be found again")
     seen: dict[Any, Any] = {}
     for known, _ in finished:
         _check_sources(seen, _experiment(known), str(known.path))
@@ -102,13 +108,6 @@ def slug(tags: Mapping[str, Any]) -> str:
     return "-".join(re.sub(r"[^\w.]+", "_", str(tags[name])) for name in names if tags.get(name, "") != "")
 
 
-def _checked(experiment: Experiment, job: Job) -> Experiment:
-    for name, value in job.items():
-        if name not in experiment.tags or experiment.tags[name] != value:
-            raise ValueError(f"the experiment of {job} lacks the tag {name!r} of its job: its run would not be found again")
-    return experiment
-
-
 def _key(tags: Mapping[str, Any], names: Iterable[str]) -> str:
     return store.fingerprint({name: tags[name] for name in names})
 
@@ -118,11 +117,6 @@ def _experiment(run: store.Run) -> store.Json:
     assert manifest is not None  # `records.find` gives runs that have one
     described: store.Json = manifest["experiment"]
     return described
-
-
-def _twins(first: store.Run, second: store.Run) -> ValueError:
-    lines = "\n  ".join(differences(_experiment(first), _experiment(second)))
-    return ValueError(f"{first.path} and {second.path} are both runs of one job: move one of them elsewhere. They differ in:\n  {lines}")
 
 
 def _sources(described: store.Json) -> dict[Any, Any]:
@@ -190,7 +184,7 @@ def cached_result(runs: Path | str, name: str, key: Any, compute: Callable[[], s
     if not path.exists():
         if compute is None:
             return None
-        store.write_json(path, _without_nan(compute()))
+        store.write_json(path, json.loads(json.dumps(compute()), parse_constant=lambda _: None))  # a valid file has no NaN
     result: store.Json = _with_nan(store.read_json(path, "delete it: the notebook makes it again"))
     return result
 
@@ -207,16 +201,8 @@ def read_result(runs: Path | str, name: str, key: Any) -> store.Json:
     return result
 
 
-def _without_nan(value: Any) -> Any:
-    """NaN, which JSON does not have, becomes None."""
-    if isinstance(value, Mapping):
-        return {str(name): _without_nan(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def _with_nan(value: Any) -> Any:
+    """None becomes NaN again."""
     if isinstance(value, dict):
         return {name: _with_nan(item) for name, item in value.items()}
     return [_with_nan(item) for item in value] if isinstance(value, list) else math.nan if value is None else value

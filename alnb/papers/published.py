@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
+import pandas
+from pandas import DataFrame
 
 NUMBERS = ("labelled_percent", "n_labelled", "value")
 
@@ -23,24 +23,17 @@ def published(paper: str | None = None, **filters: Any) -> DataFrame:
     Raises:
         ValueError: a filter names no column, or a value that is nowhere in its column.
     """
-    import pandas
-
     table = _table()
-    chosen = filters if paper is None else {"paper": paper, **filters}
-    for column, value in chosen.items():
+    for column, value in {**({} if paper is None else {"paper": paper}), **filters}.items():
         if column not in table:
             raise ValueError(f"published numbers have no column {column!r}: filter by one of {', '.join(table.columns)}")
-        if value not in set(table[column]):
-            raise ValueError(f"no published number has {column} {value!r}: there are {', '.join(sorted(set(map(str, table[column]))))}")
-    keep = pandas.Series(True, index=table.index)
-    for column, value in chosen.items():
-        keep &= table[column] == value
-    return table[keep].reset_index(drop=True)
+        if value not in set(_table()[column]):
+            raise ValueError(f"no published number has {column} {value!r}: there are {', '.join(sorted(set(map(str, _table()[column]))))}")
+        table = table[table[column] == value]
+    return table.reset_index(drop=True)
 
 
 @cache
 def _table() -> DataFrame:
-    import pandas
-
     with resources.files("alnb.papers").joinpath("published.csv").open(encoding="utf-8") as file:
         return pandas.read_csv(file, keep_default_na=False, na_values={name: [""] for name in NUMBERS})

@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import Tensor
 
-from alnb import store
 from alnb.acquire import STRATEGIES
 from alnb.acquire.query import Pool
 from alnb.data import Images, ImageSet, load
@@ -27,7 +26,7 @@ from alnb.loop import oracle
 from alnb.loop.experiment import Experiment, Protocol
 from alnb.papers import experiment as shared
 from alnb.papers.experiment import Scale, at_scale, supervised
-from alnb.papers.jobs import Job, run_of
+from alnb.papers.jobs import Job
 from alnb.store.checks import one_of
 
 PRETEXT = "rotation"
@@ -139,21 +138,13 @@ def check(setting: Setting, arm: str, strategies: Iterable[str], embedding: str)
 
 
 def learned(setting: Setting, *, runs: Path | str, report: Report | None = None) -> Pretrained:
-    """What the rotation pretext learns from the pool without a label, once: cached below `runs`, in pretrained/.
-
-    Raises:
-        pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`.
-    """
+    """What the rotation pretext learns from the pool without a label, once: cached below `runs`. Raises: as `pretrain.pretrain`."""
     learner = setting.learner(setting.pretraining)
     return pretrain(PRETEXTS[PRETEXT], setting.train.images, learner, cache=Path(runs) / "pretrained", report=report)
 
 
 def start(setting: Setting, arm: str, *, runs: Path | str, report: Report | None = None) -> Start:
-    """How the nets of `arm` start. Pre-training happens here, once.
-
-    Raises:
-        ValueError: there is no such arm; or as `learned`.
-    """
+    """How the nets of `arm` start. Pre-training happens here, once.  Raises: ValueError if there is no such arm; or as `learned`."""
     one_of("arm", arm, ARMS)
     train, test, base = setting.train, setting.test, setting.learner(setting.recipe)
     if arm == "scratch":
@@ -168,11 +159,7 @@ def start(setting: Setting, arm: str, *, runs: Path | str, report: Report | None
 
 
 def features(setting: Setting, embedding: str, *, runs: Path | str, report: Report | None = None) -> Tensor:
-    """Features [N,D] of the pool for a layout, on the CPU; learned once, and cached below `runs`. Memory: O(N D); D of pixels is 3 H W.
-
-    Raises:
-        ValueError: there is no such embedding, or as `learned`.
-    """
+    """Features [N,D] of the pool for a layout, on the CPU, D of pixels being 3 H W; learned once, and cached below `runs`."""
     one_of("embedding", embedding, EMBEDDINGS)
     if embedding == "rotation":
         return learned(setting, runs=runs, report=report).features.cpu()
@@ -190,11 +177,7 @@ def pixels(images: Images) -> Tensor:
 
 
 def jobs(setting: Setting, arms: Iterable[str], strategies: Iterable[str], seeds: Iterable[int]) -> list[Job]:
-    """The runs to make: one for each arm, strategy and seed.
-
-    Raises:
-        ValueError: there is no such arm or strategy.
-    """
+    """The runs to make: one for each arm, strategy and seed. Raises: ValueError if there is no such arm or strategy."""
     every = [_job(setting, *names) for names in product(arms, strategies, seeds)]
     for job in every:
         one_of("arm", job["arm"], ARMS)
@@ -207,19 +190,10 @@ def _job(setting: Setting, arm: str, strategy: str, seed: int) -> dict[str, Any]
 
 
 def experiment(setting: Setting, start: Start, strategy: str, seed: int) -> Experiment:
-    """What makes one run. The first labels of a seed are the same for all arms and strategies.
-
-    Raises:
-        ValueError: there is no such strategy.
-    """
+    """What makes one run. The first labels of a seed are the same for all arms and strategies."""
     one_of("strategy", strategy, STRATEGIES)
     pool = setting.train
     tags = {**_job(setting, start.arm, strategy, seed), "classes": len(pool.classes), "pool": len(pool)}
     protocol = Protocol(setting.initial, setting.budget, setting.cycles, seed=seed)
     answers = oracle.simulated(pool.targets)
     return Experiment(Pool.of(start.images), start.test, start.learner, STRATEGIES[strategy], answers, protocol, tags=tags)
-
-
-def run(experiment: Experiment, runs: Path | str) -> store.Run:
-    """The run of `experiment` below `runs`: its folder's name says all that decides the records."""
-    return run_of(experiment, runs)

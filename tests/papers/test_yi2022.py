@@ -143,7 +143,6 @@ def test_bad_input(ready: PreparedData) -> None:
         (lambda: jobs(replace(smoke, initial=11), ["learning_loss"], [0]), "with 11 labelled images a batch of 11"),
         (lambda: jobs(smoke, [], [0]), "nothing to run with strategies"),
         (lambda: ready.side("rot"), "pretext is 'rot'"),
-        (lambda: yi2022.experiment(ready, {"strategy": "pt4all", "pretext": "", "seed": 0}), "strategy is 'pt4all'"),
         (
             lambda: yi2022.experiment(replace(ready, setting=replace(smoke, budget=70)), jobs(smoke, ["pt4al"], [0])[0]),
             "70 labels, .*60 images",

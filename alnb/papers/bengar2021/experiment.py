@@ -35,7 +35,7 @@ from alnb.papers.experiment import Scale, at_scale, runs_folder
 from alnb.papers.jobs import Job, TaggedRun, begun, cached_result, progress, read_result
 from alnb.report import records
 from alnb.store import Stream
-from alnb.store.checks import one_of
+from alnb.store.checks import at_least, one_of
 
 PAPER = "bengar2021"
 CYCLES = 5  # on each curve: the regimes of 0.1, 0.2, 1, 2, 10 % then tile the axis up to 50 %, where Table 1 is read; not stated
@@ -105,7 +105,7 @@ class Setting(shared.Setting):
     watched: int = field(default=0, metadata={"result": False})  # images of each class that the kNN monitor looks at; 0: all
 
     def labels(self, regime: float, pool: ImageSet) -> int:
-        """Images that each cycle asks for: see `budget`."""
+        """`budget` of a pool."""
         return self.budget(regime, len(pool), len(pool.classes))
 
     def budget(self, regime: float, pool: int, classes: int) -> int:
@@ -135,20 +135,13 @@ def setting(
         views: see `Setting`; None: as the scale says.
         vaal: "as_released" by its authors, or "clean": see `acquire.vaal`.
         split: of Tiny ImageNet, see `split_tiny`.
-
-    Raises:
-        ValueError: a name is not known, or `views` is below 0.
     """
-    checks: dict[str, tuple[str, Iterable[str]]] = {
-        "dataset": (dataset, DATASETS),
-        "preset": (preset, PRESETS),
-        "vaal": (vaal, VAALS),
-        "split": (split, SPLITS),
-    }
-    for name, (value, allowed) in checks.items():
+    for name, value, allowed in (
+        ("dataset", dataset, DATASETS), ("preset", preset, PRESETS), ("vaal", vaal, VAALS), ("split", split, SPLITS),
+    ):  # fmt: skip
         one_of(name, value, allowed)
-    if views is not None and views < 0:
-        raise ValueError(f"views is {views}: it must be 0 (the images as they are), or the number of random views")
+    if views is not None:
+        at_least("views", views, 0)
     published, large = DATASETS[dataset], dataset == "tiny_imagenet"
     full = Setting(
         dataset=dataset, scale=scale, net=resnet18, published=published, width=512, pretext=PRETEXTS["simsiam"],
@@ -228,22 +221,11 @@ class PreparedData(shared.PreparedData):
 
     @cached_property
     def pretrained(self) -> Pretrained:
-        """What SimSiam learned from the pool without labels: see `pretraining` for what is written beside the runs.
-
-        Raises:
-            pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`.
-        """
+        """What SimSiam learned from the pool without labels; `pretraining` reads what is written beside the runs."""
         memory, held_out = (at_most(images, self.setting.watched or None) for images in self.images)
         with progress("SimSiam") as report:
-            result = pretrain(
-                self.setting.pretext,
-                self.pool.images,
-                self.base,
-                seed=self.seed,
-                cache=self.cache,
-                report=report,
-                monitor=Monitor(memory, held_out),
-            )
+            learned = partial(pretrain, self.setting.pretext, self.pool.images, self.base, seed=self.seed, cache=self.cache)
+            result = learned(report=report, monitor=Monitor(memory, held_out))
         numbers = {"seconds": result.seconds, "loss": float(result.losses.mean()), "history": list(result.history)}
         cached_result(self.runs, *_summary_file(self.setting), lambda: numbers)
         return result
@@ -281,10 +263,7 @@ def _summary_file(setting: Setting) -> tuple[str, str]:
 
 
 def pretraining(setting: Setting, runs: Path | str) -> dict[str, Any]:
-    """Numbers of the pre-training whose runs lie below `runs`: seconds, loss (the mean over images) and history; see `Pretrained`.
-
-    Raises: as `read_result`.
-    """
+    """Numbers of the pre-training whose runs lie below `runs`: seconds, loss (mean over images), history. Raises: as `read_result`."""
     return read_result(runs, *_summary_file(setting))
 
 
@@ -295,14 +274,13 @@ def jobs(setting: Setting, arms: Iterable[str], strategies: Iterable[str], regim
     """The runs to make. An arm takes those of the strategies that it has in the paper.
 
     Raises:
-        ValueError: an arm, strategy or regime that the paper does not have.
-        NothingToRun: there is nothing to run.
+        ValueError: an arm, strategy or regime that the paper does not have, or nothing to run.
     """
     arms, strategies, regimes, seeds = list(arms), list(strategies), list(regimes), list(seeds)
-    known = {"arm": ARMS, "strategy": ARMS["frozen"], "regime": setting.published.regimes}
-    for what, values in (("arm", arms), ("strategy", strategies), ("regime", regimes)):
+    known: Any = (("arm", arms, ARMS), ("strategy", strategies, ARMS["frozen"]), ("regime", regimes, setting.published.regimes))
+    for what, values, allowed in known:
         for value in values:
-            one_of(what, value, known[what])
+            one_of(what, value, allowed)
     every = [
         {**setting.tags, "arm": arm, "strategy": strategy, "regime": float(regime), "seed": seed}
         for regime, arm, strategy, seed in product(regimes, arms, strategies, seeds)

@@ -33,7 +33,7 @@ from alnb.learn.train import Learner, Recipe, fit
 from alnb.loop import oracle
 from alnb.loop.experiment import Experiment, NothingToRun, Protocol
 from alnb.papers import experiment as shared
-from alnb.papers.experiment import Scale, at_scale, runs_folder
+from alnb.papers.experiment import Scale, at_scale
 from alnb.papers.jobs import Job, cached_result, progress, read_result
 from alnb.papers.yi2022.data import IMBALANCED_CIFAR10, bgr
 from alnb.papers.yi2022.strategies import STRATEGIES, SUBSET
@@ -113,10 +113,7 @@ class Setting(shared.Setting):
 def setting(dataset: str, scale: str, *, preset: str = "clean", cycles: int | None = None, **switches: Any) -> Setting:
     """The experiment on `dataset` at `scale` under a protocol: a preset, and the switches that differ from it.
 
-    Args:
-        cycles: None: as many as in the paper.
-    Raises:
-        ValueError: a name, a switch or a value is not known.
+    `cycles`: None for as many as in the paper. Raises: ValueError if a name, a switch or a value is not known.
     """
     one_of("dataset", dataset, DATASETS)
     one_of("preset", preset, PRESETS)
@@ -221,11 +218,11 @@ class PreparedData(shared.PreparedData):
         return Learner(self.setting.net, recipe, mean=mean, std=std)
 
     def pretrained(self, pretext: str) -> Pretrained:
-        """What a pretext learns from the pool, once: cached below `runs`, in pretrained/. `summary` reads what is written beside the runs.
+        """What a pretext learns from the pool, once: cached below `runs`. `summary` reads what is written beside the runs.
 
         Raises:
-            ValueError, pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`; or there is no such pretext, or
-                the summary beside the runs is of a pre-training with other losses.
+            ValueError: there is no such pretext, or the summary beside the runs is of a pre-training with other losses.
+            pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`.
         """
         one_of("pretext", pretext, self.setting.pretexts)
         task, learner = self.setting.pretexts[pretext], self.learner_of(self.setting.recipe(pretext))
@@ -242,10 +239,7 @@ class PreparedData(shared.PreparedData):
         return result
 
     def side(self, pretext: str) -> dict[str, Tensor]:
-        """What a strategy may know besides: the losses of its pretext; nothing for the pretext "".
-
-        Raises: as `pretrained`.
-        """
+        """What a strategy may know besides: the losses of its pretext; nothing for the pretext "". Raises: as `pretrained`."""
         if pretext and pretext not in self.losses:
             self.losses[pretext] = self.pretrained(pretext).losses
         return {pt4al.LOSS: self.losses[pretext]} if pretext else {}
@@ -270,12 +264,11 @@ def summary_file(setting: Setting, pretext: str) -> tuple[str, Any]:
 
 
 def summary(setting: Setting, pretext: str, runs: Path | str) -> dict[str, Any]:
-    """Numbers of a pre-training whose runs lie below `runs`, also of one on another machine.
+    """Numbers of a pre-training whose runs lie below `runs`, also of one on another machine. Raises: as `read_result`.
 
     Returns:
         seconds (in the process that finished it), loss (mean over images), images, first_batch (its size), below_1e-4 (losses that are
         written with an exponent), overlap (images that the first batch shares with that of the text order), losses (their fingerprint).
-    Raises: as `read_result`.
     """
     return read_result(runs, *summary_file(setting, pretext))
 
@@ -295,8 +288,7 @@ def jobs(setting: Setting, strategies: Iterable[str], seeds: Iterable[int], pret
     """The runs to make. A strategy that sorts by pretext losses has one for each pretext; the pretext of the others is "".
 
     Raises:
-        ValueError: a name is not known, or the setting does not fit a strategy.
-        NothingToRun: there is nothing to run.
+        ValueError: a name is not known, the setting does not fit a strategy, or there is nothing to run.
     """
     strategies, seeds, pretexts = list(strategies), list(seeds), list(pretexts)
     for name in strategies:
@@ -330,13 +322,8 @@ def check(setting: Setting, strategies: Iterable[str]) -> None:
 
 
 def experiment(prepared: PreparedData, job: Job) -> Experiment:
-    """What makes the run of a job.
-
-    Raises:
-        ValueError: there is no such strategy or pretext, or a batch of the pool is smaller than a query.
-    """
+    """What makes the run of a job. Raises: ValueError if a batch of the pool is smaller than a query."""
     setting, pool = prepared.setting, prepared.pool
-    one_of("strategy", job["strategy"], STRATEGIES)
     strategy, budget, batch = STRATEGIES[job["strategy"]], max(setting.initial, setting.budget), len(pool) // setting.batches
     if strategy.pretext and batch < budget:
         raise ValueError(
@@ -351,8 +338,3 @@ def experiment(prepared: PreparedData, job: Job) -> Experiment:
         Pool.of(pool.images), prepared.test, strategy.learner(prepared.learner), strategy.later(setting), oracle.simulated(pool.targets),
         protocol, initial=strategy.first(setting), side=prepared.side(job["pretext"]), tags=prepared.tags(job),
     )  # fmt: skip
-
-
-def folder(scale: str, runs: Path | str = "") -> Path:
-    """The folder of this paper's runs at `scale`, below `runs` or in the project: see `runs_folder`."""
-    return runs_folder(PAPER, scale, runs)

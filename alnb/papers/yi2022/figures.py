@@ -123,7 +123,7 @@ def costs(finished: Iterable[TaggedRun], pretexts: Mapping[str, float], publishe
 
 
 def draw_costs(table: DataFrame, title: str) -> Figure:
-    """`costs` as bars, stage by stage, in units of random choice, or in seconds if that was not run; totals stand left, hollow markers are the paper's."""
+    """`costs` as bars, stage by stage, in units of random choice (in seconds if it was not run), totals left; the paper's as hollow markers."""
     figure = Figure(figsize=(8.4, 1.3 + 0.42 * len(table)), layout="constrained")
     axis = figure.subplots()
     relative = bool(table["ratio"].notna().all())
