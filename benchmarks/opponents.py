@@ -14,6 +14,7 @@ import pandas
 import alnb
 from alnb import acquire
 from alnb.loop import oracle
+from alnb.papers import runs_folder
 from alnb.papers.bengar2021 import experiment as bengar2021
 from alnb.report import stats
 from benchmarks.papers import BUILD, SCALE, Row, keep, plain
@@ -25,7 +26,7 @@ LABELS, PRETRAININGS, SEEDS = (50, 150, 250), (0, 1), range(5)
 def prepared(seed: int) -> bengar2021.PreparedData:
     """The images with a pre-training of `seed`."""
     chosen = bengar2021.setting("cifar10", SCALE)
-    folder = bengar2021.folder(SCALE, BUILD / f"opponents-{seed}")
+    folder = runs_folder(bengar2021.PAPER, SCALE, BUILD / f"opponents-{seed}")
     return bengar2021.prepare(chosen, folder, seed=seed)
 
 

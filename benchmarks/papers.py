@@ -17,7 +17,7 @@ import pandas
 import torch
 
 from alnb import data, store
-from alnb.papers import find
+from alnb.papers import find, runs_folder
 from alnb.papers.bengar2021 import claims as bengar2021_claims
 from alnb.papers.bengar2021 import experiment as bengar2021
 from alnb.papers.bengar2021 import figures as bengar2021_figures
@@ -169,7 +169,7 @@ def bengar2021_tables(done: list[str]) -> tuple[Row, list[Row]]:
 def knn(sweep: str) -> float:
     """Accuracy of the nearest-neighbour vote at the end of the pre-training."""
     chosen = bengar2021.setting(SWEEPS["bengar2021"][sweep], SCALE)
-    return float(bengar2021.pretraining(chosen, bengar2021.folder(SCALE, BUILD / sweep))["history"][-1]["knn"])
+    return float(bengar2021.pretraining(chosen, runs_folder(bengar2021.PAPER, SCALE, BUILD / sweep))["history"][-1]["knn"])
 
 
 def ends(frame: pandas.DataFrame) -> pandas.DataFrame:

@@ -107,9 +107,6 @@ def _why(limit: Threshold, labels: float, source: str, gains: Mapping[str, objec
     )
 
 
-# ---- from records --------------------------------------------------------------------------------------------------------------
-
-
 def _measured(frame: DataFrame | None, arm: str) -> tuple[list[Threshold], str]:
     """The thresholds that the records of `arm` show; or, if there are none, why not."""
     if frame is None:
@@ -136,9 +133,6 @@ def _from_records(frame: DataFrame, arm: str, measured: Sequence[Threshold], cla
     strategy = best if best in gains and stats.verdict(gains[best]) == stats.HOLDS else "random"
     part = f"in our records. On {nearest.dataset}, {'up to this budget' if below else 'from its threshold on'}, over random"
     return Advice(strategy, _why(limit, labels, part, gains), "records", limit.evidence)
-
-
-# ---- from the papers -----------------------------------------------------------------------------------------------------------
 
 
 def _from_papers(arm: str, classes: int, labels: float, why_not: str) -> Advice:
@@ -187,9 +181,6 @@ def _independent(arm: str, classes: int, labels: float) -> tuple[str, dict[str, 
     return f"{source}: {nearest.dataset}, {how}", dict(zip(rows["strategy"], rows["value"], strict=True))
 
 
-# ---- picture -------------------------------------------------------------------------------------------------------------------
-
-
 def draw(classes: int, budget: int, self_supervised: bool, frame: DataFrame | None = None) -> Figure:
     """The question as a star among the thresholds by number of classes: those of the paper, and those of the records of `frame`.
 
@@ -216,8 +207,7 @@ def draw(classes: int, budget: int, self_supervised: bool, frame: DataFrame | No
     axis.set(ylim=(low / 1.5, 3 * high), xlim=(axis.get_xlim()[0] / 1.2, 2 * axis.get_xlim()[1]))
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for side in (axis.xaxis, axis.yaxis):
-        side.set_major_formatter(StrMethodFormatter("{x:g}"))
-        side.set_minor_formatter(NullFormatter())
+        side.set(major_formatter=StrMethodFormatter("{x:g}"), minor_formatter=NullFormatter())
     axis.grid(alpha=0.3, which="both")
     axis.legend(loc="upper left")
     return figure

@@ -26,9 +26,6 @@ from alnb.store.checks import one_of
 T = TypeVar("T")
 
 
-# ---- settings ------------------------------------------------------------------------------------------------------------------
-
-
 class Scale(StrEnum):
     """How much of an experiment is run, from the least faithful to the most."""
 
@@ -49,11 +46,7 @@ class Scale(StrEnum):
 
 
 def at_scale(scale: str, table: Mapping[Scale, T]) -> T:
-    """The entry of an experiment's table for `scale`.
-
-    Raises:
-        ValueError: there is no such scale, or the experiment does not have it. The message lists those it has.
-    """
+    """The entry of an experiment's table for `scale`. Raises: ValueError if it has none; the message lists those it has."""
     one_of("scale", scale, table)
     return table[Scale(scale)]
 
@@ -78,11 +71,7 @@ class Part:
     image_size: int | None = None  # pixels; None: the data set's own size
 
     def load(self, dataset: str, *, root: Root = None, device: str = "cpu", download: bool = False) -> tuple[ImageSet, ImageSet]:
-        """The pool and the test images.
-
-        Raises:
-            data.DataError: they are missing or damaged. The message says what to do.
-        """
+        """The pool and the test images. Raises: data.DataError if they are missing or damaged; the message says what to do."""
         pool, test = self.select(*_load(dataset, root_folder(root), device, download, self.image_size))
         return at_most(pool, self.per_class), at_most(test, self.test_per_class)
 
@@ -130,10 +119,10 @@ class PreparedData:
     @cached_property
     def images(self) -> tuple[ImageSet, ImageSet]:
         """The pool and the test images. Raises: as `Part.load`."""
-        found: tuple[ImageSet, ImageSet] = self.setting.part.load(
+        loaded: tuple[ImageSet, ImageSet] = self.setting.part.load(
             self.setting.dataset, root=self.root, device=self.device, download=self.download
         )
-        return found
+        return loaded
 
     @property
     def pool(self) -> ImageSet:
@@ -155,9 +144,6 @@ class PreparedData:
         return {**job, "classes": len(self.pool.classes), "pool": len(self.pool)}
 
 
-# ---- the net that knows all labels ---------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Supervised:
     """A net trained on all labels of the pool, to look back with."""
@@ -170,11 +156,7 @@ class Supervised:
 
 
 def supervised(learner: Learner, pool: ImageSet, test: ImageSet, *, runs: Path | str, report: Report | None = None) -> Supervised:
-    """Train on all labels, once: the result is cached below `runs`, in supervised/. After a kill the training continues.
-
-    Raises:
-        train.NonFiniteLoss, store.Corrupted: as `train.fit`.
-    """
+    """Train on all labels, once: cached below `runs`, in supervised/. After a kill the training continues. Raises: as `train.fit`."""
     described = store.describe({"train": pool, "test": test, "learner": learner})
 
     def compute(folder: Path) -> dict[str, Any]:
@@ -194,5 +176,4 @@ def supervised(learner: Learner, pool: ImageSet, test: ImageSet, *, runs: Path |
 
     result = store.cached(Path(runs) / "supervised", pool.name, described, pool.images.device, compute, ("checkpoint.pt",))
     values: dict[str, Any] = {field.name: result[field.name] for field in fields(Supervised)}
-    moved: dict[str, Any] = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()}
-    return Supervised(**moved)
+    return Supervised(**{name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()})

@@ -47,8 +47,8 @@ def find(jobs: Iterable[Job], runs: Path | str) -> tuple[list[TaggedRun], list[J
     """The finished runs of `jobs` below `runs`, in the order of the jobs; and the jobs that are left.
 
     Raises:
-        ValueError: two finished runs have the tags of one job; or as `begun`.
-        store.Corrupted, store.NewerFormat: as `begun`.
+        ValueError: two finished runs have the tags of one job.
+        ValueError, store.Corrupted, store.NewerFormat: as `begun`.
     """
     jobs = list(jobs)
     keys, groups = [_key(job, job) for job in jobs], {tuple(sorted(job)) for job in jobs}
@@ -166,17 +166,12 @@ def _covers(value: Any, default: Any) -> bool:
     return set(default) <= set(value) if isinstance(default, list) and default else bool(value == default)
 
 
-# ---- results that travel with the runs -----------------------------------------------------------------------------------------
-
-
 def cached_result(runs: Path | str, name: str, key: Any, compute: Callable[[], store.Json] | None = None) -> store.Json | None:
     """A small result that lies beside the runs as JSON, so that figures are drawn again without images and nets.
 
     Args:
         name: what the file is called, with a digest of `key`: everything that decides the result.
-        compute: called if there is no file; its numbers may be NaN, but not None. None: only look.
-    Returns:
-        The result; None if there is no file and no `compute`.
+        compute: called if there is no file; its numbers may be NaN, but not None. None: only look, and return None if there is no file.
     Raises:
         store.Corrupted: the file is damaged.
     """
@@ -190,11 +185,7 @@ def cached_result(runs: Path | str, name: str, key: Any, compute: Callable[[], s
 
 
 def read_result(runs: Path | str, name: str, key: Any) -> store.Json:
-    """A result that `cached_result` left, also on another machine.
-
-    Raises:
-        store.Corrupted: there is no such file, or it is damaged.
-    """
+    """A result that `cached_result` left, also on another machine. Raises: store.Corrupted if there is none, or it is damaged."""
     result = cached_result(runs, name, key)
     if result is None:
         raise store.Corrupted(f"results/{name}-*.json in {runs} is missing: copy it from where the runs were made")

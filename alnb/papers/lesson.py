@@ -1,6 +1,6 @@
 """The lesson of `notebooks/teach.ipynb`: ways to start, what lies near what, sentences that say what was measured, and pictures.
 
-These functions see the targets. They are for looking back: no strategy may use them.
+These functions see the targets, i64 [N]. They are for looking back: no strategy may use them.
 """
 
 from __future__ import annotations
@@ -45,15 +45,10 @@ Picture = tuple[int, str, str | None]
 """An image, its caption, and the colour of its frame."""
 
 
-# ---- ways to start -------------------------------------------------------------------------------------------------------------
-
-
 def starts(targets: Tensor, learner: Learner, classes: int) -> dict[str, tuple[Strategy, Strategy]]:
     """Ways to spend the first labels: by name, of `STARTS`, the strategy of cycle 0, and that of all later ones.
 
-    Args:
-        targets: i64 [N]; the class-even start looks at them, as published protocols do.
-        learner: builds the untrained net, which the last start asks.
+    The class-even start looks at the targets, as published protocols do; the last start asks an untrained net of `learner`.
     """
     random, entropy = STRATEGIES["random"], STRATEGIES["entropy"]
     first = (random, random, STRATEGIES["typical"], oracle.class_uniform(targets, classes), Untrained(learner, classes, entropy))
@@ -74,9 +69,6 @@ def cold(setting: quickstart.Setting, start: quickstart.Start, job: Job) -> Expe
     return replace(base, strategy=later, initial=initial, protocol=protocol, tags={**base.tags, **job})
 
 
-# ---- what lies near what -------------------------------------------------------------------------------------------------------
-
-
 def neighbours(features: Tensor, k: int = NEAR) -> Tensor:
     """The `k` nearest others, i64 [N,k], nearest first, of each of `features` [N,D], by Euclidean distance."""
     return queries.neighbours(features.double(), torch.arange(len(features)), k)
@@ -94,12 +86,9 @@ def most_different(shares: Mapping[str, Tensor]) -> int:
 
 
 def classes_asked(log_probs: Tensor, targets: Tensor, queries: Mapping[str, Tensor]) -> DataFrame:
-    """What queries i64 [n] are like, a row each.
+    """What queries i64 [n] are like, a row each. log_probs: [N,C], of the net that was asked.
 
     Columns: `classes` in it; `wrong`, the share that the net would have got wrong; `probability`, the mean that it gave to its first class.
-
-    Args:
-        log_probs: [N,C], of the net that was asked. targets: i64 [N].
     """
     top, first = log_probs.exp().max(dim=1)
     wrong = (first != targets).double()
@@ -130,9 +119,6 @@ def spread(features: Tensor, targets: Tensor, asked: Queries, cycle: int) -> Dat
     return DataFrame(rows, columns=["strategy", "run", "radius", "mixed"])
 
 
-# ---- sentences -----------------------------------------------------------------------------------------------------------------
-
-
 def about_queries(table: DataFrame, classes: int) -> list[str]:
     """What a table of `classes_asked` says, for a data set with so many classes."""
     return [
@@ -149,29 +135,27 @@ def about_coverage(frame: DataFrame, where: DataFrame) -> list[str]:
         "coverage beats random choice": ("kcenter", "random"),
         "uncertainty beats coverage": ("margin", "kcenter"),
     }
-    means = where.groupby("strategy")[["radius", "mixed"]].mean()
-    radius, mixed = (where.pivot(index="run", columns="strategy", values=column) for column in ("radius", "mixed"))
+    places = {
+        "Coverage leaves less far away than random choice": ("radius", "random", "kcenter"),
+        "Uncertainty asks where classes meet, more than random choice": ("mixed", "margin", "random"),
+        "Uncertainty asks where classes meet, more than coverage": ("mixed", "margin", "kcenter"),
+    }
+    table = where.pivot(index="run", columns="strategy", values=["radius", "mixed"])
     lines = [
-        f"distance of the farthest image from any label, in pixel values: {ordered(means['radius'], '.2f')}",
-        verdict("Coverage leaves less far away than random choice", stats.difference(radius["random"] - radius["kcenter"]), 1, "+.2f"),
-        "how mixed the classes are around the images of the query, in pixels (0: one class alone; 0.69: two alike): "
-        f"{ordered(means['mixed'], '.2f')}",
-        verdict(
-            "Uncertainty asks where classes meet, more than random choice", stats.difference(mixed["margin"] - mixed["random"]), 1, "+.2f"
-        ),
-        verdict("Uncertainty asks where classes meet, more than coverage", stats.difference(mixed["margin"] - mixed["kcenter"]), 1, "+.2f"),
+        f"distance of the farthest image from any label, in pixel values: {ordered(table['radius'].mean(), '.2f')}",
+        f"how mixed the classes are around the query, in pixels (0: one class; 0.69: two alike): {ordered(table['mixed'].mean(), '.2f')}",
     ]
+    for folklore, (column, more, less) in places.items():
+        lines.append(verdict(folklore, stats.difference(table[column][more] - table[column][less]), 1, "+.2f"))
     for cycle in (1, int(frame["cycle"].max())):
         labels = f"With {int(frame[frame['cycle'] == cycle]['n_labelled'].max())} labels"
-        lines += [
-            verdict(f"{labels} {folklore}", over(frame, {"strategy": first}, {"strategy": second}, cycle))
-            for folklore, (first, second) in pairs.items()
-        ]
+        for folklore, (more, less) in pairs.items():
+            lines.append(verdict(f"{labels} {folklore}", over(frame, {"strategy": more}, {"strategy": less}, cycle)))
     return lines
 
 
 def about_starts(frame: DataFrame, asked: Queries, targets: Tensor) -> list[str]:
-    """What the runs of all `STARTS` and their queries say of the first labels, and of the ones that follow. targets: i64 [N]."""
+    """What the runs of all `STARTS` and their queries say of the first labels, and of the ones that follow."""
     random, unsure, typical, even, blind = ({"strategy": name} for name in STARTS)
     variety = {name: sum(len(targets[run[0]].unique()) for run in runs) / len(runs) for name, runs in asked.items()}
     return [
@@ -213,15 +197,8 @@ def ordered(values: Mapping[str, float] | Series, form: str) -> str:
     return "; ".join(f"{name} {value:{form}}" for name, value in sorted(values.items(), key=lambda item: -item[1]))
 
 
-# ---- pictures ------------------------------------------------------------------------------------------------------------------
-
-
 def draw_query(images: Images, targets: Tensor, log_probs: Tensor, query: Tensor, title: str) -> Figure:
-    """The first `SHOWN` images of a query i64 [n] in order of choice; below each what the net gave to every class.
-
-    Args:
-        targets: i64 [N]. log_probs: [N,C].
-    """
+    """The first `SHOWN` images of a query i64 [n] in order of choice; below each what the net gave to every class, log_probs [N,C]."""
     classes, figure = log_probs.shape[1], Figure(figsize=(12.6, 3.9), layout="constrained")
     pictures, bars = figure.subplots(2, SHOWN, squeeze=False, height_ratios=(1, 1.25))
     _draw_row(pictures, images, [(image, f"true {int(targets[image])}", None) for image in query.tolist()])
@@ -238,11 +215,7 @@ def draw_query(images: Images, targets: Tensor, log_probs: Tensor, query: Tensor
 
 
 def draw_queries(images: Images, targets: Tensor, log_probs: Tensor, queries: Mapping[str, Tensor], title: str) -> Figure:
-    """The first `SHOWN` images of each query i64 [n], a row a query; those that the net gets wrong have a vermilion frame and say so.
-
-    Args:
-        targets: i64 [N]. log_probs: [N,C].
-    """
+    """The first `SHOWN` images of each query i64 [n], a row a query; those that the net gets wrong have a vermilion frame and say so."""
 
     def shown(image: int) -> Picture:
         true, first = int(targets[image]), int(log_probs[image].argmax())
@@ -254,11 +227,7 @@ def draw_queries(images: Images, targets: Tensor, log_probs: Tensor, queries: Ma
 
 
 def draw_neighbours(images: Images, targets: Tensor, near: Mapping[str, Tensor], image: int) -> Figure:
-    """An image and its nearest others in several spaces, a row a space: a blue frame and a tick if the class is the same.
-
-    Args:
-        targets: i64 [N]. near: by space, as `neighbours` gives, [N,k]; at most `SHOWN` are shown.
-    """
+    """An image and its nearest others by space, `near` [N,k], a row a space: a blue frame and a tick if the class is the same."""
     label = int(targets[image])
 
     def shown(other: int) -> Picture:
@@ -290,12 +259,9 @@ def _draw_row(axes: Sequence[Axes], images: Images, pictures: Sequence[Picture])
 
 
 def draw_asked(layout: Tensor, targets: Tensor, queries: Mapping[str, tuple[Tensor, Tensor]], classes: Sequence[str], title: str) -> Figure:
-    """Where queries lie among all images, a panel each: large points are queried now, crosses were before, small points are all images.
+    """Where queries lie in a layout [N,2], a panel each: large points are queried now, crosses were before, small points are all images.
 
-    Args:
-        layout: positions [N,2]. targets: i64 [N].
-        queries: by name, the images queried before and those queried now, i64 [m] and [n].
-        classes: their names.
+    `queries`: by name, the images queried before and those queried now, i64 [m] and [n].
     """
     size = (8.6, 6.0) if len(queries) == 1 else (1.6 + 3.7 * len(queries), 4.6)
     figure, (x, y) = Figure(figsize=size, layout="constrained"), layout.detach().cpu().T.numpy()
@@ -306,20 +272,15 @@ def draw_asked(layout: Tensor, targets: Tensor, queries: Mapping[str, tuple[Tens
         axis.scatter(x[before], y[before], s=26, c="black", marker="x", linewidths=1.2)
         axis.scatter(x[now], y[now], s=80, c=[colours[i] for i in now.tolist()], edgecolors=edges, linewidths=1.4)
         axis.set(title=name, xticks=[], yticks=[], xlabel="layout, first axis", ylabel="layout, second axis")
-    marks: dict[str, dict[str, Any]] = {
-        "asked for now": {"color": "black", "markersize": 9, "markerfacecolor": "white"},
-        "labelled before": {"color": "black", "marker": "x"},
-    }
+    marks: Any = {"asked for now": {"color": "black", "markersize": 9, "markerfacecolor": "white"}}
+    marks["labelled before"] = {"color": "black", "marker": "x"}
     draw_legend(figure, marks, classes)
     figure.suptitle(title, fontsize=12)
     return figure
 
 
 def draw_starts(frame: DataFrame, labels: Sequence[int]) -> Figure:
-    """Accuracy with these numbers of labels, a panel each: for each of `STARTS` a dot for each seed, and the mean with its 95 % interval.
-
-    The axis is the same for all numbers of labels, so that figures compare.
-    """
+    """Accuracy with these numbers of labels, a panel each: for each of `STARTS` a dot for each seed, the mean and its 95 % interval."""
     figure = Figure(figsize=(9.6 if len(labels) == 1 else 2.6 + 2.6 * len(labels), 4.4), layout="constrained")
     colours = dict(zip(STARTS, palette.COLOURS, strict=False))  # `palette.looks` would give one of them yellow, lost on a projector
     for axis, n in zip(figure.subplots(1, len(labels), sharex=True, sharey=True, squeeze=False)[0], labels, strict=True):

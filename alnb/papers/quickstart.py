@@ -125,9 +125,6 @@ SIZES: dict[Scale, Callable[[bool, Augment], dict[str, Any]]] = {Scale.SMOKE: _s
 SCALES: Sequence[str] = tuple(SIZES)
 
 
-# ---- preparing -----------------------------------------------------------------------------------------------------------------
-
-
 def check(setting: Setting, arm: str, strategies: Iterable[str], embedding: str) -> None:
     """Raises: ValueError if a name is unknown, or the protocol asks for more images than there are. Nothing is trained for it."""
     one_of("arm", arm, ARMS)
@@ -171,9 +168,6 @@ def features(setting: Setting, embedding: str, *, runs: Path | str, report: Repo
 def pixels(images: Images) -> Tensor:
     """Features float [N,D] that need no learning, on the CPU: the pixels themselves, in [0, 1]."""
     return predict(lambda x: x.flatten(1), images).cpu()
-
-
-# ---- running -------------------------------------------------------------------------------------------------------------------
 
 
 def jobs(setting: Setting, arms: Iterable[str], strategies: Iterable[str], seeds: Iterable[int]) -> list[Job]:

@@ -5,8 +5,7 @@ that each cycle labels), seed, cycle, n_labelled, accuracy, scale. Percentages a
 that a run on a part of the pool compares with the paper at equal labels per class.
 
 Intervals are of 95 %, by Student's t over seeds; those of labels saved by a bootstrap over seeds. All seeds share one pre-training and one
-set of images, so no interval holds what another pre-training would change. The intervals are not corrected for their number: a claim of
-several parts holds only if all do, which needs no correction, but chance refutes one of 40 comparisons of equals.
+set of images. The intervals are not corrected for their number: a claim of several parts holds only if all do.
 
 Source: Bengar et al. 2021, sections 5 and 6. The names C1 to C7 of the claims are ours.
 """
@@ -35,6 +34,7 @@ STEP = 5000  # labels; the paper reads its savings off curves with a point every
 DRAWS = 1000  # of every bootstrap
 SEEDS = 5  # with fewer, a bootstrap decides nothing: its intervals are then far too short
 ALL = (0, 101)  # percent labelled: any number
+Names = Sequence[str]
 
 
 def select(frame: DataFrame, dataset: str) -> DataFrame:
@@ -96,9 +96,6 @@ def percentiles(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-# ---- comparisons ---------------------------------------------------------------------------------------------------------------
-
-
 def _compared(rows: DataFrame, label: str, by_seed: Series) -> Comparison:
     """The regime and the budgets of `rows`, and a mean over seeds."""
     low, high = rows["labels"].min(), rows["labels"].max()
@@ -142,12 +139,7 @@ def _best_against_random(runs: DataFrame, arm: str, regimes: Sequence[float], pe
 
 
 def _strategies(
-    runs: DataFrame,
-    regimes: Sequence[float],
-    first: Sequence[str],
-    second: Sequence[str] = (),
-    arm: str = "frozen",
-    percent: tuple[float, float] = ALL,
+    runs: DataFrame, regimes: Sequence[float], first: Names, second: Names = (), arm: str = "frozen", percent: tuple[float, float] = ALL
 ) -> Iterator[Comparison]:
     """Each of `first` against each of `second` (by default all others), a part for each pair and regime."""
     for regime in regimes:
@@ -251,8 +243,6 @@ def _saved(runs: DataFrame) -> list[Comparison]:
     )
     return [Comparison(within(low, high, (paper - STEP, paper + STEP)) if n >= SEEDS else OPEN, text)]
 
-
-# ---- statements ----------------------------------------------------------------------------------------------------------------
 
 Statement = tuple[str, str, Callable[[DataFrame], Iterable[Comparison]]]
 """The name of a claim, what it says, and the comparisons that decide it."""

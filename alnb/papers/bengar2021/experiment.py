@@ -48,11 +48,11 @@ ARMS = {  # the strategies of each, in the paper's order
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the paper says of a data set (section 4)."""
+    """Training images, classes, and the percentages of the images that cycles label, as the paper says (section 4)."""
 
-    size: int  # training images
+    size: int
     classes: int
-    regimes: tuple[float, ...]  # percent of the training images that each cycle labels, the first included
+    regimes: tuple[float, ...]
 
 
 DATASETS = {
@@ -69,9 +69,6 @@ SCRATCH = Recipe(epochs=200, min_updates=2000, batch=128, lr=0.1, weight_decay=5
 VAALS = {"clean": CLEAN, "as_released": AS_RELEASED}
 PRESETS = {"paper": AUGMENTATIONS["resized_crop"], "strong": AUGMENTATIONS["crop_flip"]}  # augmentation of the scratch arm
 SPLITS = ("official", "held_out")
-
-
-# ---- settings ------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +197,6 @@ def split_tiny(pool: ImageSet, test: ImageSet, split: str) -> tuple[ImageSet, Im
     return subset(pool, remaining), subset(pool, held_out) if split == "held_out" else test
 
 
-# ---- preparing -----------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class PreparedData(shared.PreparedData):
     """Images, backbone and features of a setting, with results cached below `runs`: shared by all strategies, seeds and regimes.
@@ -267,9 +261,6 @@ def pretraining(setting: Setting, runs: Path | str) -> dict[str, Any]:
     return read_result(runs, *_summary_file(setting))
 
 
-# ---- running -------------------------------------------------------------------------------------------------------------------
-
-
 def jobs(setting: Setting, arms: Iterable[str], strategies: Iterable[str], regimes: Iterable[float], seeds: Iterable[int]) -> list[Job]:
     """The runs to make. An arm takes those of the strategies that it has in the paper.
 
@@ -308,20 +299,8 @@ def experiment(prepared: PreparedData, job: Job) -> Experiment:
     )  # fmt: skip
 
 
-# ---- records -------------------------------------------------------------------------------------------------------------------
-
-
-def folder(scale: str, runs: Path | str = "") -> Path:
-    """The folder of this paper's runs at `scale`, below `runs` or in the project: see `runs_folder`."""
-    return runs_folder(PAPER, scale, runs)
-
-
 def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
-    """All records below `runs` of the settings as they are now, with default switches; a row for each cycle, empty if there are none.
-
-    Raises:
-        ValueError: as `jobs.begun`.
-    """
+    """All records below `runs` of the settings as they are now, with default switches. Raises: ValueError as `jobs.begun`."""
     names = DATASETS if dataset is None else (dataset,)
     tagged = [run for name in names for run in begun(runs, setting=setting(name, scale).digest)]
     return records.frame(tagged) if tagged else DataFrame()
@@ -329,17 +308,16 @@ def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
 
 def all_records(runs: Path | str = "") -> DataFrame | None:
     """The records of every scale that decides claims, below `runs` or in the project, for `advisor.advise`; None if there are none."""
-    frames = [frame for scale in SCALES if scale.decides and len(frame := read(folder(scale, runs), scale))]
+    frames = [frame for scale in SCALES if scale.decides and len(frame := read(runs_folder(PAPER, scale, runs), scale))]
     return pandas.concat(frames, ignore_index=True) if frames else None
 
 
 def svm_accuracies(finished: Iterable[TaggedRun], prepared: Mapping[str, PreparedData]) -> DataFrame:
     """Test accuracy of the SVM itself in every cycle of the runs of "svm_margin", beside that of the linear classifier.
 
-    The paper does not say which of the two it plots. Each result is computed once, and lies beside the runs.
+    The paper does not say which of the two it plots. Each result is computed once, from the data `prepared` by digest of the setting, and
+    lies beside the runs.
 
-    Args:
-        prepared: by digest of the setting; used where a result is missing.
     Raises:
         ValueError: the prepared data has another backbone than a run whose result is missing.
     """
@@ -365,6 +343,5 @@ def _svm_curve(prepared: PreparedData, run: store.Run, cycles: Iterable[Cycle]) 
     for cycle in cycles:
         labelled += cycle.queried
         known: Tensor = torch.tensor(labelled)
-        targets = prepared.pool.targets[known]
-        curve.append(svm_accuracy(pool.features[known], targets, test.images.features, test.targets, C=rule.C))
+        curve.append(svm_accuracy(pool.features[known], prepared.pool.targets[known], test.images.features, test.targets, C=rule.C))
     return {"svm": curve}

@@ -97,9 +97,6 @@ def figure6(frame: DataFrame, arm: str = "frozen") -> DataFrame:
     return DataFrame(rows, columns=columns).sort_values("classes", ignore_index=True)
 
 
-# ---- correlation ---------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Pearson:
     """Pearson's r of `n` points, and its two-sided p by Student's t; both NaN if undefined. `note` says why, or what was left out."""
@@ -153,9 +150,6 @@ def bootstrap_correlation(frame: DataFrame, draws: int = DRAWS, seed: int = 0) -
         return f"no bootstrap of the correlation: {len(groups)} data sets; it needs 3, with thresholds that are finite and different"
     low, high = percentiles(values)
     return f"bootstrap 95 % interval of r {low:.2f} to {high:.2f}, of the {len(values)} of {draws} draws in which r is defined"
-
-
-# ---- Figure 6 ------------------------------------------------------------------------------------------------------------------
 
 
 def draw_figure6(table: DataFrame) -> Figure:

@@ -53,9 +53,6 @@ PRETEXT = Recipe(epochs=15, batch=256, lr=0.1, weight_decay=5e-4, schedule="cons
 SIMSIAM = Recipe(epochs=200, batch=512, lr=0.06, weight_decay=5e-4, augment=AUGMENTATIONS["simsiam"])
 
 
-# ---- settings ------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class Part(shared.Part):
     """The images of a setting."""
@@ -192,9 +189,6 @@ def _smoke(full: Setting) -> Setting:
 SCALES: dict[Scale, Callable[[Setting], Setting]] = {Scale.SMOKE: _smoke, Scale.LAPTOP: _laptop, Scale.PAPER: lambda full: full}
 
 
-# ---- preparing -----------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class PreparedData(shared.PreparedData):
     """Images and pretext losses of a setting, with results cached below `runs`: shared by all strategies and seeds.
@@ -228,7 +222,13 @@ class PreparedData(shared.PreparedData):
         task, learner = self.setting.pretexts[pretext], self.learner_of(self.setting.recipe(pretext))
         with progress(f"pretext {pretext}") as report:
             result = pretrain(task, self.pool.images, learner, cache=self.cache, report=report)
-        numbers = _summary(result, self.setting.batches)
+        ranked = (pt4al.ranking(result.losses, key=key) for key in ("float", "text"))
+        by_number, by_text = (set(pt4al.batch(order, self.setting.batches, 0).tolist()) for order in ranked)
+        numbers = {
+            "seconds": result.seconds, "loss": float(result.losses.mean()), "images": len(result.losses), "first_batch": len(by_number),
+            "below_1e-4": int((result.losses < 1e-4).sum()), "overlap": len(by_number & by_text),
+            "losses": store.fingerprint(result.losses.cpu()),
+        }  # fmt: skip
         name, key = summary_file(self.setting, pretext)
         written = cached_result(self.runs, name, key, lambda: numbers)
         if written is not None and written["losses"] != numbers["losses"]:
@@ -246,15 +246,6 @@ class PreparedData(shared.PreparedData):
 
 
 prepare = PreparedData
-
-
-def _summary(result: Pretrained, batches: int) -> dict[str, Any]:
-    by_number, by_text = (set(pt4al.batch(pt4al.ranking(result.losses, key=key), batches, 0).tolist()) for key in ("float", "text"))
-    return {
-        "seconds": result.seconds, "loss": float(result.losses.mean()), "images": len(result.losses), "first_batch": len(by_number),
-        "below_1e-4": int((result.losses < 1e-4).sum()), "overlap": len(by_number & by_text),
-        "losses": store.fingerprint(result.losses.cpu()),
-    }  # fmt: skip
 
 
 def summary_file(setting: Setting, pretext: str) -> tuple[str, Any]:
@@ -279,9 +270,6 @@ def warm_up(prepared: PreparedData) -> None:
     stream, short = Stream(0) / "warm up", replace(learner, recipe=replace(learner.recipe, epochs=1, min_updates=0, batch=2))
     net = learner.build(len(prepared.pool.classes), stream, images.device)
     fit(net, images, torch.arange(2), prepared.pool.targets[:2], short, stream)
-
-
-# ---- running -------------------------------------------------------------------------------------------------------------------
 
 
 def jobs(setting: Setting, strategies: Iterable[str], seeds: Iterable[int], pretexts: Iterable[str] = ("rotation",)) -> list[Job]:

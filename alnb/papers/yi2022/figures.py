@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas
 import seaborn
@@ -123,7 +122,7 @@ def costs(finished: Iterable[TaggedRun], pretexts: Mapping[str, float], publishe
 
 
 def draw_costs(table: DataFrame, title: str) -> Figure:
-    """`costs` as bars, stage by stage, in units of random choice (in seconds if it was not run), totals left; the paper's as hollow markers."""
+    """`costs` as bars by stage, in units of random choice (in seconds if it was not run), totals left; hollow markers are the paper's."""
     figure = Figure(figsize=(8.4, 1.3 + 0.42 * len(table)), layout="constrained")
     axis = figure.subplots()
     relative = bool(table["ratio"].notna().all())
@@ -142,28 +141,20 @@ def draw_costs(table: DataFrame, title: str) -> Figure:
 
 def draw_protocol_effects(table: DataFrame, title: str) -> Figure:
     """A table of `claims.protocol_effects`: accuracy against the clean protocol and, if random was run, the gain over random under each."""
-    presets, gains = list(table["preset"].unique()), bool(table["gain"].notna().any())
-    places = {name: y for y, name in enumerate(presets)}
-    figure = Figure(figsize=(11.0 if gains else 6.5, 1.6 + 0.42 * len(presets)), layout="constrained")
-    axes = figure.subplots(1, 2 if gains else 1, sharey=True, squeeze=False)[0]
-    looks, names = palette.looks(table["strategy"]), list(table["strategy"].unique())
-    for k, (strategy, rows) in enumerate(table.groupby("strategy", sort=False)):
-        _bars(axes[0], rows, places, (k - (len(names) - 1) / 2) * 0.22, ("difference", "low", "high"), label=strategy, **looks[strategy])
-        gained = rows.dropna(subset="gain")
-        if len(gained):
-            _bars(axes[1], gained, places, 0.0, ("gain", "gain_low", "gain_high"), label=f"{strategy} over random", **looks[strategy])
-    axes[0].set(yticks=range(len(presets)), yticklabels=presets)
-    axes[0].invert_yaxis()
-    for axis, label in zip(axes, ("the clean protocol", "random choice, same protocol"), strict=False):
-        axis.set_xlabel(f"points of accuracy over {label}")
+    places = {name: y for y, name in enumerate(table["preset"].unique())}
+    columns = {"the clean protocol": ("difference", "low", "high"), "random choice, same protocol": ("gain", "gain_low", "gain_high")}
+    panels = {label: names for label, names in columns.items() if table[names[0]].notna().any()}
+    figure = Figure(figsize=(2.0 + 4.5 * len(panels), 1.6 + 0.42 * len(places)), layout="constrained")
+    looks = palette.looks(table["strategy"])
+    for axis, (label, names) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True):
+        for k, (strategy, rows) in enumerate(table.dropna(subset=names[0]).groupby("strategy", sort=False)):
+            mean, low, high = (100 * rows[name] for name in names)
+            y = rows["preset"].map(places) + 0.22 * k
+            axis.errorbar(mean, y, xerr=[mean - low, high - mean], linestyle="none", capsize=3, label=strategy, **looks[strategy])
+        axis.set(xlabel=f"points of accuracy over {label}", yticks=range(len(places)), yticklabels=places)
         axis.axvline(0, color="0.3", linewidth=1)
         axis.grid(alpha=0.3, axis="x")
         axis.legend(fontsize=8)
+    axis.invert_yaxis()  # of all panels
     figure.suptitle(f"{title}; {int(table['seeds'].max())} seeds, 95 % intervals", fontsize=11)
     return figure
-
-
-def _bars(axis: Any, rows: DataFrame, places: Mapping[str, int], shift: float, columns: tuple[str, str, str], **look: Any) -> None:
-    mean, low, high = (100 * rows[name] for name in columns)
-    y = [places[name] + shift for name in rows["preset"]]
-    axis.errorbar(mean, y, xerr=[mean - low, high - mean], linestyle="none", capsize=3, **look)

@@ -1,7 +1,6 @@
 """What Figures 2 and 4 of Yi et al. 2022 look back with: a net that knows all labels.
 
-Its features and losses lie in folders that git ignores. What a figure shows of them lies beside the runs as a small result, so that
-neither images nor nets are needed to draw the figure again.
+What a figure shows lies beside the runs as a small result, so that neither images nor nets are needed to draw the figure again.
 
 An *iteration* is the paper's: it counts from 1, and iteration 1 is cycle 0.
 """
@@ -40,9 +39,6 @@ def supervised(prepared: PreparedData, epochs: float) -> Supervised:
         return shared.supervised(learner, prepared.pool, prepared.test, runs=prepared.runs, report=report)
 
 
-# ---- Figure 2 ------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class LossComparison:
     """A pretext's losses of the test images compared with those of the main task."""
@@ -55,11 +51,7 @@ class LossComparison:
 
 
 def read_comparison(setting: Setting, pretext: str, epochs: float, runs: Path | str) -> LossComparison | None:
-    """What `compare_losses` left below `runs`; None if it left nothing, or if the pretext was learned anew since.
-
-    Raises:
-        store.Corrupted: a file is damaged.
-    """
+    """What `compare_losses` left below `runs`; None if it left nothing, or if the pretext was learned anew since."""
     name, key = _comparison_file(setting, pretext, epochs, runs)
     numbers = cached_result(runs, name, key) if key else None
     if numbers is None:
@@ -72,12 +64,9 @@ def read_comparison(setting: Setting, pretext: str, epochs: float, runs: Path | 
 
 
 def compare_losses(prepared: PreparedData, pretext: str, epochs: float) -> LossComparison:
-    """Learn `pretext` and the main task from the pool, and compare their losses of the test images; or read what was left before.
+    """Learn `pretext` and the main task from the pool, the latter for `epochs`, and compare their losses of the test images; or read it.
 
-    Args:
-        epochs: of the main task.
-    Raises:
-        As `PreparedData.pretrained`, and ValueError as `stats.correlate`.
+    Raises: as `PreparedData.pretrained`, and ValueError as `stats.correlate`.
     """
     setting, runs = prepared.setting, prepared.runs
     comparison = read_comparison(setting, pretext, epochs, runs)
@@ -98,9 +87,6 @@ def _comparison_file(setting: Setting, pretext: str, epochs: float, runs: Path |
     return f"compared-{setting.dataset}-{setting.scale}-{pretext}", key
 
 
-# ---- Figure 4 ------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class QueryMap:
     """Where queries lie, as a net sees them that knows all labels."""
@@ -119,8 +105,7 @@ def map_queries(prepared: PreparedData, finished: Iterable[TaggedRun], iteration
     Args:
         finished: the runs whose queries are shown; the first run of a strategy counts.
         epochs: of the net that knows all labels.
-    Raises:
-        ValueError: as `queries`, `tsne.layout` and `queries.summary`.
+    Raises: ValueError as `queries`, `tsne.layout` and `queries.summary`.
     """
     setting, asked = prepared.setting, queries(finished, iterations)
     key = setting.digest, float(epochs), {name: {k: images.tolist() for k, images in mine.items()} for name, mine in asked.items()}
@@ -145,11 +130,7 @@ def _map(prepared: PreparedData, asked: Mapping[str, Mapping[int, Tensor]], epoc
 
 
 def queries(finished: Iterable[TaggedRun], iterations: Sequence[int]) -> dict[str, dict[int, Tensor]]:
-    """The queries of runs by strategy and iteration: global indices i64 [n]. The first run of a strategy counts.
-
-    Raises:
-        ValueError: a run has no such iteration.
-    """
+    """The queries of runs by strategy and iteration: global indices i64 [n]. The first run of a strategy counts."""
     asked: dict[str, dict[int, Tensor]] = {}
     for run, tags in finished:
         cycles = [Cycle.read(record) for record in run.records()]
