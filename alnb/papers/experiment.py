@@ -57,7 +57,7 @@ def decided(scale: str, verdict: Verdict) -> Verdict:
 
 
 def runs_folder(paper: str, scale: str, runs: Path | str = "") -> Path:
-    """The folder of a paper's runs: below `runs` if given, else in runs/ of the project, or runs/paper if git keeps them."""
+    """The folder of a paper's runs: below `runs`, by default in runs/ of the project, or in runs/paper if git keeps them."""
     project = store.workspace() / "runs" / ("paper" if Scale(scale).committed else "")
     return Path(runs or project) / paper
 
@@ -176,4 +176,5 @@ def supervised(learner: Learner, pool: ImageSet, test: ImageSet, *, runs: Path |
 
     result = store.cached(Path(runs) / "supervised", pool.name, described, pool.images.device, compute, ("checkpoint.pt",))
     values: dict[str, Any] = {field.name: result[field.name] for field in fields(Supervised)}
-    return Supervised(**{name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()})
+    values |= {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
+    return Supervised(**values)

@@ -147,23 +147,14 @@ def progress(title: str) -> Iterator[Report]:
 
 
 def is_full_figure(name: str, values: Mapping[str, Any], *, but: Iterable[str] = ()) -> bool:
-    """Whether the parameters of a notebook select all runs of its figure: whether they are the notebook's defaults.
+    """Whether `values`, parameters of the notebook `name`, select all runs of its figure: whether they are the notebook's defaults.
 
-    A list may hold more than the default, but nothing in place of an empty default. `LOCATION` parameters do not count.
-
-    Args:
-        name: of the notebook, such as "yi2022/figure3".
-        values: the parameters by name, such as ``globals()`` before a cell changes them.
-        but: further parameters that do not count, such as one that is part of the figure's file name.
-    Raises:
-        notebook.BadParameter: there is no such notebook.
+    A list may hold more than the default, but nothing in place of an empty default. `LOCATION` parameters and those of `but` do not count.
+    Raises: notebook.BadParameter if there is no such notebook.
     """
     defaults = {key: ast.literal_eval(known.default) for key, known in parameters.read(NOTEBOOKS / f"{name}.ipynb").items()}
-    return all(_covers(values[key], default) for key, default in defaults.items() if key not in (*LOCATION, *but))
-
-
-def _covers(value: Any, default: Any) -> bool:
-    return set(default) <= set(value) if isinstance(default, list) and default else bool(value == default)
+    pairs = [(values[key], default) for key, default in defaults.items() if key not in (*LOCATION, *but)]
+    return all(set(default) <= set(value) if isinstance(default, list) and default else value == default for value, default in pairs)
 
 
 def cached_result(runs: Path | str, name: str, key: Any, compute: Callable[[], store.Json] | None = None) -> store.Json | None:

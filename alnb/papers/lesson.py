@@ -51,7 +51,13 @@ def starts(targets: Tensor, learner: Learner, classes: int) -> dict[str, tuple[S
     The class-even start looks at the targets, as published protocols do; the last start asks an untrained net of `learner`.
     """
     random, entropy = STRATEGIES["random"], STRATEGIES["entropy"]
-    first = (random, random, STRATEGIES["typical"], oracle.class_uniform(targets, classes), Untrained(learner, classes, entropy))
+    first: tuple[Strategy, ...] = (
+        random,
+        random,
+        STRATEGIES["typical"],
+        oracle.class_uniform(targets, classes),
+        Untrained(learner, classes, entropy),
+    )
     return {name: (start, random if name == STARTS[0] else entropy) for name, start in zip(STARTS, first, strict=True)}
 
 
@@ -300,7 +306,15 @@ def draw_starts(frame: DataFrame, labels: Sequence[int]) -> Figure:
 
 def controls(draw: Callable[..., Figure], **choices: Iterable[Any]) -> ipywidgets.VBox:
     """A slider for each range of `choices`, a menu for each other one, and below them what `draw` makes of the values, called by name."""
-    handles, picture = {name: _control(name, values) for name, values in choices.items()}, ipywidgets.HTML()
+    handles: dict[str, Any] = {}
+    for name, values in choices.items():
+        shown: Any = {"description": name, "tooltip": f"choose {name}; arrow keys change it", "style": {"description_width": "8em"}}
+        if isinstance(values, range):
+            slider = {"min": values.start, "max": values[-1], "step": values.step, "continuous_update": False}
+            handles[name] = ipywidgets.IntSlider(value=values.start, **slider, layout={"width": "40em"}, **shown)
+        else:
+            handles[name] = ipywidgets.Dropdown(options=list(values), **shown)
+    picture = ipywidgets.HTML()
 
     def redraw(change: Any = None) -> None:
         figure = draw(**{name: handle.value for name, handle in handles.items()})
@@ -310,11 +324,3 @@ def controls(draw: Callable[..., Figure], **choices: Iterable[Any]) -> ipywidget
         handle.observe(redraw, names="value")
     redraw()
     return ipywidgets.VBox([*handles.values(), picture])
-
-
-def _control(name: str, values: Iterable[Any]) -> Any:
-    shown: dict[str, Any] = {"description": name, "tooltip": f"choose {name}; arrow keys change it", "style": {"description_width": "8em"}}
-    if isinstance(values, range):
-        slider = {"min": values.start, "max": values[-1], "step": values.step, "continuous_update": False}
-        return ipywidgets.IntSlider(value=values.start, **slider, layout={"width": "40em"}, **shown)
-    return ipywidgets.Dropdown(options=list(values), **shown)

@@ -6,7 +6,6 @@ Frames are those of `claims`. Intervals are of 95 %, by a bootstrap over seeds.
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ from matplotlib.figure import Figure
 from pandas import DataFrame, MultiIndex
 
 from alnb.papers.bengar2021.claims import DRAWS, gains_over, percentiles, resampled, select
-from alnb.papers.experiment import Scale
 from alnb.papers.published import published
 from alnb.report.palette import COLOURS, MARKERS
 from alnb.store import Stream
@@ -76,7 +74,7 @@ def threshold(frame: DataFrame, arm: str = "frozen") -> float:
 def bootstrap_threshold(frame: DataFrame, draws: int = DRAWS, seed: int = 0, *, arm: str = "frozen") -> list[float]:
     """`threshold` of `draws` resamples of the seeds, with replacement, each seed with all its runs; some may be `math.inf`."""
     gains = _gains(frame, arm)
-    return gains.threshold(resampled(len(gains.gains), draws, Stream(seed) / "threshold")).tolist()  # type: ignore[no-any-return]
+    return gains.threshold(resampled(len(gains.gains), draws, Stream(seed) / "threshold")).tolist()
 
 
 def figure6(frame: DataFrame, arm: str = "frozen") -> DataFrame:
@@ -137,10 +135,7 @@ def correlation(classes: Iterable[float], thresholds: Iterable[float]) -> Pearso
 
 
 def bootstrap_correlation(frame: DataFrame, draws: int = DRAWS, seed: int = 0) -> str:
-    """How the correlation of `figure6` moves when the seeds of each data set are drawn again, in a sentence.
-
-    It shows the spread over seeds. The doubt that comes from the few data sets remains.
-    """
+    """How the correlation of `figure6` moves when the seeds of each data set are drawn again. The doubt from few data sets remains."""
     groups = [runs for _, runs in frame.groupby("dataset", sort=False) if _gains(runs, "frozen").gains.size]
     streams = [Stream(seed) / "correlation" / k for k in range(len(groups))]
     columns = [bootstrap_threshold(runs, draws, stream.seed) for runs, stream in zip(groups, streams, strict=True)]
@@ -191,16 +186,13 @@ def draw_figure6(table: DataFrame) -> Figure:
     axis.set(xlabel="classes", ylabel="labels per class to beat random", xlim=(0, right), ylim=(0, 1.05 * top))
     axis.legend(loc="upper right")
     axis.grid(alpha=0.3)
-    figure.suptitle(_title(table), fontsize=9)
+    seeds = " to ".join(map(str, sorted({table["seeds"].min(), table["seeds"].max()})))
+    title = (
+        f"Where active learning overtakes random: {seeds} seeds, scale {' and '.join(table['scale'].unique())}; 95 % bootstrap intervals"
+    )
+    figure.suptitle(f"{title}\n{correlation(table['classes'], table['labels_per_class'])}", fontsize=9)
     return figure
 
 
 def _arrow(axis: Any, x: float, y: float, top: float, colour: str) -> None:
     axis.annotate("", (x, top), (x, y), arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.5})
-
-
-def _title(table: DataFrame) -> str:
-    seeds = " to ".join(map(str, sorted({table["seeds"].min(), table["seeds"].max()})))
-    scales = " and ".join(scale for scale in reversed(list(Scale)) if scale in set(table["scale"]))
-    about = textwrap.fill(str(correlation(table["classes"], table["labels_per_class"])), 84)
-    return f"Where active learning overtakes random: {seeds} seeds, scale {scales}; 95 % bootstrap intervals\n{about}"

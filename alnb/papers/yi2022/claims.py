@@ -140,9 +140,8 @@ def spread(frame: DataFrame, first: str = "pt4al", second: str = "random") -> Co
 def protocol_effects(frame: DataFrame, base: str, strategies: Iterable[str] = ("random", "pt4al")) -> DataFrame:
     """What each protocol changes against `base`: differences of accuracy paired by seed and number of labels, averaged over cycles.
 
-    Returns:
-        Columns: preset, strategy, difference, low, high (95 % interval), seeds, and `gain`, `gain_low`, `gain_high`: the difference of the
-        strategy and random under the same protocol (NaN for random itself).
+    Returns: columns preset, strategy, difference, low, high (95 % interval), seeds, and `gain`, `gain_low`, `gain_high`: the difference of
+    the strategy and random under the same protocol (NaN for random itself).
     """
     rows = []
     for preset, strategy in product(frame["preset"].unique(), strategies):

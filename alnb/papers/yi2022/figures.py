@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas
 import seaborn
 from matplotlib.figure import Figure
-from pandas import DataFrame
+from pandas import DataFrame, Series
 from scipy import stats
 
 from alnb.loop.experiment import Cycle
@@ -50,23 +50,16 @@ def panels(frame: DataFrame) -> DataFrame:
 
 
 def balance(counts: DataFrame) -> DataFrame:
-    """How evenly each strategy's labels are spread over the classes: entropy over ln C, after the first cycle and after all.
+    """How evenly each strategy's labels are spread over the classes, of `records.class_counts`: entropy over ln C, mean over runs.
 
-    Args:
-        counts: from `records.class_counts`.
-    Returns:
-        Mean over runs; a row for each strategy, columns "first iteration" and "all iterations"; 1 if all classes are equally frequent.
+    Returns: a row for each strategy, columns "first iteration" and "all iterations"; 1 if all classes are equally frequent.
     """
-
-    def evenness(rows: DataFrame) -> float:
-        by_run = [run.groupby("class")["count"].sum() for _, run in rows.groupby("run", observed=True)]
-        return sum(float(stats.entropy(shares)) / math.log(len(shares)) for shares in by_run) / len(by_run)
-
-    rows = {
-        name: {"first iteration": evenness(run[run["cycle"] == run["cycle"].min()]), "all iterations": evenness(run)}
-        for name, run in counts.groupby("strategy", sort=False, observed=True)
-    }
-    return DataFrame.from_dict(rows, orient="index")
+    columns = {}
+    for name, rows in {"first iteration": counts[counts["cycle"] == counts["cycle"].min()], "all iterations": counts}.items():
+        shares = rows.groupby(["strategy", "run", "class"], sort=False, observed=True)["count"].sum().unstack("class")
+        evenness = Series(stats.entropy(shares, axis=1) / math.log(shares.shape[1]), shares.index)
+        columns[name] = evenness.groupby("strategy", sort=False, observed=True).mean()
+    return DataFrame(columns)
 
 
 def draw_cold_start(frame: DataFrame, published: DataFrame, title: str) -> Figure:
@@ -100,13 +93,12 @@ def timed(runs: Path) -> Path:
 
 
 def costs(finished: Iterable[TaggedRun], pretexts: Mapping[str, float], published: DataFrame) -> DataFrame:
-    """Table 2: seconds of each stage of each strategy, and the total over that of random choice.
+    """Table 2: seconds of each stage of each strategy, means over runs, and the total over that of random choice.
 
     Args:
         pretexts: seconds that each pretext took to learn; a strategy that sorts by its losses pays them once.
         published: the minutes of the paper's table.
-    Returns:
-        Columns strategy, pretext, query, fit, evaluate, total (means over runs), ratio, published (the paper's ratio, NaN if none).
+    Returns: columns strategy, pretext, query, fit, evaluate, total, ratio, published (the paper's ratio, NaN if none).
     """
     rows = []
     for run, tags in finished:
