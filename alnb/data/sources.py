@@ -211,12 +211,7 @@ def pixels(images: Images) -> Images:
 
 
 def check_indices(indices: Tensor, n: int) -> None:
-    """Check that `indices` is a vector i64 and, on the CPU, that all are in [0, n): on a GPU the host would have to wait.
-
-    Raises:
-        IndexError: an index is out of range; the message names it and its position.
-        TypeError: not a vector of i64.
-    """
+    """Raises: as `Images.batch`, if `indices` do not fit to `n` images."""
     if indices.dtype != torch.int64 or indices.dim() != 1:
         kind = f"{indices.dtype} {list(indices.shape)}"
         raise TypeError(f"indices must be a vector of int64, not {kind}; turn a mask into one with .nonzero().squeeze(1)")
