@@ -182,11 +182,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def class_files(folder: Path) -> Files:
-    """The image files of each class sub-folder; classes and files in natural order.
-
-    Raises:
-        DataError: fewer than two sub-folders, or one without an image.
-    """
+    """The image files of each class sub-folder, in natural order. Raises: DataError if there are fewer than two, or one has no image."""
     classes = subfolders(folder)
     if len(classes) < 2:
         loose = sum(path.suffix.lower() in SUFFIXES for path in visible_files(folder))
@@ -217,11 +213,7 @@ def split_files(root: Path) -> dict[Split, Files]:
 
 
 def hold_out(files: Mapping[str, Sequence[Path]], counts: Iterable[int], name: str) -> dict[Split, Files]:
-    """The files split by class: `counts` of each class for the test, from `Stream(0) / name / "test" / class`.
-
-    Raises:
-        DataError: a class has one image.
-    """
+    """`counts` of each class are for the test, from `Stream(0) / name / "test" / class`. Raises: DataError if a class has one image."""
     splits: dict[Split, Files] = {"train": {}, "test": {}}
     for (label, paths), count in zip(files.items(), counts, strict=True):
         if len(paths) < 2:
@@ -264,10 +256,8 @@ def folder(
         root: the folder; required.
         download: not used.
         skip_bad: leave unreadable files out, and name them in a warning of the logger "alnb".
-
     Raises:
         DataError: no such folder, fewer than two classes, a class without images, or unreadable files (all of this split are named).
-
     Memory: O(N) images at `image_size`.
     """
     return read_folder([split], root=root, device=device, image_size=image_size, skip_bad=skip_bad)[0]
