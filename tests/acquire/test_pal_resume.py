@@ -26,7 +26,8 @@ TINY = PAL(
 batches = pytest.fixture(queries.batches_of)
 
 EAGER = replace(TINY, recipe=replace(TINY.recipe, checkpoint_seconds=0), tuning=replace(TINY.tuning, checkpoint_seconds=0))
-SCORED = 2  # batches of all images: one for the fingerprint in the checkpoint, one for the scores; there are 3 updates of the training, and 2 and 4 of the tunings on 4 and on 8 images
+# There are 3 updates of the training, and 2 and 4 of the tunings on 4 and on 8 images.
+SCORED = 2  # batches of all images: one for the fingerprint in the checkpoint, one for the scores
 
 
 @cache
