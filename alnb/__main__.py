@@ -62,20 +62,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from alnb import notebook
-    from alnb.notebook import kernel_free
+    from alnb.notebook import kernel_free, parameters
+    from alnb.notebook.execute import execute
 
     if options.help_notebook:
-        print(notebook.help_text(options.notebook))
+        print(parameters.help_text(options.notebook))
         return 0
     short = {"skip_bad": "true" if options.skip_bad else None, "scale": options.scale}
     given = [*options.parameters, *([name, value] for name, value in short.items() if value)]
-    values = notebook.parse(given, notebook.parameters(options.notebook))
+    values = parameters.parse(given, parameters.read(options.notebook))
     if options.kernel_free or find_spec("papermill") is None:
         kernel_free.execute(options.notebook, values)
         print("done without Jupyter: executed with it, the notebook finds all runs complete")
         return 0
-    print(f"executed notebook: {notebook.execute(options.notebook, values, options.output)}")
+    print(f"executed notebook: {execute(options.notebook, values, options.output)}")
     return 0
 
 

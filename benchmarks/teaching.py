@@ -8,7 +8,7 @@ from typing import Any
 
 import nbformat
 
-from alnb import notebook
+from alnb.notebook.execute import execute
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks/teach.ipynb"
 HOME, CLASS, SIZE = 15, 1, 2  # the bars: minutes, minutes, megabytes
@@ -26,7 +26,7 @@ def measure() -> Iterator[Row]:
         copies, minutes = [Path(place) / f"{name}.ipynb" for name in ("home", "class")], []
         for copy in copies:
             start = time.perf_counter()
-            notebook.execute(NOTEBOOK, values, copy)
+            execute(NOTEBOOK, values, copy)
             minutes.append((time.perf_counter() - start) / 60)
         told = "minutes at scale laptop, top to bottom unattended"
         yield row("from nothing", minutes[0], HOME, told)

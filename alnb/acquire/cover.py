@@ -1,14 +1,15 @@
-"""Choosing in feature space: pure functions of features [N, D] and of what is covered already.
+"""Choosing in feature space: pure functions of features [N, D].
 
-`kcenter` is exact, and lazy. The distance of a point to the covered set can only fall as centres are added, so a distance computed
-earlier is an upper bound now, and a point whose bound is below another's true distance cannot be the farthest. Only the points with the
-largest bounds are brought up to date, many at a time, and picks are made among them as long as nobody outside could be farther.
+`kcenter` is exact, and lazy. The distance of a point to the covered set can only fall as centres are added. So an earlier distance is
+an upper bound now, and a point whose bound is below another's true distance cannot be the farthest. Only the points with the largest
+bounds are updated, many at a time, and picks are made among them as long as no other point could be farther.
 
-Matrix products give bounds only: |x|^2 + |c|^2 - 2 x.c loses digits where norms are large against distances, so each is widened by what
-rounding can do to it. Whatever decides a pick is the norm of a difference, computed pair by pair; hence the answer does not depend on
-the block size.
+Matrix products give only bounds: |x|^2 + |c|^2 - 2 x.c loses digits where norms are large against distances, so each bound is widened
+by its largest rounding error. Picks are decided by norms of differences, computed pair by pair, so the answer does not depend on the
+block size.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,21 +18,20 @@ from torch import Tensor
 
 from alnb.store.shapes import Float, Int, Shaped
 
-BLOCK = 1024  # points brought up to date together: 2 MB of features at D = 512, which stays in a core's cache
+BLOCK = 1024  # points updated together: 2 MB of features at D = 512, which stays in a core's cache
 SCAN = 4096  # rows converted, centred and multiplied together in the one pass over all features
-FIRST = 8  # that pass measures one covered point in 8; the others count as pending until a point comes near to being picked
+FIRST = 8  # that pass measures one covered point in 8; the others wait until a point is nearly picked
 REDUCED = 2.0**-7  # relative error of products in TF32 (2**-11) or bfloat16 (2**-8), doubled
 
 
 def kcenter(features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: int, *, block: int = BLOCK) -> Int[Tensor, " n"]:
-    """The n points, i64 [n], that k-center greedy picks: each is the farthest from all that are covered by then, in order of choice.
+    """The n points, i64 [n], that greedy k-center picks: each is the farthest from all points covered so far, in order of choice.
 
     features: [N, D], any float dtype, finite; half precision is widened to float32 block by block. Distance: Euclidean.
-    covered: bool [N], True where a point is a centre already; those are never picked. Equal distances: the lowest index.
-    block: points brought up to date together; changes the speed, never the answer.
-    Where nothing is covered, the first pick is the point nearest to the mean of all. google/active-learning picks index 0 there,
-    because its random branch is never reached, so its first centre says how the file is sorted. The point
-    nearest to the mean needs no random number, does not depend on the order of the images, and is never an outlier.
+    covered: bool [N], True where a point is a centre already; centres are never picked. Equal distances: the lowest index.
+    block: points updated together; changes the speed, never the answer.
+    If nothing is covered, the first pick is the point nearest to the mean: it needs no random number, does not depend on the order of the
+    images, and is never an outlier. google/active-learning picks index 0, because it never reaches its random branch.
 
     Returns global indices. Memory O(N + block * (D + block + BLOCK) + SCAN * (D + BLOCK)) besides the features.
     Raises ValueError: covered not bool [N]; n negative or more than the uncovered; features with NaN, infinity or overflowing norms.
@@ -43,12 +43,12 @@ def kcenter(features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: 
 def farthest_first(
     features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: int, *, block: int = BLOCK
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """What `kcenter` picks, and the distance at which it picks each: the covering radius just before that pick, non-increasing.
+    """The picks of `kcenter`, and the distance of each: the covering radius just before that pick, non-increasing.
 
     Arguments, errors and memory as for `kcenter`; the first distance of a cold start is infinity.
     """
     _check(features, covered, n)
-    # autocast would turn the products into bfloat16 unnoticed, and their error would exceed the slack allowed for it
+    # autocast would compute the products in bfloat16, whose error exceeds the slack
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         picks, distances = [], []
         for pick, distance in _picks(features, covered, n, block):
@@ -59,14 +59,41 @@ def farthest_first(
         )
 
 
+def typical(features: Float[Tensor, "N D"], n: int, seed: int = 0) -> Int[Tensor, " n"]:
+    """n points, i64 [n], one from each of n k-means clusters: the point nearest to the centre, the largest cluster first.
+
+    They cover the features without picking outliers. Where fewer than n points differ, the lowest other indices fill the rest.
+
+    features: [N, D], finite, on the CPU. seed: of the clustering.
+    Raises ValueError: n negative or more than N.
+    Source: Hacohen et al. 2022 (TypiClust), whose typicality is a density; here it is the distance to the centre.
+    """
+    if not 0 <= n <= len(features):
+        raise ValueError(f"n = {n} typical points of {len(features)} were asked for: choose n in [0, {len(features)}]")
+    if n == 0:
+        return torch.empty(0, dtype=torch.int64)
+    from sklearn.cluster import KMeans  # not on every machine that trains
+
+    features = features.float()
+    different = len(features.unique(dim=0))
+    clusters = KMeans(min(n, different), n_init=1, random_state=seed % 2**32).fit(features.numpy())  # it takes 32 bits
+    labels, centres = torch.from_numpy(clusters.labels_).long(), torch.from_numpy(clusters.cluster_centers_)
+    distance = (features - centres[labels].to(features)).norm(dim=1)
+    sizes = torch.bincount(labels)
+    order = sizes.argsort(descending=True, stable=True).tolist()
+    nearest = [int(torch.where(labels == cluster, distance, math.inf).argmin()) for cluster in order if sizes[cluster]]
+    others = torch.ones(len(features), dtype=torch.bool).index_fill_(0, torch.tensor(nearest), False).nonzero()[:, 0]
+    return torch.cat([torch.tensor(nearest), others])[:n]
+
+
 @dataclass(frozen=True)
 class _Search:
-    """What the search knows of every point."""
+    """The state of the search: a bound for every point."""
 
     features: Tensor  # [N, D]
-    shift: Tensor  # [D] somewhere in the middle of the features; products are taken relative to it
+    shift: Tensor  # [D] about the middle of the features; products are computed relative to it
     bound: Tensor  # [N] at least the distance to the nearest centre; -inf for centres
-    seen: Tensor  # i64 [N] how many of the centres, in their order, the bound is the exact distance to; 0 where it is only a bound
+    seen: Tensor  # i64 [N] the bound is the exact distance to the nearest of the first `seen` centres; 0: only a bound
     centres: Tensor  # i64 [covered + n] covered points, then picks; filled as they are made
     block: int
 
@@ -75,7 +102,7 @@ class _Search:
 
 
 def _picks(features: Tensor, covered: Tensor, n: int, block: int) -> Iterator[tuple[int, float]]:
-    """Picks, with their distances, in order."""
+    """The picks with their distances, in order."""
     if n == 0:
         return
     known = covered.nonzero()[:, 0]
@@ -93,9 +120,9 @@ def _picks(features: Tensor, covered: Tensor, n: int, block: int) -> Iterator[tu
 
 
 def _round(search: _Search, count: int) -> Iterator[tuple[int, float]]:
-    """The picks, perhaps none, that can be made after the points with the largest bounds were brought up to date.
+    """Update the points with the largest bounds, and make the picks that are certain then, perhaps none.
 
-    `count` centres are known before the round. Everything that is not picked keeps a valid bound.
+    `count` centres are known before the round. Points that are not picked keep a valid bound.
     """
     near = _largest(search.bound, search.block)
     near = near[search.bound[near] > -torch.inf]
@@ -104,14 +131,14 @@ def _round(search: _Search, count: int) -> Iterator[tuple[int, float]]:
     rival = int(others.argmax())
     limit = float(others[rival])
     distance = search.bound[near]
-    # below the limit a point outside might be farther, and at the limit one with a lower index might tie
+    # below the limit another point might be farther, and at the limit one with a lower index might tie
     near = near[(distance > limit) | ((distance == limit) & (near < rival))]
     if len(near) == 0:
         return
     distance, rows, names = search.bound[near], search.rows(near), near.tolist()
     square, slack = _squares(rows - search.shift, rows - search.shift)
-    least = square.sub_(slack).clamp_(min=0).sqrt_().fill_diagonal_(torch.inf)
-    crowded = (least < distance).any(1).tolist()  # far from each other, as most are in many dimensions, picks change nothing
+    gap = square.sub_(slack).clamp_(min=0).sqrt_().fill_diagonal_(torch.inf)
+    crowded = (gap < distance).any(1).tolist()  # a pick that is far from all others, as most are in many dimensions, changes nothing
     for _ in range(min(len(near), len(search.centres) - count)):
         best = int(distance.argmax())
         value = float(distance[best])
@@ -122,14 +149,14 @@ def _round(search: _Search, count: int) -> Iterator[tuple[int, float]]:
         yield names[best], value
         distance[best] = -torch.inf
         if crowded[best]:
-            closer = (least[best] < distance).nonzero()[:, 0]
+            closer = (gap[best] < distance).nonzero()[:, 0]
             distance[closer] = torch.minimum(distance[closer], _distance(rows[closer], rows[best]))
     search.bound[near] = distance
     search.seen[near] = count
 
 
 def _update(search: _Search, index: Tensor, count: int) -> None:
-    """Makes the bounds of `index` the exact distances to the nearest of the first `count` centres."""
+    """Set the bounds of `index` to the exact distances to the nearest of the first `count` centres."""
     index = index[search.seen[index] < count]
     if len(index) == 0:
         return
@@ -147,19 +174,19 @@ def _nearest(rows: Tensor, centres: Tensor, bound: Tensor, shift: Tensor) -> Ten
     square, slack = _squares(rows - shift, centres - shift)
     limit = torch.minimum(bound.square(), square.amin(1) + slack[:, 0]) + slack[:, 0]
     row, centre = (square <= limit[:, None]).nonzero(as_tuple=True)
-    # usually one pair a row; among many equal features every pair, hence the slices
+    # usually one pair per row; among many equal features every pair, hence the slices
     for i, j in zip(row.split(BLOCK), centre.split(BLOCK), strict=True):
         bound = bound.scatter_reduce(0, i, _distance(rows[i], centres[j]), "amin")
     return bound
 
 
 def _squares(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distances [R, P] by one matrix product, and the most [R, 1] by which rounding can have moved any of a row."""
+    """Squared distances [R, P] by one matrix product, and the largest rounding error [R, 1] in each row."""
     norm, other = torch.linalg.vector_norm(rows, dim=1), torch.linalg.vector_norm(others, dim=1)
     square = torch.addmm(other.square(), rows, others.T, alpha=-2).add_(norm.square()[:, None])
-    # Higham 2002, section 3.1: an inner product of D terms is off by at most D u |x|.|y|, here u = eps / 2; the rest is for the square root
+    # Higham 2002, section 3.1: an inner product of D terms errs by at most D u |x|.|y|, here u = eps / 2; 8 more for the square root
     relative = (rows.shape[1] + 8) * torch.finfo(rows.dtype).eps
-    # asked of the backend: torch.get_float32_matmul_precision raises once someone used the newer per-backend settings
+    # torch.get_float32_matmul_precision raises once the newer settings of a backend were used, so the backend is asked
     backend = torch.backends.cuda if rows.is_cuda else torch.backends.mkldnn
     if rows.dtype == torch.float32 and backend.matmul.fp32_precision not in ("none", "ieee"):
         relative += REDUCED
@@ -172,35 +199,35 @@ def _distance(rows: Tensor, others: Tensor) -> Tensor:
 
 
 def _largest(bound: Tensor, k: int) -> Tensor:
-    """The indices, ascending, of the k largest bounds, of equal ones the lowest: `topk` leaves open which of equal ones it takes."""
-    least = bound.topk(min(k, len(bound)), sorted=False).values.amin()
-    above, equal = (bound > least).nonzero()[:, 0], (bound == least).nonzero()[:, 0]
+    """The indices, ascending, of the k largest bounds; of equal bounds the lowest indices, which `topk` does not promise."""
+    limit = bound.topk(min(k, len(bound)), sorted=False).values.amin()
+    above, equal = (bound > limit).nonzero()[:, 0], (bound == limit).nonzero()[:, 0]
     return torch.cat([above, equal[: max(k - len(above), 0)]]).sort().values
 
 
 def _scan(features: Tensor, centres: Tensor, known: int, block: int) -> _Search:
-    """A bound for every point from some of the known centres: the one pass over all features."""
+    """A bound for every point, from one known centre in `FIRST`: the one pass over all features."""
     dtype = torch.promote_types(features.dtype, torch.float32)
     shift = features[:: max(1, len(features) // SCAN)].to(dtype).mean(0)
     first = -(-known // FIRST)
     bound = torch.empty(len(features), dtype=dtype, device=features.device)
     for start in range(0, len(features), SCAN):
         rows = features[start : start + SCAN].to(dtype) - shift
-        least = torch.full_like(rows[:, 0], torch.inf)
-        for some in centres[:first].split(BLOCK):
-            square, slack = _squares(rows, features[some].to(dtype) - shift)
-            least = torch.minimum(least, square.amin(1) + slack[:, 0])
-        bound[start : start + SCAN] = least.clamp_(min=0).sqrt_()
+        nearest = torch.full_like(rows[:, 0], torch.inf)
+        for part in centres[:first].split(BLOCK):
+            square, slack = _squares(rows, features[part].to(dtype) - shift)
+            nearest = torch.minimum(nearest, square.amin(1) + slack[:, 0])
+        bound[start : start + SCAN] = nearest.clamp_(min=0).sqrt_()
     _check_finite(features, bound)
     bound[centres[:known]] = -torch.inf
-    # these bounds have slack in them, so not even the centres they come from count as seen
+    # these bounds contain slack, so `seen` is 0 even for the centres that they come from
     return _Search(features, shift, bound, torch.zeros_like(bound, dtype=torch.long), centres, block)
 
 
 def _medoid(features: Tensor) -> Tensor:
     """The index, i64 [1], of the point nearest to the mean."""
     dtype = torch.promote_types(features.dtype, torch.float32)
-    # in slices of a fixed size: another one would round the mean otherwise, and decide near ties otherwise
+    # in slices of a fixed size: another size would round the mean differently, and near ties with it
     mean = torch.stack([rows.to(dtype).sum(0) for rows in features.split(SCAN)]).sum(0) / len(features)
     return torch.cat([_distance(rows.to(dtype), mean) for rows in features.split(SCAN)]).argmin()[None]
 
@@ -219,7 +246,7 @@ def _check(features: Tensor, covered: Tensor, n: int) -> None:
 
 
 def _check_finite(features: Tensor, bound: Tensor) -> None:
-    """Raises where a row spoilt its bound, or everybody's; looks for the row only then."""
+    """Raises: ValueError where a bound is not finite. Only then it looks for the first bad row, which may have spoilt all bounds."""
     if bound.isfinite().all():
         return
     for start, rows in zip(range(0, len(features), SCAN), features.split(SCAN), strict=True):

@@ -1,7 +1,7 @@
-"""CoreGCN and UncertainGCN: a graph net learns which images are labelled; what it learnt of each image decides what is asked for.
+"""CoreGCN and UncertainGCN: a graph net learns which images are labelled, and what it learns of each image decides the query.
 
-The graph joins every image with every other, by the cosine of their features, but no N x N matrix is ever formed: the cosines are the
-product of the features [N,D] with themselves, so that a product with the graph is two thin ones.
+The graph joins every image to every other by the cosine of their features, but no N x N matrix is ever formed: the cosines are a product
+of the features [N,D] with themselves, so a product with the graph is two thin products.
 
 Source: Caramalau et al. 2021 (Sequential graph convolutional network for active learning), with the settings of the authors' code
 (razvancaramalau/Sequential-GCN-for-Active-Learning).
@@ -10,10 +10,7 @@ Source: Caramalau et al. 2021 (Sequential graph convolutional network for active
 from __future__ import annotations
 
 import math
-import os
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -21,15 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alnb.acquire import cover, scores
-from alnb.acquire.query import VOID, Query
+from alnb.acquire.query import Query
 from alnb.learn.checkpoint import NonFiniteLoss
+from alnb.store.checks import at_least, within
 from alnb.store.streams import Stream
 
-MEMINFO = Path("/proc/meminfo")  # of Linux; what is unused, by `os.sysconf`, leaves out what files in its cache would give up
 ROWS = 4096  # nodes whose outer products are summed together: fixed, so that the last bits do not depend on the machine
-ZERO = 1e-12  # a row of features that is no longer than this is one of zeros, as in `torch.nn.functional.normalize`
-# what a node has in common with all others together; below it a division by it would leave fewer than three digits of float32
-ALONE = 1e-3
+ZERO = 1e-12  # a row of features no longer than this counts as zeros, as in `torch.nn.functional.normalize`
+ALONE = 1e-3  # smallest sum of a node's cosines to divide by: below it, fewer than three digits of float32 are left
 
 
 # ---- the graph -----------------------------------------------------------------------------------------------------------------
@@ -39,24 +35,24 @@ ALONE = 1e-3
 class Graph:
     """N nodes and the weights A = (S - I) / d + I between them: S holds the cosines of their features, d the column sums of S - I.
 
-    Each column is divided by its own sum, hence A is not symmetric. Gradients through `product` are products with A transposed. A node
-    that has nothing in common with any other, such as one without any feature, stands alone: its column of A is that of I. (Its d is
-    0, and the formula says nothing; of a row of zeros it would say 2 where A is 1 now.)
+    Each column is divided by its own sum, so A is not symmetric. Gradients through `product` are products with A transposed. A node
+    that shares nothing with any other, such as one without features, stands alone: its column of A is that of I. (Its d is 0, where the
+    formula is undefined. For a row of zeros the formula would give 2 where A is 1 here.)
 
     Memory: O(N D), and O(D^2) in `smoothed`. Source: Caramalau et al. 2021; the authors' code forms A.
     """
 
     x: Tensor  # float [N,D], rows of length 1, or 0
     scale: Tensor  # float [N], 1 / d; 0 where a node stands alone
-    own: Tensor  # float [N], what the thin products lack on A's diagonal
+    diagonal: Tensor  # float [N], the part of A's diagonal that the thin products lack
 
     @classmethod
     def of(cls, features: Tensor) -> Graph:
-        """The graph of features float [N,D], which are left as they are; half precision is widened to float32.
+        """The graph of features float [N,D], which do not change. Half precision is widened to float32.
 
         Raises:
-            ValueError: not float [N,D]; a row that is not finite, or too long to be measured; a node whose similarities to the others
-                add up to nothing or less, which only negative features can do.
+            ValueError: features are not float [N,D]; a row is not finite, or too long to be measured; a node's cosines sum to 0 or less,
+                which only negative features can cause.
         """
         if features.ndim != 2 or not features.is_floating_point():
             raise ValueError(f"features must be float [N, D], but are {features.dtype} {list(features.shape)}: pool or flatten them first")
@@ -71,26 +67,26 @@ class Graph:
         itself = torch.linalg.vector_norm(x, dim=1).square_()
         total = x @ x.sum(dim=0) - itself
         joined = total >= ALONE
-        _check_alone(features, joined | (length <= ZERO), total)
+        _check_sums(features, joined | (length <= ZERO), total)
         scale = torch.where(joined, 1 / total, 0)
         return cls(x, scale, 1 - itself * scale)
 
     def product(self, v: Tensor) -> Tensor:
         """A v [N,K] of v float [N,K]."""
-        return torch.addcmul(self.x @ (self.x.T @ (v * self.scale[:, None])), self.own[:, None], v)
+        return torch.addcmul(self.x @ (self.x.T @ (v * self.scale[:, None])), self.diagonal[:, None], v)
 
     def smoothed(self) -> Tensor:
         """A x [N,D]: `product` of the graph's own features, without a third matrix of their size."""
         inner = self.x.new_zeros(self.x.shape[1], self.x.shape[1])
         for rows, scale in zip(self.x.split(ROWS), self.scale[:, None].split(ROWS), strict=True):
             inner.addmm_(rows.T, rows * scale)
-        return (self.x @ inner).addcmul_(self.own[:, None], self.x)
+        return (self.x @ inner).addcmul_(self.diagonal[:, None], self.x)
 
 
-def _check_alone(features: Tensor, fine: Tensor, total: Tensor) -> None:
-    if bool(fine.all()) or not bool((features < 0).any()):
+def _check_sums(features: Tensor, good: Tensor, total: Tensor) -> None:
+    if bool(good.all()) or not bool((features < 0).any()):
         return
-    node = int((~fine).long().argmax())
+    node = int((~good).long().argmax())
     raise ValueError(
         f"features[{node}] has cosines that add up to {float(total[node]):.3g} over all other nodes, and the graph divides by that sum: "
         "take features that are not negative, as behind a ReLU, or another strategy, such as kcenter"
@@ -103,8 +99,8 @@ def _check_alone(features: Tensor, fine: Tensor, total: Tensor) -> None:
 class GCN(nn.Module):
     """Two graph layers, `width` to `hidden` to 1: 65,664 + 129 parameters for 512 features.
 
-    All weights and biases are first uniform within +-1 / sqrt(outputs of the layer). Differs from the authors' code: it has two more
-    layers, which nothing is put through.
+    All weights and biases start uniform in +-1 / sqrt(outputs of the layer). Differs from the authors' code: it has two more layers,
+    which it never uses.
     """
 
     def __init__(self, width: int, hidden: int = 128) -> None:
@@ -117,7 +113,7 @@ class GCN(nn.Module):
                 nn.init.uniform_(values, -bound, bound)
 
     def hidden(self, smoothed: Tensor) -> Tensor:
-        """What is learnt of each node [N,hidden], of the smoothed features [N,D]: relu(A x w + b), without a product with A a step."""
+        """First layer [N,hidden] of smoothed features [N,D]: relu(A x w + b). Smoothing once saves a product with A in each step."""
         out: Tensor = self.first(smoothed)
         return out.relu_()
 
@@ -136,7 +132,7 @@ def labelled_loss(logits: Tensor, labelled: int, weight: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Training:
-    """How the graph net is built and trained; the defaults are those of the authors' code."""
+    """How the graph net is built and trained. The defaults are those of the authors' code."""
 
     hidden: int = 128  # width of the first layer
     dropout: float = 0.3  # between the layers, while training
@@ -148,24 +144,20 @@ class Training:
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
         for name in ("hidden", "steps"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ValueError(f"Training.{name} is {getattr(self, name)!r}: it must be a whole number, at least 1")
+            at_least(f"Training.{name}", getattr(self, name), 1)
         for name in ("unlabelled", "lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"Training.{name} is {getattr(self, name)}: it must be above 0, and finite")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"Training.weight_decay is {self.weight_decay}: it must not be negative, and finite")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"Training.dropout is {self.dropout}: it must be at least 0 and below 1")
+            within(f"Training.{name}", getattr(self, name), 0, above=True)
+        within("Training.weight_decay", self.weight_decay, 0)
+        within("Training.dropout", self.dropout, 0, 1)
 
 
 def learn(graph: Graph, labelled: int, training: Training, stream: Stream) -> tuple[Tensor, Tensor]:
-    """What a fresh net learns of each node [N,hidden], and the logits [N] of being labelled, in evaluation mode.
+    """Train a fresh net; return its first layer [N,hidden] and the logits [N] of being labelled, in evaluation mode.
 
-    The first `labelled` nodes are the labelled ones. Nothing is kept of a training that was stopped: it is a matter of seconds.
+    The first `labelled` nodes are the labelled ones. There is no checkpoint: a training takes seconds.
 
     Raises:
-        NonFiniteLoss: it names the step.
+        NonFiniteLoss: the message names the step.
     """
     smoothed = graph.smoothed()
     with (stream / "init").scope():
@@ -189,43 +181,33 @@ def learn(graph: Graph, labelled: int, training: Training, stream: Stream) -> tu
 
 
 def dropout_mask(hidden: Tensor, dropout: float, stream: Stream) -> Tensor:
-    """What `hidden` [N,H] is multiplied with in a step: 0 for a share `dropout` of it, and 1 / (1 - `dropout`) for the rest."""
-    draw = stream.generator(hidden.device)
+    """The factors of `hidden` [N,H] in a step: 0 with probability `dropout`, else 1 / (1 - `dropout`)."""
     # twice as fast as `bernoulli_`: 13 ms against 29 ms for 15,000 x 128 on one core
-    uniform = torch.rand(hidden.shape, generator=draw, dtype=hidden.dtype, device=hidden.device)
+    uniform = torch.rand(hidden.shape, generator=stream.generator(hidden.device), dtype=hidden.dtype, device=hidden.device)
     return uniform.ge_(dropout).div_(1 - dropout)
 
 
-def _check_finite(losses: Tensor, after: Tensor) -> None:
+def _check_finite(losses: Tensor, sums: Tensor) -> None:
     remedy = "lower Training.lr, and look at the features"
     for step, value in enumerate(losses.tolist()):
         if not math.isfinite(value):
             raise NonFiniteLoss(f"GCN: the loss is {value} at step {step} of {len(losses)}; {remedy}")
-    if not bool(after.isfinite().all()):
-        raise NonFiniteLoss(f"GCN: what it says of the nodes is not finite after step {len(losses) - 1} of {len(losses)}; {remedy}")
+    if not bool(sums.isfinite().all()):
+        raise NonFiniteLoss(f"GCN: its outputs are not finite after step {len(losses) - 1} of {len(losses)}; {remedy}")
 
 
 # ---- the strategies ------------------------------------------------------------------------------------------------------------
 
 
-class Learned(NamedTuple):
-    """What the graph net says of the images that were asked for, which come first, and of the candidates."""
-
-    rows: Tensor  # i64 [N], global indices, on the CPU
-    asked: int  # how many of them were asked for
-    hidden: Tensor  # float [N,H], on the device
-    logits: Tensor  # float [N], of being labelled, on the device
-
-
 @dataclass(frozen=True)
 class CoreGCN:
-    """Greedy k-center over what the graph net learnt of each image; covered is what was asked for.
+    """Greedy k-center over the graph net's first layer; the images that were asked for are covered.
 
-    The nodes are all images that were asked for, answered or not, and all candidates: the authors have 10,000 of them drawn at random
-    (`Protocol.subset`, or `scopes.RandomSubset`). Memory: O(N D), N of them with D features.
+    The nodes are all images that were asked for, answered or not, and all candidates. The authors draw 10,000 candidates at random
+    (`scopes.RandomSubset`). Memory: O(N D) for N nodes with D features.
 
     Distances are Euclidean, between activations of the first layer. The authors' code (2900cdb) measures them between the features that
-    went into the graph, with no use of what was learnt; copies of an earlier state of it have the logit as one more dimension.
+    enter the graph, and so does not use what was learned; copies of an earlier version add the logit as one more dimension.
 
     Source: Caramalau et al. 2021 (CoreGCN).
     """
@@ -233,42 +215,42 @@ class CoreGCN:
     training: Training = Training()
 
     def __post_init__(self) -> None:
-        """Raises: ValueError where the training is none."""
+        """Raises: ValueError where `training` is not a `Training`."""
         _check_training("CoreGCN", self.training)
 
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [n], in order of choice.
 
         Raises:
-            ValueError: nothing is labelled, or there are no candidates; features that make no graph, as `Graph.of`.
+            ValueError: nothing is labelled, there are no candidates, or the features make no graph, as in `Graph.of`.
             MemoryError: the graph does not fit.
-            NonFiniteLoss: it names the step.
+            NonFiniteLoss: the message names the step.
         """
-        found = _learned("CoreGCN", query, self.training)
-        covered = torch.arange(len(found.rows), device=found.hidden.device) < found.asked
-        return found.rows[cover.kcenter(found.hidden, covered, query.n).cpu()]
+        rows, asked, hidden, _ = _learned("CoreGCN", query, self.training)
+        covered = torch.arange(len(rows), device=hidden.device) < asked
+        return rows[cover.kcenter(hidden, covered, query.n).cpu()]
 
 
 @dataclass(frozen=True)
 class UncertainGCN:
-    """Those whose probability of being labelled, as the graph net says, is the nearest to `margin`, nearest first.
+    """Queries the candidates whose probability of being labelled, by the graph net, is nearest to `margin`, nearest first.
 
-    Nodes and memory as those of `CoreGCN`. Source: Caramalau et al. 2021 (UncertainGCN), with the margin of the authors' code.
+    Nodes and memory as in `CoreGCN`. Source: Caramalau et al. 2021 (UncertainGCN), with the margin of the authors' code.
     """
 
     training: Training = Training()
     margin: float = 0.1  # a probability
 
     def __post_init__(self) -> None:
-        """Raises: ValueError where the training is none, or the margin no probability."""
+        """Raises: ValueError where `training` is not a `Training`, or the margin not a probability."""
         _check_training("UncertainGCN", self.training)
         if not 0 <= self.margin <= 1:
             raise ValueError(f"UncertainGCN.margin is {self.margin}: it must be a probability, in [0, 1]")
 
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [n]. Raises: as `CoreGCN`."""
-        found = _learned("UncertainGCN", query, self.training)
-        s = found.logits[found.asked :].cpu().double().sigmoid()  # in float32 those close to 0 would tie
+        _, asked, _, logits = _learned("UncertainGCN", query, self.training)
+        s = logits[asked:].cpu().double().sigmoid()  # in float32 those close to 0 would tie
         return query.candidates[scores.top(-(s - self.margin).abs(), query.n)]
 
 
@@ -277,57 +259,59 @@ def _check_training(name: str, training: object) -> None:
         raise ValueError(f"{name}.training is {training!r}: it must be a Training, such as Training(steps=200)")
 
 
-def _learned(name: str, query: Query, training: Training) -> Learned:
-    asked = (query.pool.acquired != VOID).nonzero().flatten()
+class _Learned(NamedTuple):
+    rows: Tensor  # i64 [N], global indices on the CPU: first the images that were asked for, then the candidates
+    asked: int  # number of images that were asked for
+    hidden: Tensor  # float [N,H], on the device
+    logits: Tensor  # float [N], of being labelled, on the device
+
+
+def _learned(name: str, query: Query, training: Training) -> _Learned:
+    asked = query.pool.asked
     if not len(asked) or not len(query.candidates):
         raise ValueError(
-            f"{name} tells labelled images from unlabelled ones, but there are {len(asked)} labelled and {len(query.candidates)} "
+            f"{name} compares labelled with unlabelled images, but there are {len(asked)} labelled images and {len(query.candidates)} "
             "candidates: choose the first images with another strategy, such as random"
         )
     rows, features = torch.cat([asked, query.candidates]), query.features
     check_memory(name, len(rows), features, training.hidden)
     hidden, logits = learn(Graph.of(features[rows.to(features.device)]), len(asked), training, query.stream / "gcn")
-    return Learned(rows, len(asked), hidden, logits)
+    return _Learned(rows, len(asked), hidden, logits)
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------------------
 
 
 def needed(nodes: int, width: int, hidden: int, size: int = 4) -> int:
-    """Bytes that `learn` takes for so many nodes of `width` features, in numbers of `size` bytes, besides the features it is given.
+    """Bytes that `learn` takes for `nodes` of `width` features, in numbers of `size` bytes, besides the features themselves.
 
-    Two matrices [N,D], the graph's features and the smoothed ones; eight [N,H], of activations, the dropout's mask and gradients.
+    Two matrices [N,D]: the graph's features and the smoothed ones. Eight [N,H]: activations, dropout masks and gradients.
     benchmarks/gcn.py measures that.
     """
     return nodes * (2 * width + 8 * hidden) * size
 
 
 def free(device: torch.device) -> float:
-    """Bytes that can still be had on `device`: on a GPU what the driver and torch's cache have, on Linux what it holds for available.
-
-    Other systems are asked for all the memory that there is; infinity where not even that is known. Limits of a container are not seen.
-    """
+    """Free bytes on `device`: on a GPU those of the driver and of torch's cache. Infinity if unknown. Container limits are not seen."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    with suppress(OSError, StopIteration):
-        line = next(line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:"))
-        return int(line.split()[1]) * 1024
-    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}) and (pages := os.sysconf("SC_PHYS_PAGES")) > 0:  # Windows has neither
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    return math.inf
+    try:
+        import psutil
+    except ImportError:  # a machine that has torch and little else
+        return math.inf
+    return float(psutil.virtual_memory().available)
 
 
 def check_memory(name: str, nodes: int, features: Tensor, hidden: int) -> None:
-    """Make sure, before anything is computed, that a graph of so many `nodes`, with features [...,D] as these, fits.
+    """Check, before anything is computed, that a graph of `nodes` with features [...,D] like these fits.
 
     Raises:
-        MemoryError: it says how much is needed and how much there is.
+        MemoryError: the message gives the bytes needed and the bytes free.
     """
     size = torch.promote_types(features.dtype, torch.float32).itemsize
     need, there = needed(nodes, features.shape[-1], hidden, size), free(features.device)
     if need > there:
         raise MemoryError(
             f"{name}: a graph of N = {nodes:,} images with D = {features.shape[-1]:,} features each takes {need / 1e9:.3g} GB, but "
-            f"{features.device} has {there / 1e9:.3g} GB left: score a random subset of the pool (Protocol.subset, or "
-            "scopes.RandomSubset)"
+            f"{features.device} has {there / 1e9:.3g} GB left: score a random subset of the pool (scopes.RandomSubset)"
         )

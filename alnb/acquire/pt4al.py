@@ -1,9 +1,9 @@
 """PT4AL: pretext losses cut the pool into batches, one for each cycle, and the net chooses within the batch.
 
-`LossBatch` is a scope (which candidates a cycle may choose from, in which order) and `scopes.Scoped` puts it before the strategy that
-chooses among them. The losses [N] are `query.side["pretext_loss"]`.
+`LossBatch` is a scope: it gives a cycle its candidates, in order. `scopes.Scoped` puts it before the strategy that chooses among them.
+The losses [N] are `query.side["pretext_loss"]`.
 
-Source: Yi et al. 2022 (PT4AL), section 3; what the authors' code does otherwise (johnsk95/PT4AL) has switches of its own here.
+Source: Yi et al. 2022 (PT4AL), section 3. Where the authors' code (johnsk95/PT4AL) differs from the paper, there is a switch.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from alnb.acquire import scores
 from alnb.acquire.query import Query
 from alnb.learn.pretrain import check_losses
 from alnb.learn.train import predict
+from alnb.store.checks import at_least, one_of
 from alnb.store.shapes import Float, Int
 from alnb.store.streams import Stream
 
-LOSS = "pretext_loss"  # what `query.side` calls the losses
+LOSS = "pretext_loss"  # key of the losses in `query.side`
 KEYS = ("float", "text", "random")
 ORDERS = ("high_first", "low_first")
 
@@ -34,16 +35,16 @@ def ranking(losses: Float[Tensor, " N"], *, key: str = "float", order: str = "hi
 
     Args:
         key: "float" compares numbers. "text" compares their decimal texts, as the authors' code does: losses below 1e-4 are written
-            with an exponent, as 9.9e-05, and come out among the largest. "random" does not look at them: a shuffle by `seed`.
-        order: the largest or the smallest ones first.
+            with an exponent, as 9.9e-05, and come out among the largest. "random" ignores the losses: it shuffles by `seed`.
+        order: "high_first" or "low_first".
     Returns:
         Global indices, on the CPU.
     Raises:
-        ValueError: a loss is not finite, or all are equal, so that they order nothing; `key` or `order` is not known.
+        ValueError: a loss is not finite, all are equal, so that they order nothing, or `key` or `order` is unknown.
     Source: Yi et al. 2022, section 3.2; the authors' make_batches.py.
     """
-    _check_name("key", key, KEYS)
-    _check_name("order", order, ORDERS)
+    one_of("key", key, KEYS)
+    one_of("order", order, ORDERS)
     if key == "random":
         return torch.randperm(len(losses), generator=(Stream(seed) / "pt4al" / "shuffle").generator())
     losses = losses.detach().cpu()
@@ -56,10 +57,10 @@ def ranking(losses: Float[Tensor, " N"], *, key: str = "float", order: str = "hi
 
 
 def batch(ranked: Int[Tensor, " N"], batches: int, number: int) -> Int[Tensor, " M"]:
-    """Part `number`, from 0, of `ranked` cut into `batches` of one size; where that does not go, the first ones have one image more.
+    """Part `number`, from 0, of `ranked` cut into `batches` of equal size. If N is not divisible, the first ones have one image more.
 
     Raises:
-        ValueError: there are fewer batches, or fewer images than batches.
+        ValueError: there is no such batch, or there are fewer images than batches.
     """
     if not 1 <= batches <= len(ranked):
         raise ValueError(f"{len(ranked)} images cannot be cut into {batches} batches: choose from 1 to {len(ranked)}")
@@ -74,8 +75,8 @@ def batch(ranked: Int[Tensor, " N"], batches: int, number: int) -> Int[Tensor, "
 class LossBatch:
     """The scope of PT4AL: in cycle k the candidates in batch k, in the order of their losses.
 
-    What a cycle leaves over of its batch is no candidate ever again; but where `first` is not 0, cycle `first` sees the rest of its batch
-    again, and batch 0 is never seen. Source: Yi et al. 2022, section 3.2.
+    Images of batch k that cycle k does not query are never candidates again. With `first` = f != 0, batch f is offered in cycles 0 and f,
+    and batch 0 never. Source: Yi et al. 2022, section 3.2.
     """
 
     batches: int = 10
@@ -86,15 +87,14 @@ class LossBatch:
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
-        if type(self.batches) is not int or self.batches < 1:
-            raise ValueError(f"LossBatch.batches is {self.batches!r}: it must be a whole number, at least 1")
+        at_least("LossBatch.batches", self.batches, 1)
         if type(self.first) is not int or not 0 <= self.first < self.batches:
-            raise ValueError(f"LossBatch.first is {self.first!r}: it must be one of the batches, from 0 to {self.batches - 1}")
-        for name, value, allowed in (("key", self.key, KEYS), ("order", self.order, ORDERS)):
-            _check_name(f"LossBatch.{name}", value, allowed)
+            raise ValueError(f"LossBatch.first is {self.first!r}: it must be the number of a batch, from 0 to {self.batches - 1}")
+        one_of("LossBatch.key", self.key, KEYS)
+        one_of("LossBatch.order", self.order, ORDERS)
 
     def __call__(self, query: Query) -> Tensor:
-        """Global indices i64 [M], a part of the query's candidates.
+        """Global indices i64 [M], some of the query's candidates.
 
         Raises:
             ValueError: there are no losses, they order nothing, there are more cycles than batches, or a query is larger than its batch.
@@ -102,18 +102,18 @@ class LossBatch:
         losses = torch.zeros(len(query.pool)) if self.key == "random" else pretext_losses(query)
         ranked = ranking(losses, key=self.key, order=self.order, seed=self.seed)
         number = query.cycle if query.cycle else self.first
-        whole = batch(ranked, self.batches, number)
-        chosen = whole[torch.isin(whole, query.candidates)]
-        if query.n > len(chosen):
+        members = batch(ranked, self.batches, number)
+        candidates = members[torch.isin(members, query.candidates)]
+        if query.n > len(candidates):
             raise ValueError(
-                f"PT4AL in cycle {query.cycle}: {query.n} images are asked for, but batch {number} of {self.batches} has {len(chosen)} "
+                f"PT4AL in cycle {query.cycle}: {query.n} images are asked for, but batch {number} of {self.batches} has {len(candidates)} "
                 f"candidates: lower the budget, or cut the pool of {len(ranked)} into fewer batches"
             )
-        return chosen
+        return candidates
 
 
 def pretext_losses(query: Query) -> Tensor:
-    """The losses [N] beside the query.
+    """The losses [N] in the query's side information.
 
     Raises:
         ValueError: there are none, or not one for each image of the pool.
@@ -123,7 +123,7 @@ def pretext_losses(query: Query) -> Tensor:
         have = f"a tensor of shape {list(losses.shape)}" if isinstance(losses, Tensor) else repr(losses)[:60]
         raise ValueError(
             f"PT4AL sorts the pool by a pretext's losses: side[{LOSS!r}] must hold [{len(query.pool)}] of them, and is {have}; "
-            f"give the loop side={{{LOSS!r}: pretrain(…).losses}}"
+            f"give the experiment side={{{LOSS!r}: pretrain(…).losses}}"
         )
     return losses
 
@@ -132,35 +132,30 @@ def pretext_losses(query: Query) -> Tensor:
 
 
 def evenly(query: Query) -> Tensor:
-    """At even intervals over the candidates in their order, the first of all first: of 5,000 candidates 1,000 are ranks 0, 5, 10, …
+    """Candidates at even intervals of their order, from the first: ranks 0, 5, 10, … for 1,000 of 5,000 candidates.
 
     Source: Yi et al. 2022, section 3.3 (first batch).
     """
     return query.candidates[torch.arange(query.n) * len(query.candidates) // query.n]
 
 
-def foremost(query: Query) -> Tensor:
-    """The first of the candidates in their order: the highest losses of a batch. Source: Yi et al. 2022, section 6.3 (top-K)."""
+def highest(query: Query) -> Tensor:
+    """The first candidates in their order: the highest losses of a batch. Source: Yi et al. 2022, section 6.3 (top-K)."""
     return query.candidates[: query.n]
 
 
-def hindmost(query: Query) -> Tensor:
-    """The last of the candidates in their order, the very last first: the lowest losses of a batch. Source: section 6.1."""
+def lowest(query: Query) -> Tensor:
+    """The last candidates in their order, the very last first: the lowest losses of a batch. Source: section 6.1."""
     return query.candidates.flip(0)[: query.n]
 
 
 def normalised_confidence(query: Query) -> Tensor:
-    """Those with the smallest largest probability, after the logits [M,C] were divided by their Euclidean norm.
+    """Candidates with the smallest largest probability, after the logits [M,C] were divided by their Euclidean norm.
 
-    The score depends on the direction of the logits alone; with 10 classes it lies in (0.1, 0.2417].
-    Source: the authors' main.py; the paper has the posterior as it is, which is `acquire.least_confidence`.
+    The score depends only on the direction of the logits; with 10 classes it lies in (0.1, 0.2417].
+    Source: the authors' main.py. The paper takes the posterior itself, which is `acquire.least_confidence`.
     """
     if query.net is None:
         raise ValueError("normalised_confidence needs a trained net: choose the first labels with another strategy, such as `evenly`")
     logits = predict(query.net, query.pool.images, query.candidates).float().cpu()
     return query.candidates[scores.top(scores.least_confidence(functional.normalize(logits, dim=1).log_softmax(dim=1)), query.n)]
-
-
-def _check_name(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(allowed)}")

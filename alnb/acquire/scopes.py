@@ -1,4 +1,4 @@
-"""Scopes: which candidates a cycle may choose from. `Scoped` puts one before any strategy, so that scopes and strategies combine freely."""
+"""Strategies made of other strategies: `Scoped` restricts the candidates first, `Untrained` gives a net before there are labels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from alnb.acquire.query import Query
+from alnb.learn.train import Learner
+from alnb.store.checks import at_least
 
 Scope = Callable[[Query], Tensor]
-"""From a query to those of its candidates that may be chosen, global indices i64 [M], in an order that strategies may use."""
+"""From a query to the candidates that may be chosen, global indices i64 [M], in an order that strategies may use."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +24,22 @@ class Scoped:
     strategy: Callable[[Query], Tensor]  # as `acquire.Strategy`
 
     def __call__(self, query: Query) -> Tensor:
-        """Global indices i64 [n]. Raises: as the two parts."""
+        """Global indices i64 [n]. Raises: as the scope and the strategy."""
         return self.strategy(replace(query, candidates=self.scope(query)))
 
 
 @dataclass(frozen=True)
 class RandomSubset:
-    """So many candidates, drawn at random in each cycle without replacement; all where there are no more.
+    """`size` candidates, drawn at random in each cycle without replacement; all candidates if there are fewer.
 
-    What is left over remains in the pool. Source: Beluch et al. 2018; Yoo and Kweon 2019, section 4.1 (10,000 of CIFAR-10).
+    The others stay in the pool. Source: Beluch et al. 2018; Yoo and Kweon 2019, section 4.1 (10,000 of CIFAR-10).
     """
 
     size: int = 10_000
 
     def __post_init__(self) -> None:
-        """Raises: ValueError where the size is none."""
-        if type(self.size) is not int or self.size < 1:
-            raise ValueError(f"RandomSubset.size is {self.size!r}: it must be a whole number, at least 1")
+        """Raises: ValueError where the size is not a whole number above 0."""
+        at_least("RandomSubset.size", self.size, 1)
 
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [M], ascending.
@@ -47,6 +48,20 @@ class RandomSubset:
             ValueError: more images are asked for than the subset has.
         """
         if query.n > self.size:
-            raise ValueError(f"RandomSubset.size is {self.size}, fewer than the {query.n} images asked for: score a larger subset")
+            raise ValueError(f"RandomSubset.size is {self.size}, but {query.n} images are asked for: score a larger subset")
         drawn = torch.randperm(len(query.candidates), generator=(query.stream / "subset").generator())[: self.size]
         return query.candidates[drawn].sort().values
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A strategy for the first query that asks a net with random weights, which has learned nothing."""
+
+    learner: Learner  # builds the net
+    outputs: int
+    strategy: Callable[[Query], Tensor]
+
+    def __call__(self, query: Query) -> Tensor:
+        """Global indices i64 [n]. Raises: as the strategy."""
+        net = self.learner.build(self.outputs, query.stream / "untrained", query.pool.images.device).eval()
+        return self.strategy(replace(query, net=net))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alnb.papers.bengar2021 import claims
 from alnb.papers.published import published
-from alnb.report import figures as report
+from alnb.report import palette, stats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,7 +122,7 @@ def draw(classes: int, budget: int, self_supervised: bool, frame: DataFrame | No
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
     axis = figure.subplots()
     found = {"the paper": _printed(arm), "our records": _measured(frame, arm)[0]}
-    for (source, anchors), colour, marker in zip(found.items(), report.COLOURS, report.MARKERS, strict=False):
+    for (source, anchors), colour, marker in zip(found.items(), palette.COLOURS, palette.MARKERS, strict=False):
         _draw_thresholds(axis, sorted(anchors, key=lambda anchor: anchor.classes), source, colour, marker)
     axis.plot(classes, budget / classes, color="black", marker="*", markersize=15, linestyle="none", label="this budget")
     about = "with self-supervised features" if self_supervised else "from scratch"
@@ -188,17 +188,17 @@ def _from_records(frame: DataFrame, arm: str, known: _Anchor, anchors: Sequence[
     below = labels < known.labels
     rows = rows[rows["labels"] <= min(labels, nearest.labels) if below else rows["labels"] >= nearest.labels]
     gains = {
-        name: claims.paired(rows, {"strategy": name}, {"strategy": "random"})
+        name: stats.paired(rows, {"strategy": name}, {"strategy": "random"})
         for name in ADVISED
         if name != "random" and name in set(rows["strategy"])
     }
     gains = {name: gain for name, gain in gains.items() if gain.n}
     strategy = "random"
-    if below and "kcenter" in gains and claims.verdict(gains["kcenter"]) == claims.HOLDS:
+    if below and "kcenter" in gains and stats.verdict(gains["kcenter"]) == stats.HOLDS:
         strategy = "kcenter"
     if not below and gains:
         best = max(gains, key=lambda name: gains[name].mean)
-        strategy = best if claims.verdict(gains[best]) == claims.HOLDS else "random"
+        strategy = best if stats.verdict(gains[best]) == stats.HOLDS else "random"
     scales = " and ".join(sorted({row.scale for row in rows.itertuples()})) or "none"
     side = "below" if below else "at or above"
     compared = f"On {nearest.dataset}, {'up to this budget' if below else 'from its threshold on'}"
@@ -306,7 +306,7 @@ def _pretraining(frame: DataFrame | None, classes: int) -> tuple[str, str]:
         rows = claims.select(records, dataset)
         shared = set(rows[rows["arm"] == "frozen"]["regime"]) & set(rows[rows["arm"] == "scratch"]["regime"])
         rows = rows[rows["regime"] == min(shared, default=None)]
-        gain = claims.paired(rows, {"arm": "frozen"}, {"arm": "scratch"})
+        gain = stats.paired(rows, {"arm": "frozen"}, {"arm": "scratch"})
         if gain.n >= SEEDS:
             place = f"{dataset}, regime {min(shared):g}, both arms, scale {rows['scale'].iloc[0]}, {gain.n} seeds"
             both.append((abs(int(rows["classes"].iloc[0]) - classes), f"in our records it gives random sampling {gain}", place))

@@ -14,19 +14,18 @@ from torch import Tensor
 
 from alnb import acquire
 from alnb.acquire import Strategy
-from alnb.acquire.query import Query
+from alnb.acquire.scopes import Untrained
 from alnb.data import Images
 from alnb.learn.train import Learner
 from alnb.loop import oracle
 from alnb.loop.experiment import Experiment, Protocol
 from alnb.papers import quickstart
-from alnb.papers.bengar2021 import claims
-from alnb.report import figures as report
+from alnb.report import palette, stats, tables
 from alnb.report import queries as query_analysis
-from alnb.report.queries import CHUNK, CLASS_COLOURS, class_colour, class_edge, coverage_radius, draw_legend, knn_label_entropy
-from alnb.report.records import Found
+from alnb.report.palette import CLASS_COLOURS, class_colour, class_edge, draw_legend
+from alnb.report.queries import coverage_radius, knn_label_entropy
+from alnb.report.records import TaggedRun
 from alnb.widgets.explorer import trail as exploration
-from alnb.widgets.labeller.rounds import typical
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -34,44 +33,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame, Series
 
-RIGHT, WRONG = report.COLOURS[0], report.COLOURS[1]  # blue and vermilion; a sign says the same
+RIGHT, WRONG = palette.COLOURS[0], palette.COLOURS[1]  # blue and vermilion; a sign says the same
 SHOWN = 10  # images of a query that a picture shows
 NEAR = 10  # neighbours whose classes are looked at
 STARTS = (
     "random, then random", "random, then entropy", "typical, then entropy", "class-even, then entropy", "entropy from the first query on",
 )  # fmt: skip
 COLD_CYCLES = {"smoke": 2, "laptop": 4, "paper": 4}  # points on each curve of a start
-WORDS = {claims.HOLDS: "holds here", claims.FAILS: "is wrong here, it is the other way round", claims.OPEN: "is not decided by these runs"}
+WORDS = {stats.HOLDS: "holds here", stats.FAILS: "is wrong here, it is the other way round", stats.OPEN: "is not decided by these runs"}
 
 
 # ---- ways to start -------------------------------------------------------------------------------------------------------------
-
-
-def untrained(learner: Learner, classes: int, strategy: Strategy) -> Strategy:
-    """A first query by `strategy` all the same: it asks a net that has random weights and has learned nothing.
-
-    Args:
-        learner: builds the net; each query draws its weights from its own random stream.
-        classes: number of the net's outputs.
-    """
-
-    def untrained_start(query: Query) -> Tensor:
-        net = learner.build(classes, query.stream / "untrained", query.pool.images.device).eval()
-        return strategy(replace(query, net=net))
-
-    return untrained_start
-
-
-def typical_start(query: Query) -> Tensor:
-    """A first query of typical images: of as many clusters of pixels as are asked for, the one nearest to the middle; i64 [n].
-
-    Raises:
-        ValueError: fewer candidates than are asked for.
-    """
-    if len(query.candidates) < query.n:
-        raise ValueError(f"{query.n} typical images were asked for, of {len(query.candidates)} candidates: ask for fewer")
-    seed = (query.stream / "typical").seed % 2**31  # scikit-learn takes 32 bits
-    return query.candidates[typical(quickstart.pixels(query.pool.images)[query.candidates], query.n, seed)]
 
 
 def starts(targets: Tensor, learner: Learner, classes: int) -> dict[str, tuple[Strategy, Strategy]]:
@@ -81,7 +53,7 @@ def starts(targets: Tensor, learner: Learner, classes: int) -> dict[str, tuple[S
         targets: i64 [N]; the class-even start looks at them, as published protocols do.
     """
     random, entropy = acquire.STRATEGIES["random"], acquire.STRATEGIES["entropy"]
-    first = (random, random, typical_start, oracle.class_uniform(targets, classes), untrained(learner, classes, entropy))
+    first = (random, random, acquire.typical, oracle.class_uniform(targets, classes), Untrained(learner, classes, entropy))
     return dict(zip(STARTS, zip(first, (random, entropy, entropy, entropy, entropy), strict=True), strict=True))
 
 
@@ -103,15 +75,10 @@ def cold(setting: quickstart.Setting, start: quickstart.Start, name: str, seed: 
 def neighbours(features: Tensor, k: int = NEAR) -> Tensor:
     """The `k` nearest others, i64 [N,k], nearest first, of each of `features` [N,D], by Euclidean distance.
 
-    Memory: O(N (D + k) + `CHUNK` N).
-
     Raises:
         ValueError: there are not `k` others.
     """
-    if not 1 <= k < len(features):
-        raise ValueError(f"k is {k}: of {len(features)} images one has at most {len(features) - 1} neighbours")
-    features = features.double()
-    return torch.cat([query_analysis.neighbours(features, some, k) for some in torch.arange(len(features)).split(CHUNK)])
+    return query_analysis.neighbours(features, torch.arange(len(features)), k)
 
 
 def alike(near: Tensor, targets: Tensor) -> Tensor:
@@ -152,7 +119,7 @@ def classes_asked(said: Tensor, targets: Tensor, queries: Mapping[str, Tensor]) 
     return pandas.DataFrame.from_dict(rows, orient="index")
 
 
-def asked(found: Iterable[Found]) -> dict[str, list[dict[int, Tensor]]]:
+def asked(found: Iterable[TaggedRun]) -> dict[str, list[dict[int, Tensor]]]:
     """By strategy, of each of its runs the queries i64 [n] by cycle.
 
     Args:
@@ -240,8 +207,8 @@ def about_coverage(frame: DataFrame, where: DataFrame) -> list[str]:
 def _verdict(folklore: str, where: DataFrame, column: str, more: str, less: str) -> str:
     """As `verdict`, of a column of `spread` that should be more for one strategy than for another, by run."""
     values = where.pivot(index="run", columns="strategy", values=column)
-    found = claims.difference(values[more] - values[less])
-    return f"“{folklore}” {WORDS[claims.verdict(found)]}: {found.told(1, '+.2f')}."
+    found = stats.difference(values[more] - values[less])
+    return f"“{folklore}” {WORDS[stats.verdict(found)]}: {found.text(1, '+.2f')}."
 
 
 def about_starts(frame: DataFrame, asked: Mapping[str, Sequence[Mapping[int, Tensor]]], targets: Tensor) -> list[str]:
@@ -275,23 +242,23 @@ def about_pretraining(frame: DataFrame, shares: Mapping[str, Tensor]) -> list[st
         verdict("With the first labels pre-training helps", over(frame, pretrained, scratch, 0)),
         verdict("With the last labels it still helps", over(frame, pretrained, scratch, int(frame["cycle"].max()))),
         *(f"what margin gains over random choice, {arm}, over all cycles: {lead}" for arm, lead in leads.items()),
-        report.finding(frame),
+        tables.finding(frame),
     ]
 
 
-def verdict(folklore: str, found: claims.Difference) -> str:
+def verdict(folklore: str, found: stats.Difference) -> str:
     """What is said, and whether the runs say so too: by the 95 % interval of the difference that should be above 0."""
-    return f"“{folklore}” {WORDS[claims.verdict(found)]}: {found}."
+    return f"“{folklore}” {WORDS[stats.verdict(found)]}: {found}."
 
 
-def over(frame: DataFrame, first: Mapping[str, Any], second: Mapping[str, Any], cycle: int | None = None) -> claims.Difference:
+def over(frame: DataFrame, first: Mapping[str, Any], second: Mapping[str, Any], cycle: int | None = None) -> stats.Difference:
     """How much more accurate the runs that match `first` are than those of `second`, paired by seed; in one cycle, or over all (None).
 
     Raises:
-        ValueError: as `claims.paired`.
+        ValueError: as `stats.paired`.
     """
     rows = frame if cycle is None else frame[frame["cycle"] == cycle]
-    return claims.paired(rows, first, second, on=("n_labelled",))
+    return stats.paired(rows, first, second, on=("n_labelled",))
 
 
 def ordered(values: Mapping[str, float] | Series, form: str) -> str:
@@ -392,22 +359,22 @@ def draw_starts(frame: DataFrame, labels: Sequence[int]) -> Figure:
     figure = _figure(9.6 if len(labels) == 1 else 2.6 + 2.6 * len(labels), 4.4)
     axes = figure.subplots(1, len(labels), sharex=True, sharey=True, squeeze=False)[0]
     for axis, n in zip(axes, labels, strict=True):
-        for y, name in enumerate(STARTS):  # `report.looks` would give one of them yellow, which a projector loses on white
+        for y, name in enumerate(STARTS):  # `palette.looks` would give one of them yellow, which a projector loses on white
             values = frame[(frame["n_labelled"] == n) & (frame["strategy"] == name)]["accuracy"]
-            _strip(axis, y, values, {"color": report.COLOURS[y], "marker": report.MARKERS[y]})
+            _strip(axis, y, values, {"color": palette.COLOURS[y], "marker": palette.MARKERS[y]})
         axis.set_title(f"{n} labels", fontsize=11)
         axis.set_xlabel("test accuracy")
         axis.grid(alpha=0.3, axis="x")
     least, most = frame["accuracy"].min(), frame["accuracy"].max()
     axes[0].set(xlim=(max(0.0, least - 0.05), min(1.0, most + 0.05)), ylim=(len(STARTS) - 0.5, -0.6))
     axes[0].set_yticks(range(len(STARTS)), [name.replace(", ", ",\n").replace(" the ", "\nthe ") for name in STARTS])
-    told = f"small: each of {report.seeds(frame)} seeds; large: their mean, with its 95 % interval"
+    told = f"small: each of {stats.seeds(frame)} seeds; large: their mean, with its 95 % interval"
     figure.suptitle(f"How the first labels were chosen, then who chose the rest ({told})", fontsize=12 if len(labels) > 2 else 10)
     return figure
 
 
 def _strip(axis: Axes, y: int, values: Series, look: Mapping[str, Any]) -> None:
-    mean, (low, high) = values.mean(), report.interval(values)
+    mean, (low, high) = values.mean(), stats.interval(values)
     axis.scatter(values, [y - 0.2] * len(values), s=22, alpha=0.7, linewidths=0, **look)
     axis.errorbar(mean, y + 0.12, xerr=[[mean - low], [high - mean]], capsize=4, markersize=7, **look)
 

@@ -1,4 +1,7 @@
-"""Records to tables: run folders are found, read and verified, and become one row a cycle."""
+"""Records to tables: find run folders, read and verify them, and make a row of each cycle.
+
+A function that reads runs raises `store.Corrupted` if a file is damaged, and `store.NewerFormat` if a later version wrote it.
+"""
 
 from __future__ import annotations
 
@@ -8,121 +11,113 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
+from pandas import DataFrame
 
 from alnb import store
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-Found = tuple[store.Run, Mapping[str, Any]]
-"""A run and its columns: what its experiment calls it, such as arm, strategy and seed."""
-WRITERS = {".parquet": "Parquet", ".csv": "CSV"}  # of `export`, by suffix
-FIRST = ("dataset", "classes", "pool", "scale", "arm", "strategy", "regime", "seed")  # the columns of `load`, where there are such
-
-
-# ---- finding --------------------------------------------------------------------------------------------------------------------
+TaggedRun = tuple[store.Run, Mapping[str, Any]]
+"""A run and its tags: what its experiment calls it, such as arm, strategy and seed."""
+WRITERS = {".parquet": "Parquet", ".csv": "CSV"}  # formats of `export`, by suffix
+FIRST = ("dataset", "classes", "pool", "scale", "arm", "strategy", "regime", "seed")  # the first columns of `load`, if present
 
 
 def runs(root: Path | str) -> Iterator[store.Run]:
-    """Every run folder at or below `root`, finished or not, in the order of their paths."""
-    for folder, below, files in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith("cycle_"))
+    """Every run folder at or below `root`, finished or not, sorted by path."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("cycle_"))
         if "manifest.json" in files:
             yield store.Run(folder)
 
 
-def find(root: Path | str, **columns: Any) -> list[tuple[store.Run, dict[str, Any]]]:
-    """Every run below `root` whose manifest has `tags`, or those where they are as given here; for `frame`.
-
-    Raises:
-        store.Corrupted, store.NewerFormat: a manifest is damaged, or of a later version.
-    """
-    found = []
+def find(root: Path | str, **tags: Any) -> list[tuple[store.Run, dict[str, Any]]]:
+    """The runs below `root` that have tags, with their tags. With keywords such as arm="frozen", only the runs with these tags."""
+    tagged = []
     for run in runs(root):
         named = (run.manifest or {})["experiment"].get("tags")
-        if named and all(named.get(name) == value for name, value in columns.items()):
-            found.append((run, named))
-    return found
+        if named and all(named.get(name) == value for name, value in tags.items()):
+            tagged.append((run, named))
+    return tagged
 
 
-# ---- tables ---------------------------------------------------------------------------------------------------------------------
-
-
-def frame(found: Iterable[Found]) -> DataFrame:
-    """One row a cycle: the columns given with each run, then cycle, n_labelled, each scalar metric, seconds, peak_memory_mb, then
-    `protocol` (a short text), `commit` and `run` (the folder).
+def frame(runs: Iterable[TaggedRun]) -> DataFrame:
+    """A row for each cycle. Columns: the run's tags, then cycle, n_labelled, each scalar metric, seconds, peak_memory_mb, then `protocol`
+    (a short text), `commit` and `run` (the folder).
 
     Raises:
-        store.Corrupted, store.NewerFormat: a manifest or a record is damaged, or of a later version.
-        ValueError: there is no record at all.
+        ValueError: there is no record.
     """
-    import pandas
-
     rows = []
-    for run, columns in found:
-        manifest = run.manifest or {}
-        stated = {**_origin(manifest), "run": str(run.path)}
-        rows += [{**columns, **measured, **stated} for measured in map(_measured, run.records())]
+    for run, tags in runs:
+        origin = {**_origin(run.manifest or {}), "run": str(run.path)}
+        rows += [{**tags, **measured, **origin} for measured in map(_measured, run.records())]
     if not rows:
         raise ValueError("there are no finished cycles to report on: run the experiment first")
     return pandas.DataFrame(rows)
 
 
-def read(root: Path | str, **columns: Any) -> DataFrame:
-    """`frame` of what `find` finds.
-
-    Raises:
-        store.Corrupted, store.NewerFormat: a manifest or a record is damaged, or of a later version.
-        ValueError: there is no such record.
-    """
-    return frame(find(root, **columns))
-
-
 def load(root: Path | str) -> DataFrame:
-    """All runs at or below the folder `root` as one tidy table, one row a cycle; each file's sha256 is verified.
+    """All runs at or below the folder `root` as one tidy table, a row for each cycle. Each file's sha256 is verified.
 
-    First the run's own columns (dataset, scale, arm, strategy, seed, …; of runs that were not given any: dataset, arm, strategy and seed,
-    from the experiment), then cycle, n_labelled, each scalar metric, seconds (of all stages) and seconds_STAGE of each, peak_memory_mb,
-    `protocol`, `commit`, `experiment` (the folder that the run lies in), then every other value of the manifest by its dotted name, as
-    ``learner.recipe.lr``, ``protocol.budget`` or ``environment.torch``; where a name is taken, with ``experiment.`` before it. Lists are
-    JSON texts. The last is `run`, its folder. Texts of a run are categorical.
+    The columns are the run's tags, or those that its experiment implies (dataset, scale, arm, strategy, seed, …); cycle, n_labelled, each
+    scalar metric, seconds (of all stages), seconds_STAGE of each stage, peak_memory_mb; `protocol`, `commit` and every other value of the
+    manifest by its dotted name, such as ``learner.recipe.lr``, with ``experiment.`` before a name that is taken, and lists as JSON texts;
+    `experiment`, the name of the folder above the run; and `run`, its folder. Texts of a run are categorical.
 
-    Run folders without a finished cycle are left out. Memory: O(rows x columns).
+    Runs without a finished cycle are left out. Memory: O(rows x columns).
 
     Raises:
-        store.Corrupted, store.NewerFormat: a file is damaged, or of a later version; the message names it.
-        ValueError: there is no finished cycle.
+        ValueError: there is no finished cycle, or a tag has the name of a measurement.
     """
-    import pandas
-
-    heads, stated, rows, lengths = [], [], [], []
+    heads: list[dict[str, Any]] = []
+    stated, rows, owner = [], [], []
     for run in runs(root):
         manifest, records = run.manifest or {}, run.records()
         if records:
-            heads.append(_columns(manifest))
+            owner += [len(heads)] * len(records)
+            heads.append(_tags(manifest))
             stated.append({**_stated(manifest), "experiment": run.path.absolute().parent.name, "run": str(run.path)})
             rows += [_measured(record, stages=True) for record in records]
-            lengths.append(len(records))
     if not rows:
-        raise ValueError(
-            f"there are no finished runs below {root}: give the folder of some, or make some first, as with "
-            "`alnb run notebooks/quickstart.ipynb -p scale smoke`"
-        )
-    named, measured = pandas.DataFrame(heads), pandas.DataFrame(rows)
-    clash = sorted({*named.columns} & {*measured.columns})
+        raise ValueError(f"there are no finished runs below {root}: make some with `alnb run notebooks/quickstart.ipynb -p scale smoke`")
+    tags, measured, about = (pandas.DataFrame(part) for part in (heads, rows, stated))
+    clash = sorted({*tags.columns} & {*measured.columns})
     if clash:
-        raise ValueError(f"below {root}, runs have columns called as what is measured: {', '.join(clash)}; select folders without these")
-    order = [name for name in FIRST if name in named] + [name for name in named if name not in FIRST]
-    about = _apart(stated, {*named.columns, *measured.columns})
-    owner = [run for run, length in enumerate(lengths) for _ in range(length)]
-    parts = [_typed(named[order]).take(owner), measured, _typed(about).take(owner)]
+        raise ValueError(f"below {root}, runs have tags with names of measurements: {', '.join(clash)}; choose folders without these")
+    order = [name for name in FIRST if name in tags] + [name for name in tags if name not in FIRST]
+    taken = {*tags.columns, *measured.columns}
+    about = about.rename(columns={name: f"experiment.{name}" for name in about if name in taken})
+    parts = [_typed(tags[order]).take(owner), measured, _typed(about).take(owner)]
     table = pandas.concat([part.reset_index(drop=True) for part in parts], axis=1)
     return table[[*table.columns.drop("run"), "run"]]
 
 
+def class_counts(where: Path | str | Iterable[TaggedRun]) -> DataFrame:
+    """How many labels of each class were asked for: a row for each run, cycle and class, of runs below a folder or from `find`.
+
+    Columns: the run's tags, then cycle, class (its number), count (i64; of the answers, right or wrong), then `protocol`, `commit` and
+    `run`. Memory: O(cycles x classes).
+
+    Raises:
+        ValueError: there is no finished cycle.
+    """
+    below = isinstance(where, Path | str)
+    tagged = ((run, _tags(run.manifest or {})) for run in runs(where)) if isinstance(where, Path | str) else where
+    rows = []
+    for run, tags in tagged:
+        origin = {**_origin(run.manifest or {}), "run": str(run.path)}
+        counted = ((record["cycle"], record["class_counts"]) for record in run.records())
+        rows += [{**tags, "cycle": cycle, "class": list(range(len(counts))), "count": counts, **origin} for cycle, counts in counted]
+    if not rows:
+        raise ValueError(f"there are no finished cycles to count classes of{f' below {where}' if below else ''}")
+    long = pandas.DataFrame(rows).explode(["class", "count"], ignore_index=True)
+    return long.astype({"class": "int64", "count": "int64"})
+
+
 def conditions(words: Iterable[str]) -> dict[str, list[str]]:
-    """What `where` takes, from words such as "dataset=cifar10"; a column that is named several times may have any of the values.
+    """The `conditions` of `where`, from words such as "dataset=cifar10". A column may be named several times, for several values.
 
     Raises:
         ValueError: a word has no = in it.
@@ -131,66 +126,35 @@ def conditions(words: Iterable[str]) -> dict[str, list[str]]:
     for word in words:
         name, sign, value = word.partition("=")
         if not sign or not name:
-            raise ValueError(f"only is {word!r}: write it as COLUMN=VALUE, such as dataset=cifar10")
+            raise ValueError(f"the condition {word!r} has no column or no =: write it as COLUMN=VALUE, such as dataset=cifar10")
         wanted.setdefault(name, []).append(value)
     return wanted
 
 
 def where(frame: DataFrame, conditions: Mapping[str, list[str]]) -> DataFrame:
-    """The rows of `frame` that have, in each column named, one of the values given as texts.
+    """The rows of `frame` that have, in each named column, one of the given values, as texts.
 
     Raises:
-        ValueError: there is no such column, or no row is left; it says which there are.
+        ValueError: there is no such column, or no row is left; the message names those that exist.
     """
     for name, values in conditions.items():
         if name not in frame:
             close = difflib.get_close_matches(name, list(map(str, frame.columns)), n=3)
             raise ValueError(f"there is no column {name!r}; {'near it: ' + ', '.join(close) if close else 'see alnb export'}")
-        found = frame[name].map(_plain)
-        if not found.isin(values).any():
-            there = ", ".join(map(str, found.dropna().unique()[:20]))
+        texts = frame[name].map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+        if not texts.isin(values).any():
+            there = ", ".join(map(str, texts.dropna().unique()[:20]))
             raise ValueError(f"no row has {name} {' or '.join(values)}: there are {there}")
-        frame = frame[found.isin(values)]
+        frame = frame[texts.isin(values)]
     return frame
 
 
-def _plain(value: Any) -> str:
-    """As somebody would write it on a command line."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def class_counts(where: Path | str | Iterable[Found]) -> DataFrame:
-    """How many images of each class were asked for: a row for each run, cycle and class, of runs below a folder or from `find`.
-
-    Columns: the run's own, then cycle, class (its number), count (i64; of the answers, so that of noisy ones as they were given), then
-    `protocol`, `commit` and `run`. Memory: O(cycles x classes).
-
-    Raises:
-        store.Corrupted, store.NewerFormat: a manifest or a record is damaged, or of a later version.
-        ValueError: there is no finished cycle.
-    """
-    import pandas
-
-    found = ((run, _columns(run.manifest or {})) for run in runs(where)) if isinstance(where, Path | str) else where
-    rows = []
-    for run, columns in found:
-        manifest = run.manifest or {}
-        stated = {**_origin(manifest), "run": str(run.path)}
-        for record in run.records():
-            counts = record["class_counts"]
-            rows.append({**columns, "cycle": record["cycle"], "class": list(range(len(counts))), "count": counts, **stated})
-    if not rows:
-        raise ValueError(f"there are no finished cycles to count classes of{f' below {where}' if isinstance(where, Path | str) else ''}")
-    long = pandas.DataFrame(rows).explode(["class", "count"], ignore_index=True)
-    return long.astype({"class": "int64", "count": "int64"})
-
-
 def export(frame: DataFrame, path: Path | str) -> Path:
-    """Write `frame` to `path`, atomically, as Parquet or CSV by its suffix; returns the path.
+    """Write `frame` to `path`, atomically, as Parquet or CSV by its suffix. Returns the path.
 
     Raises:
-        ValueError: another suffix.
-        OSError: it cannot be written; what was there is still there.
+        ValueError: the suffix is another.
+        OSError: the file cannot be written; an earlier file is still there.
     """
     path, buffer = Path(path), io.BytesIO()
     check_suffix(path)
@@ -203,45 +167,41 @@ def export(frame: DataFrame, path: Path | str) -> Path:
 
 
 def check_suffix(path: Path) -> None:
-    """Raises: ValueError where `export` has no format for the suffix of `path`."""
+    """Raises: ValueError if `export` has no format for the suffix of `path`."""
     if path.suffix not in WRITERS:
         known = " or ".join(f"{suffix} ({name})" for suffix, name in WRITERS.items())
         raise ValueError(f"{path} ends in {path.suffix or 'no suffix'!r}: a table is written as {known}")
 
 
-# ---- rows -----------------------------------------------------------------------------------------------------------------------
-
-
 def protocol(manifest: store.Json) -> str:
-    """The rules of a run as a short text, such as "10 + 4 x 10 labels, fresh"; the seed is none of them."""
+    """The rules of a run as a short text without the seed, such as "10 + 4 x 10 labels, fresh"."""
     rules = manifest.get("experiment", {}).get("protocol")
     if not isinstance(rules, dict):
         return "protocol unknown"
     later = f" + {rules['cycles'] - 1} x {rules['budget']}" if rules["cycles"] > 1 else ""
-    subset = f", of {rules['subset']} candidates" if rules.get("subset") else ""
-    peeked = ", best on test" if rules.get("checkpoint") == "best_test" else ""
-    return f"{rules['initial']}{later} labels, {rules['init']}{subset}{peeked}"
+    best = ", best on test" if rules.get("checkpoint") == "best_test" else ""
+    return f"{rules['initial']}{later} labels, {rules['init']}{best}"
 
 
 def _origin(manifest: store.Json) -> dict[str, str]:
     return {"protocol": protocol(manifest), "commit": manifest.get("environment", {}).get("commit") or "unknown"}
 
 
-def _columns(manifest: store.Json) -> dict[str, Any]:
-    """The run's own columns, completed by what its experiment says."""
+def _tags(manifest: store.Json) -> dict[str, Any]:
+    """The run's tags, and those that its experiment implies."""
     experiment = manifest["experiment"]
-    said: dict[str, Any] = {}
+    implied: dict[str, Any] = {}
     if "learner" in experiment:
-        said["arm"] = "from scratch" if experiment["learner"].get("backbone") is None else "pre-trained"
+        implied["arm"] = "scratch" if experiment["learner"].get("backbone") is None else "warm"
     if "strategy" in experiment:
-        said["strategy"] = _short(experiment["strategy"])
+        implied["strategy"] = _short(experiment["strategy"])
     if "protocol" in experiment:
-        said["seed"] = experiment["protocol"]["seed"]
-    return {**{name: experiment[name] for name in ("dataset",) if name in experiment}, **said, **experiment.get("tags", {})}
+        implied["seed"] = experiment["protocol"]["seed"]
+    return {**{name: experiment[name] for name in ("dataset",) if name in experiment}, **implied, **experiment.get("tags", {})}
 
 
 def _short(described: Any) -> str:
-    """The last part of the name of a function or class, from `store.describe` of it."""
+    """The last part of the name of a function or class that `store.describe` described."""
     while isinstance(described, dict):
         described = next((described[key] for key in ("kind", "function", "class") if key in described), "unknown")
     return str(described).rpartition(".")[2]
@@ -254,7 +214,7 @@ def _stated(manifest: store.Json) -> dict[str, Any]:
 
 
 def _leaves(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is not a mapping, by its dotted name; a list is one value, as JSON."""
+    """Every value that is not a mapping, by its dotted name. A list is one value, as JSON."""
     for name, item in value.items():
         if isinstance(item, dict):
             yield from _leaves(item, f"{where}{name}.")
@@ -266,26 +226,14 @@ def _measured(record: store.Json, *, stages: bool = False) -> dict[str, Any]:
     """The scalars of a record."""
     scalars = {name: value for name, value in record["metrics"].items() if isinstance(value, float)}
     seconds = record["seconds"]
-    each = {f"seconds_{stage}": value for stage, value in seconds.items()} if stages else {}
+    by_stage = {f"seconds_{stage}": value for stage, value in seconds.items()} if stages else {}
     return {
-        "cycle": record["cycle"], "n_labelled": record["n_labelled"], **scalars, "seconds": sum(seconds.values()), **each,
+        "cycle": record["cycle"], "n_labelled": record["n_labelled"], **scalars, "seconds": sum(seconds.values()), **by_stage,
         "peak_memory_mb": record["peak_memory_mb"],
     }  # fmt: skip
 
 
-def _apart(stated: list[dict[str, Any]], taken: set[str]) -> DataFrame:
-    """A row a run of what its manifest states; names that are taken get ``experiment.`` before them."""
-    import pandas
-
-    table = pandas.DataFrame(stated)
-    return table.rename(columns={name: f"experiment.{name}" for name in table if name in taken})
-
-
 def _typed(table: DataFrame) -> DataFrame:
-    """`table` with categories where there are texts; where texts and other values stand in one column, all of them are texts."""
-
-    def category(name: str) -> bool:
-        return any(isinstance(value, str) for value in table[name])
-
-    as_text = {name: table[name].map(str, na_action="ignore").astype("category") for name in table if category(name)}
-    return table.assign(**as_text)
+    """`table` with categories for texts. If a column mixes texts and other values, all of them become texts."""
+    texts = [name for name in table if any(isinstance(value, str) for value in table[name])]
+    return table.assign(**{name: table[name].map(str, na_action="ignore").astype("category") for name in texts})

@@ -1,33 +1,32 @@
 """CoreGCN and UncertainGCN: the graph and its gradients against dense formulas, the training against a plain one, and what is asked for."""
 
 import math
-import re
+import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import queries
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_acquire import query_of
+from queries import query_of
 from torch import Tensor, nn
 
 from alnb.acquire import cover, gcn
 from alnb.acquire.gcn import GCN, CoreGCN, Graph, Training, UncertainGCN, labelled_loss, learn, needed
-from alnb.acquire.query import VOID, Pool, Query
+from alnb.acquire.query import VOID, Pool, Query, check_query
 from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.data import Embedded, Resident
+from alnb.learn.checkpoint import NonFiniteLoss
 from alnb.learn.nets import linear
-from alnb.learn.train import NonFiniteLoss
-from alnb.acquire.query import check_query
-from alnb.store import streams as rng
+from alnb.store import Stream
 
 SHORT = Training(hidden=8, steps=15)
 both = pytest.mark.parametrize("strategy", [CoreGCN(SHORT), UncertainGCN(SHORT)], ids=["core", "uncertain"])
 
 
 def random_features(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.rand(n, d, generator=rng.generator(seed, "features"), dtype=torch.float64).to(dtype)
+    return torch.rand(n, d, generator=(Stream(seed) / "features").generator(), dtype=torch.float64).to(dtype)
 
 
 def dense(features: Tensor) -> Tensor:
@@ -60,7 +59,7 @@ def feature_tables(draw: st.DrawFn) -> Tensor:
 def test_products_are_those_of_the_dense_graph(features: Tensor, K: int, dtype: torch.dtype) -> None:
     features = features.to(dtype)
     A, graph = dense(features), Graph.of(features)
-    v = torch.randn(len(features), K, generator=rng.generator(0, "v"), dtype=torch.float64)
+    v = torch.randn(len(features), K, generator=(Stream(0) / "v").generator(), dtype=torch.float64)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     found = graph.product(v.to(wide))
@@ -74,7 +73,7 @@ def test_products_are_those_of_the_dense_graph(features: Tensor, K: int, dtype: 
 def test_random_graphs_agree_to_five_digits_in_float32(N: int, D: int, seed: int) -> None:
     features = random_features(N, D, seed, torch.float32)
     features[seed % N] = 0
-    v = torch.randn(N, 2, generator=rng.generator(seed, "v"))
+    v = torch.randn(N, 2, generator=(Stream(seed) / "v").generator())
     torch.testing.assert_close(Graph.of(features).product(v).double(), dense(features) @ v.double(), rtol=1e-5, atol=1e-5)
 
 
@@ -87,7 +86,7 @@ def test_negative_features_where_the_sums_are_positive(N: int, D: int, seed: int
     torch.testing.assert_close(Graph.of(features).product(features), dense(features) @ features, rtol=1e-10, atol=1e-10)
 
 
-def test_a_row_of_zeros_and_one_that_shares_nothing_stand_alone() -> None:
+def test_a_row_of_zeros_and_a_row_that_shares_nothing_stand_alone() -> None:
     features = torch.tensor([[1.0, 0, 0], [0, 0, 0], [2.0, 0, 0], [0, 5.0, 0]])
     A = Graph.of(features).product(torch.eye(4))
     assert torch.equal(A, torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]))
@@ -148,7 +147,7 @@ def test_parameter_counts_are_those_of_the_authors_code() -> None:
 
 
 def test_initial_weights() -> None:
-    with rng.scope(0, "init"):
+    with (Stream(0) / "init").scope():
         net = GCN(512)
     for values, bound in ((net.first.weight, 128**-0.5), (net.first.bias, 128**-0.5), (net.second.weight, 1.0), (net.second.bias, 1.0)):
         assert float(values.detach().abs().max()) <= bound and bool(values.any())
@@ -172,9 +171,9 @@ def test_loss_and_gradients_of_all_weights_are_the_dense_ones() -> None:
     features = random_features(14, 5)
     features[2] = features[9] = 0
     graph, A = Graph.of(features), dense(features)
-    with rng.scope(0, "net"):
+    with (Stream(0) / "net").scope():
         net = GCN(5, 6).double()
-    mask = gcn.kept(torch.empty(14, 6, dtype=torch.float64), 0.3, 0, 0)
+    mask = gcn.dropout_mask(torch.empty(14, 6, dtype=torch.float64), 0.3, Stream())
     loss = labelled_loss(net.logits(graph, net.hidden(graph.smoothed()) * mask), 4, 1.2)
     found = torch.autograd.grad(loss, list(net.parameters()))
     expected_loss = naive_loss(naive_forward(net, A, graph.x, mask)[1].sigmoid(), 4, 1.2)
@@ -192,27 +191,27 @@ def test_loss_is_stable_where_the_net_is_certain() -> None:
     assert logits.grad.tolist() == pytest.approx([-0.5, 0, 1, 0])
 
 
-def test_dropout_depends_on_seed_and_step_alone() -> None:
+def test_dropout_depends_on_the_stream_alone() -> None:
     like = torch.empty(200, 100)
-    first = gcn.kept(like, 0.3, 5, 0)
+    first = gcn.dropout_mask(like, 0.3, Stream(5))
     torch.manual_seed(3)
-    assert torch.equal(first, gcn.kept(like, 0.3, 5, 0))
-    assert not torch.equal(first, gcn.kept(like, 0.3, 5, 1)) and not torch.equal(first, gcn.kept(like, 0.3, 6, 0))
+    assert torch.equal(first, gcn.dropout_mask(like, 0.3, Stream(5)))
+    assert not torch.equal(first, gcn.dropout_mask(like, 0.3, Stream(6)))
     assert first.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
     assert float((first == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
-    assert bool((gcn.kept(like, 0.0, 5, 0) == 1).all())
+    assert bool((gcn.dropout_mask(like, 0.0, Stream(5)) == 1).all())
 
 
-def naive_learn(features: Tensor, labelled: int, training: Training, seed: int) -> tuple[Tensor, Tensor]:
+def naive_learn(features: Tensor, labelled: int, training: Training, stream: Stream) -> tuple[Tensor, Tensor]:
     """Full-batch Adam with L2 in the gradient, written out, on the dense graph."""
     A, x = dense(features), nn.functional.normalize(features)
-    with rng.scope(seed, "gcn", "init"):
+    with (stream / "init").scope():
         net = GCN(features.shape[1], training.hidden)
     net = net.double()
     weights = list(net.parameters())
     averages = [(torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
     for step in range(training.steps):
-        mask = gcn.kept(torch.empty(len(x), training.hidden, dtype=torch.float64), training.dropout, seed, step)
+        mask = gcn.dropout_mask(torch.empty(len(x), training.hidden, dtype=torch.float64), training.dropout, stream / "dropout" / step)
         loss = naive_loss(naive_forward(net, A, x, mask)[1].sigmoid(), labelled, training.unlabelled)
         with torch.no_grad():
             for w, g, (m, v) in zip(weights, torch.autograd.grad(loss, weights), averages, strict=True):
@@ -226,73 +225,53 @@ def naive_learn(features: Tensor, labelled: int, training: Training, seed: int) 
 
 def test_training_is_that_of_a_plain_one() -> None:
     features, training = random_features(12, 5), Training(hidden=6, steps=5, lr=0.01, weight_decay=0.05)
-    hidden, logits = learn(Graph.of(features), 5, training, 3)
-    expected = naive_learn(features, 5, training, 3)
+    hidden, logits = learn(Graph.of(features), 5, training, Stream(3))
+    expected = naive_learn(features, 5, training, Stream(3))
     torch.testing.assert_close(hidden, expected[0], rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(logits, expected[1], rtol=1e-8, atol=1e-10)
     assert not hidden.requires_grad and not logits.requires_grad
     for changes in ({"dropout": 0.0}, {"weight_decay": 0.0}, {"unlabelled": 1.0}, {"lr": 0.02}, {"steps": 4}):
-        assert not torch.allclose(logits, learn(Graph.of(features), 5, replace(training, **changes), 3)[1])
+        assert not torch.allclose(logits, learn(Graph.of(features), 5, replace(training, **changes), Stream(3))[1])
 
 
 def test_the_net_learns_which_are_labelled() -> None:
     """Labelled ones from one of two clusters only: the probability tells the clusters apart, and at the margin between them."""
-    features = torch.rand(60, 8, generator=rng.generator(0, "clusters"))
+    features = torch.rand(60, 8, generator=(Stream(0) / "clusters").generator())
     features[::2, :4] += 3
     features[1::2, 4:] += 3
     order = torch.cat([torch.arange(0, 20, 2), torch.arange(20, 60)])
-    _, logits = learn(Graph.of(features[order]), 10, replace(Training(), hidden=32, lr=0.02), 0)
+    _, logits = learn(Graph.of(features[order]), 10, replace(Training(), hidden=32, lr=0.02), Stream())
     same, other = logits[10:][::2], logits[10:][1::2]
     assert float(same.min()) > float(other.max())
 
 
 def test_a_loss_that_is_not_finite_is_named() -> None:
     graph = Graph.of(random_features(10, 4, dtype=torch.float32))
-    with pytest.raises(NonFiniteLoss, match=r"GCN: the loss is \w+ at step [12] of 5; lower Training\.lr"):
-        learn(graph, 3, Training(hidden=4, steps=5, lr=1e30), 0)
-    with pytest.raises(NonFiniteLoss, match=r"not finite after step 0 of 1; lower Training\.lr"):
-        learn(graph, 3, Training(hidden=4, steps=1, lr=1e37), 0)
+    with pytest.raises(NonFiniteLoss, match=r"GCN: the loss is \w+ at step [12] of 5; .*Training\.lr"):
+        learn(graph, 3, Training(hidden=4, steps=5, lr=1e30), Stream())
+    with pytest.raises(NonFiniteLoss, match=r"not finite after step 0 of 1; .*Training\.lr"):
+        learn(graph, 3, Training(hidden=4, steps=1, lr=1e37), Stream())
 
 
 # ---- the strategies ------------------------------------------------------------------------------------------------------------
 
 
 @both
-@pytest.mark.parametrize("n", [1, 7, 50])
-def test_contract(strategy: CoreGCN | UncertainGCN, n: int) -> None:
-    query = query_of(n)
-    before = [query.pool.labels.clone(), query.pool.acquired.clone(), *(p.clone() for p in query.net.parameters())]
-    state = torch.get_rng_state()
-    chosen = strategy(query)
-    assert torch.equal(state, torch.get_rng_state())  # nothing was drawn from the global stream
-    check_query(chosen, query, "GCN")
-    after = [query.pool.labels, query.pool.acquired, *query.net.parameters()]
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)) and not query.net.training
-    torch.manual_seed(7)
-    assert torch.equal(chosen, strategy(query_of(n)))
-    assert n == 50 or not torch.equal(chosen, strategy(query_of(n, seed=1)))
+def test_another_seed_or_a_scope_gives_another_answer(strategy: CoreGCN | UncertainGCN) -> None:
+    """The contract itself is tested with that of all strategies."""
+    assert not torch.equal(strategy(query_of()), strategy(query_of(seed=1)))
+    subset = Scoped(RandomSubset(12), strategy)
+    queries.check_contract(subset, 5)
+    assert subset(query_of()).tolist() != strategy(query_of()).tolist()
 
 
-@both
-def test_only_candidates_are_chosen(strategy: CoreGCN | UncertainGCN) -> None:
-    some = torch.tensor([1, 5, 9, 13, 33, 50, 59])
-    assert strategy(query_of(7, candidates=some)).sort().values.tolist() == some.tolist()
-    assert set(Scoped(RandomSubset(12), strategy)(query_of(5)).tolist()) < set(query_of().candidates.tolist())
+GCN_STREAM = Stream(0) / "query" / 1 / "gcn"  # of `query_of`
 
 
-@both
-@pytest.mark.parametrize("chunk", [7, 51])
-def test_same_for_any_chunk_size(strategy: CoreGCN | UncertainGCN, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = strategy(query_of())
-    monkeypatch.setattr("alnb.learn.train.predict.__kwdefaults__", {"chunk": chunk})
-    assert torch.equal(expected, strategy(query_of()))
-
-
-def nodes_by_hand(query: Query) -> tuple[list[int], int, int]:
-    """Rows, how many were asked for, and the seed that the query gives."""
-    asked = [i for i in range(len(query.pool)) if int(query.pool.acquired[i]) != VOID]
-    seed = int(torch.randint(2**rng.BITS - 1, (), generator=rng.generator(0, "query", 1)))
-    return asked + query.candidates.tolist(), len(asked), seed
+def nodes_by_hand(query: Query) -> tuple[list[int], int]:
+    """Rows, and how many were asked for."""
+    asked = [i for i in range(len(query.pool)) if int(query.pool.acquired[i]) >= 0]
+    return asked + query.candidates.tolist(), len(asked)
 
 
 def unanswered() -> Query:
@@ -304,9 +283,9 @@ def unanswered() -> Query:
 
 def test_core_takes_the_farthest_from_all_that_were_asked_for() -> None:
     query = unanswered()
-    rows, asked, seed = nodes_by_hand(query)
+    rows, asked = nodes_by_hand(query)
     assert asked == len(query.pool.labelled) + 2
-    hidden, _ = learn(Graph.of(query.features[rows]), asked, SHORT, seed)
+    hidden, _ = learn(Graph.of(query.features[rows]), asked, SHORT, GCN_STREAM)
     points, covered, expected = hidden.double(), list(range(asked)), []
     for _ in range(6):
         distances = [min(float((points[i] - points[j]).norm()) for j in covered) for i in range(len(rows))]
@@ -318,7 +297,7 @@ def test_core_takes_the_farthest_from_all_that_were_asked_for() -> None:
 
 
 def rows_of_features(query: Query) -> list[int]:
-    rows, asked, _ = nodes_by_hand(query)
+    rows, asked = nodes_by_hand(query)
     picks = cover.kcenter(query.features[rows], torch.arange(len(rows)) < asked, query.n)
     return [rows[i] for i in picks.tolist()]
 
@@ -326,8 +305,8 @@ def rows_of_features(query: Query) -> list[int]:
 @pytest.mark.parametrize("margin", [0.1, 0.5, 1.0])
 def test_uncertain_takes_the_nearest_to_the_margin(margin: float) -> None:
     query = unanswered()
-    rows, asked, seed = nodes_by_hand(query)
-    _, logits = learn(Graph.of(query.features[rows]), asked, SHORT, seed)
+    rows, asked = nodes_by_hand(query)
+    _, logits = learn(Graph.of(query.features[rows]), asked, SHORT, GCN_STREAM)
     distance = {rows[i]: abs(1 / (1 + math.exp(-float(logits[i]))) - margin) for i in range(asked, len(rows))}
     assert UncertainGCN(SHORT, margin)(query).tolist() == sorted(distance, key=distance.__getitem__)[:6]
 
@@ -343,52 +322,44 @@ def test_features_stand_for_images_too() -> None:
     images = Embedded(Resident(torch.zeros(30, 3, 1, 1, dtype=torch.uint8)), features)
     pool = Pool.of(images).acquire(torch.arange(5), torch.zeros(5, dtype=torch.int64), 0)
     for strategy in (CoreGCN(SHORT), UncertainGCN(SHORT)):
-        query = Query(pool, linear(2, 6), pool.unlabelled, 4, rng.generator(0))
+        query = Query(pool, linear(2, 6), pool.unlabelled, 4, Stream())
         check_query(strategy(query), query, "GCN")
 
 
 @both
 def test_nothing_labelled_or_no_candidates(strategy: CoreGCN | UncertainGCN) -> None:
     query, name = query_of(), type(strategy).__name__
-    with pytest.raises(ValueError, match=f"{name} tells labelled .* there are 0 labelled and 60 candidates: choose the first images with"):
+    with pytest.raises(ValueError, match=f"{name} .* 0 labelled images and 60 candidates"):
         strategy(replace(query, pool=Pool.of(query.pool.images), candidates=torch.arange(60)))
-    with pytest.raises(ValueError, match=f"{name} tells labelled .* there are 10 labelled and 0 candidates"):
+    with pytest.raises(ValueError, match=f"{name} .* 10 labelled images and 0 candidates"):
         strategy(replace(query, candidates=torch.arange(0)))
-    with pytest.raises(ValueError, match="there is no trained net before the first labels"):
+    with pytest.raises(ValueError, match="no trained net"):
         strategy(replace(query, net=None))
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"hidden": 0},
-        {"hidden": 1.5},
-        {"steps": True},
-        {"dropout": 1.0},
-        {"dropout": -0.1},
-        {"unlabelled": 0.0},
-        {"lr": math.inf},
-        {"weight_decay": -1.0},
-        {"weight_decay": math.nan},
-    ],
-    ids=lambda bad: next(iter(bad)),
-)
+BAD = [
+    {"hidden": 0}, {"hidden": 1.5}, {"steps": True}, {"dropout": 1.0}, {"dropout": -0.1}, {"unlabelled": 0.0}, {"lr": math.inf},
+    {"weight_decay": -1.0}, {"weight_decay": math.nan},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: next(iter(bad)))
 def test_a_bad_setting_is_refused_by_name(bad: dict) -> None:
     (name, value) = next(iter(bad.items()))
-    with pytest.raises(ValueError, match=f"Training.{name} is {re.escape(str(value))}: it must "):
+    with pytest.raises(ValueError, match=f"Training.{name} is {value}"):
         Training(**bad)
 
 
 def test_the_training_is_settings_of_its_own() -> None:
-    with pytest.raises(ValueError, match=r"CoreGCN.training is 0.1: it must be a Training"):
+    with pytest.raises(ValueError, match=r"CoreGCN.training is 0.1"):
         CoreGCN(0.1)
-    with pytest.raises(ValueError, match=r"UncertainGCN.training is 0.1: it must be a Training"):
+    with pytest.raises(ValueError, match=r"UncertainGCN.training is 0.1"):
         UncertainGCN(0.1)  # the margin comes second
 
 
 @pytest.mark.parametrize("margin", [-0.1, 1.5, math.nan])
 def test_a_margin_is_a_probability(margin: float) -> None:
-    with pytest.raises(ValueError, match=r"UncertainGCN.margin is .*: it must be a probability, in \[0, 1\]"):
+    with pytest.raises(ValueError, match=rf"UncertainGCN.margin is {margin}"):
         UncertainGCN(margin=margin)
 
 
@@ -404,9 +375,7 @@ def test_a_graph_that_does_not_fit_is_refused_before_it_is_begun(strategy: CoreG
     monkeypatch.setattr(gcn, "free", lambda device: bytes_needed - 1)
     monkeypatch.setattr(gcn, "learn", lambda *_: pytest.fail("it began"))
     name = type(strategy).__name__
-    with pytest.raises(
-        MemoryError, match=rf"{name}: a graph of N = 60 images with D = 16 .* takes .* GB, but cpu has .*: score a random sub"
-    ):
+    with pytest.raises(MemoryError, match=rf"{name}: a graph of N = 60 images with D = 16 .* takes .* GB, but cpu has .* GB"):
         strategy(query)
 
 
@@ -418,23 +387,10 @@ def test_need_is_linear_in_nodes_and_numbers() -> None:
     gcn.check_memory("X", 10, torch.empty(0, 512, dtype=torch.float16), 128)
 
 
-def test_free_memory_is_what_the_system_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_free_memory_is_that_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     assert 2**20 < gcn.free(cpu) < 2**50
-    monkeypatch.setattr(gcn, "MEMINFO", tmp_path / "meminfo")
-    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:   5 kB\n")
-    assert gcn.free(cpu) == 5120
-    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\n")  # an old kernel
-    told = {"SC_PHYS_PAGES": 7, "SC_PAGE_SIZE": 100}
-    monkeypatch.setattr("os.sysconf", told.__getitem__, raising=False)
-    monkeypatch.setattr("os.sysconf_names", told, raising=False)
-    assert gcn.free(cpu) == 700
-    (tmp_path / "meminfo").unlink()  # macOS
-    assert gcn.free(cpu) == 700
-    told["SC_PHYS_PAGES"] = -1  # it has the name, but no answer
-    assert gcn.free(cpu) == math.inf
-    monkeypatch.delattr("os.sysconf")
-    monkeypatch.delattr("os.sysconf_names")  # Windows
+    monkeypatch.setitem(sys.modules, "psutil", None)  # where it is not installed, nothing is refused
     assert gcn.free(cpu) == math.inf
 
 
@@ -454,7 +410,7 @@ class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
 def test_nothing_of_the_size_of_the_dense_graph_is_made() -> None:
     features = random_features(500, 10, dtype=torch.float32)
     with Sizes() as sizes:
-        learn(Graph.of(features), 100, Training(hidden=20, steps=2), 0)
+        learn(Graph.of(features), 100, Training(hidden=20, steps=2), Stream())
     assert 500 * 10 <= sizes.largest <= 500 * 20  # where the dense graph has 500 * 500
 
 

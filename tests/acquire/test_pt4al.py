@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_acquire import query_of
+from queries import query_of
 
 from alnb import acquire
 from alnb.acquire import pt4al
-from alnb.acquire.pt4al import LossBatch, batch, evenly, foremost, hindmost, ranking
+from alnb.acquire.pt4al import LossBatch, batch, evenly, highest, lowest, ranking
 from alnb.acquire.query import Query
 from alnb.acquire.scopes import RandomSubset, Scoped
 
@@ -80,8 +80,8 @@ def test_even_intervals() -> None:
     query = sided()
     assert evenly(replace(query, candidates=torch.arange(5000), n=1000)).tolist() == list(range(0, 5000, 5))
     assert evenly(replace(query, candidates=torch.arange(10), n=4)).tolist() == [0, 2, 5, 7]
-    assert foremost(replace(query, candidates=torch.tensor([9, 4, 7]), n=2)).tolist() == [9, 4]
-    assert hindmost(replace(query, candidates=torch.tensor([9, 4, 7]), n=2)).tolist() == [7, 4]
+    assert highest(replace(query, candidates=torch.tensor([9, 4, 7]), n=2)).tolist() == [9, 4]
+    assert lowest(replace(query, candidates=torch.tensor([9, 4, 7]), n=2)).tolist() == [7, 4]
 
 
 def test_any_scope_goes_with_any_strategy() -> None:
@@ -101,7 +101,7 @@ def test_a_random_subset_is_a_part_of_the_candidates_and_another_one_each_cycle(
     assert set(drawn.tolist()) < set(sided().candidates.tolist()) and torch.equal(drawn, RandomSubset(20)(sided()))
     assert RandomSubset(500)(sided()).tolist() == sided().candidates.tolist()
     assert not torch.equal(drawn, RandomSubset(20)(replace(query_of(seed=1), side={})))
-    with pytest.raises(ValueError, match=r"RandomSubset.size is 2, fewer than the 3 images asked for"):
+    with pytest.raises(ValueError, match=r"RandomSubset.size is 2, .* 3 images"):
         RandomSubset(2)(sided())
     with pytest.raises(ValueError, match=r"RandomSubset.size is 0"):
         RandomSubset(0)
@@ -125,23 +125,23 @@ def test_normalised_confidence_against_a_naive_loop() -> None:
 
 def test_bad_input() -> None:
     query = sided()
-    with pytest.raises(ValueError, match="batch 4 was asked for, but there are 4, from 0: ask for at most 4 cycles"):
+    with pytest.raises(ValueError, match=r"batch 4 .* at most 4 cycles"):
         LossBatch(batches=4)(replace(query, cycle=4))
-    with pytest.raises(ValueError, match="40 images are asked for, but batch 1 of 4 has 13 candidates: lower the budget"):
+    with pytest.raises(ValueError, match=r"cycle 1: 40 images .* batch 1 of 4 has 13 candidates"):
         LossBatch(batches=4)(replace(query, n=40))
-    with pytest.raises(ValueError, match=r"side\['pretext_loss'\] must hold \[60\] of them, and is None"):
+    with pytest.raises(ValueError, match=r"pretext_loss.* \[60\] .* None"):
         LossBatch(batches=4)(query_of())
-    with pytest.raises(ValueError, match=r"must hold \[60\] of them, and is a tensor of shape \[5\]"):
+    with pytest.raises(ValueError, match=r"\[60\] .* shape \[5\]"):
         LossBatch(batches=4)(replace(query, side={pt4al.LOSS: torch.rand(5)}))
-    with pytest.raises(ValueError, match=r"all 5 losses of the pretext are 0\.5: they order nothing"):
+    with pytest.raises(ValueError, match=r"5 losses .* 0\.5"):
         ranking(torch.full((5,), 0.5))
-    with pytest.raises(ValueError, match="1 of 3 losses of the pretext are not finite, the first that of image 1"):
+    with pytest.raises(ValueError, match=r"1 of 3 losses .* image 1"):
         ranking(torch.tensor([0.0, torch.nan, 1.0]))
-    with pytest.raises(ValueError, match="key is 'number': it must be one of float, text, random"):
+    with pytest.raises(ValueError, match="key is 'number'"):
         ranking(torch.rand(3), key="number")
     for changes, message in (
-        ({"batches": 0}, "LossBatch.batches is 0"), ({"first": 10}, "LossBatch.first is 10: it must be one of the batches, from 0 to 9"),
-        ({"order": "up"}, "LossBatch.order is 'up': it must be one of high_first, low_first"),
+        ({"batches": 0}, "LossBatch.batches is 0"), ({"first": 10}, "LossBatch.first is 10: .* 0 to 9"),
+        ({"order": "up"}, "LossBatch.order is 'up'"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             LossBatch(**changes)

@@ -11,14 +11,14 @@ from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
 from alnb.acquire import scores
-from alnb.store import streams as rng
+from alnb.store import Stream
 
 MAPS = st.tuples(st.integers(1, 3), st.integers(2, 4), st.integers(1, 3), st.integers(1, 4))
 SHAPES = st.tuples(st.integers(1, 5), st.integers(2, 6)) | MAPS
 
 
 def log_probs(shape: tuple[int, ...], seed: int = 0, spread: float = 3.0) -> Tensor:
-    return (spread * torch.randn(shape, generator=rng.generator(seed, "scores"), dtype=torch.float64)).log_softmax(1)
+    return (spread * torch.randn(shape, generator=(Stream(seed) / "scores").generator(), dtype=torch.float64)).log_softmax(1)
 
 
 def each(values: Any, function: Callable[[Any], float]) -> Tensor:
@@ -75,7 +75,7 @@ def test_a_margin_needs_two_classes() -> None:
 
 
 def test_per_image_is_the_mean_of_what_is_left() -> None:
-    maps = torch.rand(3, 4, 5, generator=rng.generator(0))
+    maps = torch.rand(3, 4, 5, generator=Stream().generator())
     torch.testing.assert_close(scores.per_image(maps), torch.stack([image.mean() for image in maps]))
     assert scores.per_image(maps[:, 0, 0]).equal(maps[:, 0, 0])
 
@@ -85,8 +85,8 @@ def test_per_image_is_the_mean_of_what_is_left() -> None:
 def test_top_is_a_stable_descending_sort(values: Any, data: st.DataObject) -> None:
     n = data.draw(st.integers(0, len(values)))
     expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[:n]
-    found = scores.top(torch.tensor(values, dtype=torch.float32), n)
-    assert found.tolist() == expected and found.dtype == torch.int64
+    positions = scores.top(torch.tensor(values, dtype=torch.float32), n)
+    assert positions.tolist() == expected and positions.dtype == torch.int64
 
 
 def test_top_takes_infinities_in_order() -> None:
@@ -108,7 +108,6 @@ def test_top_refuses(values: Any, n: int, message: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_top_is_the_same_on_the_gpu() -> None:
-    values = torch.randint(9, (10_000,), generator=rng.generator(0)).float()
+    values = torch.randint(9, (10_000,), generator=Stream().generator()).float()
     assert scores.top(values.to("cuda"), 1000).cpu().equal(scores.top(values, 1000))

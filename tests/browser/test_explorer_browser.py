@@ -13,7 +13,7 @@ from in_browser import CHROMIUM, EXPLORER, click, hover, lasso, pointed_at, relo
 from PIL import Image
 
 from alnb.data import load
-from alnb.report.queries import CLASS_COLOURS
+from alnb.report.palette import CLASS_COLOURS
 from alnb.widgets import Explorer
 
 TRIES = 2  # on a busy machine every second one went wrong

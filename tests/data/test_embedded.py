@@ -59,10 +59,10 @@ def test_the_loop_runs_on_features(strategy: str, train: ImageSet, test: ImageSe
     assert first[-1]["metrics"]["accuracy"] > 0.8
     with pytest.raises(alnb.store.ManifestDiffers, match="columns"):
         next(alnb.cycles(tmp_path / "a", pool, held_out, **{**roles, "columns": {"arm": "scratch", "seed": 0}}))
-    frame = records.read(tmp_path, arm="frozen")
+    frame = records.frame(records.find(tmp_path, arm="frozen"))
     assert list(frame["cycle"]) == [0, 1, 2] * 2 and set(frame["seed"]) == {0}
     with pytest.raises(ValueError, match="no finished cycles"):
-        records.read(tmp_path, arm="scratch")
+        records.frame(records.find(tmp_path, arm="scratch"))
 
 
 def test_a_batch_of_any_labelled_number_is_kept_whole(train: ImageSet) -> None:

@@ -11,8 +11,8 @@ from conftest import notebook_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alnb import notebook
-from alnb.notebook import BadParameter, NotebookFailed, kernel_free
+from alnb.notebook import BadParameter, kernel_free, parameters
+from alnb.notebook.execute import NotebookFailed
 from alnb.notebook.sweep.grid import Grid, grid, read_file, read_words
 
 PROJECT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def test_cells_are_the_product_of_the_axes_the_last_running_fastest(bare: Path, 
     assert all(cell.folder.parent == made.root / "cells" / "bare" and len(cell.folder.name.encode()) < 100 for cell in cells)
     for cell in cells:
         assert all(cell.values[name] == (value if name in scalars else [value]) for name, value in cell.point.items())
-        assert notebook.check(cell.values, made.known) == cell.values
+        assert parameters.check(cell.values, made.known) == cell.values
 
 
 @given(AXES)
@@ -226,7 +226,7 @@ def test_all_problems_of_words_are_listed_at_once(path: Path) -> None:
     with pytest.raises(BadParameter) as error:
         read_words(path, words)
     told = str(error.value).splitlines()
-    parts = ["5 problems", "no parameter 'sede'", "list[int]", "5:0 holds no number", "'lr' is given twice", "dataset 'digit' is not known"]
+    parts = ["5 problems", "no parameter 'sede'", "list[int]", "range 5:0 is empty", "'lr' is given twice", "dataset 'digit' is not known"]
     assert len(told) == len(parts) and all(part in line for part, line in zip(parts, told, strict=True)), str(error.value)
     with pytest.raises(BadParameter, match=r"^parameter 'seeds' has no value"):  # one problem is no list
         read_words(path, [["seeds"]])
@@ -237,7 +237,7 @@ def test_minutes_are_no_whole_numbers(bare: Path) -> None:
     with pytest.raises(BadParameter, match="'lr' is '1:05', of type str: it must be float"):
         read_words(bare, [["lr", "1:05"]])
     with pytest.raises(BadParameter, match="'cycles' is '1:05:00', of type str"):
-        notebook.parse([["cycles", "1:05:00"]], notebook.parameters(bare))
+        parameters.parse([["cycles", "1:05:00"]], parameters.read(bare))
 
 
 def test_the_notebook_looks_at_values_by_themselves_and_together(path: Path, capsys: pytest.CaptureFixture) -> None:

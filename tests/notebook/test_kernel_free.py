@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from sweeping import CYCLES, experiment_of, table
 
-from alnb import notebook, store
+from alnb import store
 from alnb.__main__ import main
-from alnb.notebook import BadParameter, NotebookFailed, kernel_free
+from alnb.notebook import BadParameter, kernel_free
+from alnb.notebook.cells import BATCH
+from alnb.notebook.execute import NotebookFailed, execute
 from alnb.store.stop import TimeIsUp
 
 PROJECT = Path(__file__).parents[2]
@@ -41,11 +43,11 @@ def test_it_is_a_main_program_of_its_own_and_leaves_no_trace(
     )
     values, before = {"b": [7]}, sys.modules["__main__"]
     for batch in (None, "0"):
-        monkeypatch.delenv(notebook.BATCH, raising=False)
+        monkeypatch.delenv(BATCH, raising=False)
         if batch is not None:
-            monkeypatch.setenv(notebook.BATCH, batch)
+            monkeypatch.setenv(BATCH, batch)
         kernel_free.execute(path, values)
-        assert os.environ.get(notebook.BATCH) == batch and sys.modules["__main__"] is before and values == {"b": [7]}
+        assert os.environ.get(BATCH) == batch and sys.modules["__main__"] is before and values == {"b": [7]}
     assert capfd.readouterr().out == "__main__ [7, 1] True 1\n" * 2
     assert "b" not in vars(before)
 
@@ -167,7 +169,7 @@ def test_runs_are_those_of_a_kernel_and_so_is_what_they_are_named_by(
     path = experiment_of(tmp_path, ("", DESCRIBED), ("", f"where = runs + '/described.json'\n{WRITTEN}"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     values = {name: {"strategies": ["nearly_tied"], "seeds": [3], "runs": str(tmp_path / name)} for name in ("with", "without")}
-    notebook.execute(path, values["with"], tmp_path / "out.ipynb", environment={"OMP_NUM_THREADS": "1"})
+    execute(path, values["with"], tmp_path / "out.ipynb", environment={"OMP_NUM_THREADS": "1"})
     (tmp_path / "without").mkdir()
     kernel_free.execute(path, values["without"])
     described = [json.loads((tmp_path / name / "described.json").read_text()) for name in values]

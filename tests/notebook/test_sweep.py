@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from conftest import notebook_of
 
-from alnb import notebook, store
+from alnb import store
 from alnb.__main__ import main
-from alnb.notebook import BadParameter, NotebookFailed
+from alnb.notebook import BadParameter
+from alnb.notebook.execute import NotebookFailed
 from alnb.notebook.sweep import Sweep, Workers, child, command, engine, sweep
 from alnb.notebook.sweep import cell as cells_of
 from alnb.notebook.sweep.cell import BUSY, DIED, DONE, EMPTY, FAILED, NEW, RUNNING, STOPPED, Outcome, Work
@@ -63,7 +64,7 @@ class Pretended:
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     made = Pretended()
     monkeypatch.setattr(cells_of, "_by_itself", made.work)
-    monkeypatch.setattr(notebook, "execute", made.report)
+    monkeypatch.setattr(engine, "execute", made.report)
     return made
 
 
@@ -572,7 +573,7 @@ def test_workers_get_a_gpu_each_and_their_share_of_the_cores(
         assert environment["ALNB_DATA"] == "/data/sets" and environment["OMP_WAIT_POLICY"] == "PASSIVE"
         assert environment["ALNB_WORKSPACE"] == str(store.workspace()) and environment[store.CELL] == str(work.cell.folder)
         assert environment[pause.STOP] == work.stop and environment[pause.DEADLINE] == "" and work.cell.folder.is_absolute()
-        assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(Path(cells_of.__file__).parents[2])
+        assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(Path(cells_of.__file__).parents[3])
 
 
 def test_a_cell_goes_on_with_the_threads_it_was_begun_with(start: Callable[..., Sweep], pretended: Pretended) -> None:

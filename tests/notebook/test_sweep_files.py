@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from alnb import notebook
+from alnb.notebook import parameters
+from alnb.notebook.cells import BATCH
 from alnb.notebook.sweep import read_file
 from alnb.notebook.sweep.grid import grid
 
@@ -27,7 +28,7 @@ def test_every_sweep_file_is_one_the_notebook_takes(path: Path, scale: str) -> N
 def test_the_grid_is_that_of_the_notebook_itself(path: Path) -> None:
     """So that the whole of the sweep is the whole of the figure; the quickstart's figure has five seeds here, and Figure 3 has two."""
     target, values, _ = read_file(path)
-    known = notebook.parameters(target)
+    known = parameters.read(target)
     given = {name: value for name, value in values.items() if (target.stem, name) not in OTHERWISE}
     assert {name: repr(value) for name, value in given.items()} == {name: known[name].default for name in given}
 
@@ -48,12 +49,12 @@ def test_a_part_of_each_sweep_alone_is_no_failure(path: Path, tmp_path: Path, mo
 
     Its code is executed here, since fifteen kernels would take their time; `test_notebook` has those.
     """
-    monkeypatch.setenv(notebook.BATCH, "1")
+    monkeypatch.setenv(BATCH, "1")
     target, values, over = read_file(path)
     small = {"scale": "smoke", "runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures"), "device": "cpu"}
     cell = grid(target, {**values, **small}, over).cells()[-1]
     names: dict[str, object] = {}
-    for source in notebook.sources(target):
+    for source in parameters.code_cells(target):
         exec(compile(source.text, f"{target.name}, cell {source.number}", "exec"), names)
         names.update(cell.values if "parameters" in source.tags else {})
     assert list((tmp_path / "runs").rglob("record.json")) or list((tmp_path / "runs").rglob("result.pt"))

@@ -15,7 +15,8 @@ from conftest import notebook_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alnb import notebook, store
+from alnb import store
+from alnb.notebook.cells import BATCH
 from alnb.notebook.sweep import table
 from alnb.notebook.sweep.cell import BUSY, DIED, DONE, EMPTY, FAILED, NEW, RUNNING, STOPPED, Cell, Status
 
@@ -260,7 +261,7 @@ def test_outside_a_notebook_and_in_one_executed_by_alnb_there_are_lines(monkeypa
     assert not table._in_notebook()
     monkeypatch.setattr(IPython, "get_ipython", ZMQInteractiveShell)
     assert table._in_notebook()
-    monkeypatch.setenv(notebook.BATCH, "1")
+    monkeypatch.setenv(BATCH, "1")
     assert not table._in_notebook()
 
 

@@ -17,7 +17,7 @@ from alnb.data import Embedded
 from alnb.loop.oracle import class_uniform
 from alnb.papers.bengar2021 import experiment as bengar2021
 from alnb.papers.bengar2021.experiment import ARMS, DATASETS, Prepared, grid, setting, split_tiny, step
-from alnb.report import figures as report
+from alnb.report import stats
 
 
 @pytest.fixture(scope="session")
@@ -237,7 +237,7 @@ def test_table_1_stands_beside_the_published_one() -> None:
         and entropy["n_labelled"] == 25_000
         and entropy["seeds"] == 2
     )
-    low, high = report.interval(pandas.Series([0.9, 0.92]))
+    low, high = stats.interval(pandas.Series([0.9, 0.92]))
     assert (entropy["low"], entropy["high"]) == pytest.approx((low, high))
     assert pandas.isna(table.loc[("frozen", "svm_margin")]["measured"]) and pandas.isna(table.loc[("frozen", "random")]["published"])
     assert set(table["dataset"]) == {"cifar10"}  # the other column was not run

@@ -11,8 +11,6 @@ import pandas
 import pytest
 import torch
 from conftest import images_of
-from hypothesis import given
-from hypothesis import strategies as st
 
 import alnb
 from alnb import notebook
@@ -108,24 +106,16 @@ def test_cold_starts_go_through_the_loop(tmp_path: Path) -> None:
 # ---- what lies near what ---------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(2, 25), st.integers(0, 5), st.booleans(), st.data())
-def test_neighbours_against_loops(n: int, seed: int, tied: bool, data: st.DataObject) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    features, targets = torch.randn(n, 3, generator=generator), torch.randint(3, (n,), generator=generator)
-    features, k = features.round() if tied else features, data.draw(st.integers(1, n - 1))
-    near = teaching.neighbours(features, k)
-    assert near.tolist() == [naive_neighbours(features, i, k) for i in range(n)]
-    expected = [sum(int(targets[j] == targets[i]) for j in near[i].tolist()) / k for i in range(n)]
+def test_neighbours_are_those_of_the_report_room() -> None:
+    """`tests/report/test_queries.py` compares them with loops."""
+    generator = torch.Generator().manual_seed(0)
+    features, targets = torch.randn(25, 3, generator=generator), torch.randint(3, (25,), generator=generator)
+    near = teaching.neighbours(features, 4)
+    assert near.tolist() == [naive_neighbours(features, i, 4) for i in range(25)]
+    expected = [sum(int(targets[j] == targets[i]) for j in near[i].tolist()) / 4 for i in range(25)]
     assert teaching.alike(near, targets).tolist() == pytest.approx(expected)
-
-
-def test_chunks_change_nothing_and_too_many_neighbours_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    features = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
-    before = teaching.neighbours(features, 4)
-    monkeypatch.setattr(teaching, "CHUNK", 7)
-    assert torch.equal(before, teaching.neighbours(features, 4))
-    with pytest.raises(ValueError, match="k is 20: of 20 images one has at most 19 neighbours"):
-        teaching.neighbours(features, 20)
+    with pytest.raises(ValueError, match="k is 25"):
+        teaching.neighbours(features, 25)
 
 
 def test_the_image_that_spaces_differ_about() -> None:

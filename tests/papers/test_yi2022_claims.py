@@ -5,12 +5,12 @@ import math
 import pandas
 import pytest
 
-from alnb.papers.bengar2021.claims import FAILS, HOLDS, OPEN
 from alnb.papers.published import published
 from alnb.papers.yi2022 import figures as yi2022_report
 from alnb.papers.yi2022.claims import STATEMENTS, claims, every, spread, worth
 from alnb.papers.yi2022.experiment import METHODS
-from alnb.report import rank_correlation
+from alnb.report import stats
+from alnb.report.stats import FAILS, HOLDS, OPEN
 
 
 def made(levels: dict[str, list[float]], seeds: int = 4, **columns: object) -> pandas.DataFrame:
@@ -111,7 +111,7 @@ def test_correlations_and_balance() -> None:
     printed = published("yi2022", metric="correlation", dataset="cifar10")
 
     def verdicts(low: float, high: float, scale: str = "paper") -> list[tuple[str, str]]:
-        one = rank_correlation.Correlation((low + high) / 2, low, high, 0.15, (), {1: low}, math.nan, ())
+        one = stats.Correlation((low + high) / 2, low, high, 0.15, (), {1: low}, math.nan, ())
         table = yi2022_report.correlations({"rotation": one, "simsiam": one}, printed, scale)
         return [(row.claim, row.verdict) for row in table.itertuples()]
 

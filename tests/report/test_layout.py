@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,11 +28,11 @@ def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """1,000 points are as many as openTSNE would begin to look for approximate neighbours at, others with more threads."""
     monkeypatch.setattr(tsne, "EARLY", 3)
     monkeypatch.setattr(tsne, "LATER", 3)
-    features, found = blobs(1002), []
+    features, layouts = blobs(1002), []
     for threads in (1, 2):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append(tsne.layout(features, cache=tmp_path / str(threads)))
-    assert torch.equal(*found)
+        layouts.append(tsne.layout(features, cache=tmp_path / str(threads)))
+    assert torch.equal(*layouts)
 
 
 def test_each_argument_has_a_layout_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,29 +46,22 @@ def test_each_argument_has_a_layout_of_its_own(tmp_path: Path, monkeypatch: pyte
 
 def test_equal_points_and_half_precision(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Points that lie on each other are no error, and nothing is printed."""
-    found = tsne.layout(blobs(12).repeat(5, 1).half(), perplexity=5, cache=tmp_path)
-    assert found.shape == (60, 2) and bool(found.isfinite().all()) and capfd.readouterr() == ("", "")
+    positions = tsne.layout(blobs(12).repeat(5, 1).half(), perplexity=5, cache=tmp_path)
+    assert positions.shape == (60, 2) and bool(positions.isfinite().all()) and capfd.readouterr() == ("", "")
 
 
 def test_it_is_stopped_midway(tmp_path: Path) -> None:
-    looks = iter([*[False] * 3, True, True])
-    with pause.asked_by(lambda: next(looks)), pytest.raises(pause.TimeIsUp, match="within the layout"):
+    answers = iter([*[False] * 3, True, True])
+    with pause.asked_by(lambda: next(answers)), pytest.raises(pause.TimeIsUp, match="within the layout"):
         tsne.layout(blobs(), perplexity=10, cache=tmp_path)
     assert not list(tmp_path.rglob("result.pt"))
     assert tsne.layout(blobs(), perplexity=10, cache=tmp_path).shape == (120, 2), "it goes on afterwards"
 
 
-def test_without_opentsne_scikit_learn_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setitem(sys.modules, "openTSNE", None)
-    found = tsne.layout(blobs(60), perplexity=5, cache=tmp_path)
-    assert found.shape == (60, 2) and bool(found.isfinite().all())
-
-
 def test_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"perplexity is 30, of 60 points: .* choose from 1 to 19.67"):
+    with pytest.raises(ValueError, match=r"perplexity is 30.* 60 points: choose from 1 to 19.67"):
         tsne.layout(blobs(60), cache=tmp_path)
-    with pytest.raises(ValueError, match="at least 4 points are needed"):
+    with pytest.raises(ValueError, match="3 points: give at least 4"):
         tsne.layout(torch.rand(3, 2), cache=tmp_path)
     spoilt = blobs()
     spoilt[7, 3] = torch.nan
@@ -78,8 +70,8 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"features\[0\] is not finite in float32 \(120 such rows\)"):
         tsne.layout(torch.full((120, 4), 1e300, dtype=torch.float64), cache=tmp_path)
     for shape in ((2, 3, 4), (200, 1)):
-        with pytest.raises(ValueError, match=r"features must be float \[N, D\] with D of at least 2, but are torch.float32 \[2"):
+        with pytest.raises(ValueError, match=r"\[N, D\] with D of at least 2, but are torch.float32 \[2"):
             tsne.layout(torch.rand(shape), cache=tmp_path)
-    with pytest.raises(ValueError, match="all 120 features are equal"):
+    with pytest.raises(ValueError, match="120 features are equal"):
         tsne.layout(torch.ones(120, 4), cache=tmp_path)
     assert not list(tmp_path.iterdir())

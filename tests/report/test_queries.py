@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alnb.report import queries as query_analysis
-from alnb.report.queries import class_entropy, coverage_radius, draw_queries, knn_label_entropy, margins, summary
+from alnb.report.queries import class_entropy, coverage_radius, draw_queries, knn_label_entropy, margins, neighbours, summary
 from alnb.store import streams as rng
 
 
@@ -40,28 +40,22 @@ def test_neighbours_and_radius_against_loops(n: int, seed: int, kind: str, data:
     features = {"apart": features, "tied": features.round(), "far from zero": features.double() + 1e8}[kind]
     k, m = data.draw(st.integers(1, n - 1)), data.draw(st.integers(1, n))
     chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:m]
-    found = knn_label_entropy(features, targets, chosen, k)
-    for value, i in zip(found.tolist(), chosen.tolist(), strict=True):
-        assert math.isclose(value, naive_entropy([int(targets[j]) for j in naive_neighbours(features, i, k)]), abs_tol=1e-9)
+    entropies = knn_label_entropy(features, targets, chosen, k).tolist()
+    for row, entropy, i in zip(neighbours(features, chosen, k).tolist(), entropies, chosen.tolist(), strict=True):
+        naive = naive_neighbours(features, i, k)
+        distances = [[math.dist(features[i].tolist(), features[j].tolist()) for j in near] for near in (row, naive)]
+        assert i not in row and len(set(row)) == k and distances[0] == pytest.approx(distances[1], rel=1e-9, abs=1e-7)
+        assert kind == "tied" or row == naive
+        assert math.isclose(entropy, naive_entropy([int(targets[j]) for j in row]), abs_tol=1e-9)
     assert math.isclose(coverage_radius(features, chosen), naive_radius(features, chosen), rel_tol=1e-9, abs_tol=1e-9)
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, tied: bool) -> None:
-    features, _, targets = points()
-    features = features.round() if tied else features
-    chosen = torch.arange(0, 40, 3)
-    before = knn_label_entropy(features, targets, chosen, 5), coverage_radius(features, chosen)
-    for chunk in (1, 3, 7):
-        monkeypatch.setattr(query_analysis, "CHUNK", chunk)
-        assert torch.equal(before[0], knn_label_entropy(features, targets, chosen, 5)) and before[1] == coverage_radius(features, chosen)
-
-
-def test_equal_images_count_by_index() -> None:
-    """All at one place: the neighbours of each are the first others."""
-    targets = torch.tensor([0, 1, 1, 2, 2, 2])
-    found = knn_label_entropy(torch.ones(6, 3), targets, torch.tensor([0, 1, 5]), 2)
-    assert found.tolist() == pytest.approx([0.0, math.log(2), math.log(2)]) and coverage_radius(torch.ones(6, 3), torch.tensor([4])) == 0
+def test_images_at_one_place_are_neighbours_of_each_other_but_not_of_themselves() -> None:
+    features, chosen = torch.ones(6, 3), torch.tensor([0, 1, 5])
+    for k in (1, 2, 5):
+        near = neighbours(features, chosen, k)
+        assert near.shape == (3, k) and all(i not in row and len(set(row)) == k for i, row in zip([0, 1, 5], near.tolist(), strict=True))
+    assert coverage_radius(features, torch.tensor([4])) == 0
 
 
 def test_margins_and_class_entropy() -> None:
@@ -78,7 +72,7 @@ def test_summary_has_a_row_each_and_random_ones_to_compare_with() -> None:
     features, log_probs, targets = points()
     queries = {"random": {1: torch.arange(5), 5: torch.arange(5, 10)}, "pt4al": {1: torch.arange(20, 25)}}
     table = summary(queries, features=features, log_probs=log_probs, targets=targets, k=3, references=9)
-    assert table[["method", "iteration", "n"]].to_numpy().tolist() == [
+    assert table[["strategy", "iteration", "n"]].to_numpy().tolist() == [
         ["random", 1, 5], ["random", 5, 5], ["pt4al", 1, 5], ["random (reference)", 0, 5],
     ]  # fmt: skip
     assert table["radius"].iloc[0] == coverage_radius(features, torch.arange(5))
@@ -102,7 +96,7 @@ def test_summary_against_loops() -> None:
     assert table.loc[0, names].tolist() == pytest.approx(naive(first), rel=1e-5)
     drawn = numpy.array([naive(torch.randperm(40, generator=rng.generator(4, "reference", 4, r))[:4]) for r in range(7)])
     last = table.iloc[-1]
-    assert last["method"] == query_analysis.RANDOM and last[names].tolist() == pytest.approx(drawn.mean(axis=0), rel=1e-5)
+    assert last["strategy"] == query_analysis.RANDOM and last[names].tolist() == pytest.approx(drawn.mean(axis=0), rel=1e-5)
     for side, q in (("low", 0.025), ("high", 0.975)):
         assert last[[f"{name}_{side}" for name in names]].tolist() == pytest.approx(numpy.quantile(drawn, q, axis=0), rel=1e-5)
 
@@ -110,32 +104,32 @@ def test_summary_against_loops() -> None:
 def test_bad_input() -> None:
     features, log_probs, targets = points()
     chosen = torch.arange(2)
-    with pytest.raises(ValueError, match="k is 40: of 40 images one has at most 39 neighbours"):
+    with pytest.raises(ValueError, match="k is 40"):
         knn_label_entropy(features, targets, chosen, 40)
     for empty in (torch.zeros(0, dtype=torch.int64), torch.zeros(2)):
         for call in (lambda e: margins(log_probs, e), lambda e: class_entropy(targets, e, 3), lambda e: coverage_radius(features, e)):
-            with pytest.raises(ValueError, match=r"the query must be indices i64 \[n\], n of at least 1, but is torch"):
+            with pytest.raises(ValueError, match=r"the query must be indices"):
                 call(empty)
-    with pytest.raises(ValueError, match=r"the query has 40 at 1: of 40 images, indices are in \[0, 40\)"):
+    with pytest.raises(ValueError, match=r"the query has 40 at 1.* \[0, 40\)"):
         margins(log_probs, torch.tensor([3, 40]))
     with pytest.raises(ValueError, match="the query has -1 at 0"):
         coverage_radius(features, torch.tensor([-1]))
-    with pytest.raises(ValueError, match=r"targets\[5\] is -1: classes are at least 0; leave images without one out"):
+    with pytest.raises(ValueError, match=r"targets\[5\] is -1"):
         knn_label_entropy(features, torch.where(torch.arange(40) == 5, -1, targets), chosen, 3)
-    with pytest.raises(ValueError, match=r"targets\[\d+\] is 2: classes are in \[0, 2\)"):
+    with pytest.raises(ValueError, match=r"targets\[\d+\] is 2.* \[0, 2\)"):
         class_entropy(targets, chosen, 2)
-    with pytest.raises(ValueError, match=r"targets are \[39\], of 40 images"):
+    with pytest.raises(ValueError, match=r"\[39\], of 40 images"):
         knn_label_entropy(features, targets[1:], chosen, 3)
-    with pytest.raises(ValueError, match=r"features must be float \[N, D\]"):
+    with pytest.raises(ValueError, match=r"float \[N, D\].* \[40\]"):
         coverage_radius(features[:, 0], chosen)
     spoilt = features.clone()
     spoilt[7, 1] = torch.nan
-    with pytest.raises(ValueError, match=r"features\[7\] is not finite, or too large to be squared \(1 such rows\)"):
+    with pytest.raises(ValueError, match=r"features\[7\] is not finite.* \(1 such rows\)"):
         coverage_radius(spoilt, chosen)
     everything = {"features": features, "log_probs": log_probs, "targets": targets}
-    with pytest.raises(ValueError, match="iteration 5 of pt4al has 77 at 1: of 40 images"):
+    with pytest.raises(ValueError, match="iteration 5 of pt4al has 77 at 1"):
         summary({"pt4al": {1: chosen, 5: torch.tensor([0, 77])}}, **everything)
-    with pytest.raises(ValueError, match="0 queries, 20 references: at least one of each"):
+    with pytest.raises(ValueError, match="0 queries, 20 references"):
         summary({}, **everything)
 
 
@@ -181,34 +175,12 @@ def test_drawing_of_many_classes_and_bad_input() -> None:
     figure = draw_queries(**{**given, "classes": [str(c) for c in range(11)]})
     assert len(figure.legends[0].get_texts()) == 3
     for wrong, message in (
-        ({"queries": {}}, "there are no queries to draw"),
-        ({"layout": torch.rand(40, 3)}, r"layout must be positions \[N, 2\], but is \[40, 3\]"),
-        ({"iterations": (1, 2, 3, 4, 5, 6)}, "choose up to 5 different ones"),
-        ({"iterations": (1, 1)}, "choose up to 5 different ones"),
-        ({"classes": ["a"]}, r"targets\[\d+\] is \d: classes are in \[0, 1\)"),
+        ({"queries": {}}, "no queries"),
+        ({"layout": torch.rand(40, 3)}, r"\[N, 2\], but is \[40, 3\]"),
+        ({"iterations": (1, 2, 3, 4, 5, 6)}, r"\[1, 2, 3, 4, 5, 6\].*at most 5"),
+        ({"iterations": (1, 1)}, r"\[1, 1\].*different"),
+        ({"classes": ["a"]}, r"targets\[\d+\] is \d.* \[0, 1\)"),
         ({"queries": {"pt4al": {1: torch.tensor([40])}}}, "iteration 1 of pt4al has 40 at 0"),
     ):
         with pytest.raises(ValueError, match=message):
             draw_queries(**{**given, **wrong})
-
-
-def test_class_colours_are_told_apart_by_all_eyes() -> None:
-    """Matrices of Machado et al. 2009 at full severity, on linear RGB; differences in CIE L*a*b*."""
-    from matplotlib.colors import to_rgb
-
-    eyes = numpy.array(
-        [
-            [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-            [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-            [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-            [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
-        ]
-    )
-    rgb = numpy.array([to_rgb(colour) for colour in query_analysis.CLASS_COLOURS])
-    linear = numpy.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    seen = numpy.clip(numpy.einsum("eij,cj->eci", eyes, linear), 0, 1)
-    xyz = seen @ numpy.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T / [0.9505, 1, 1.089]
-    f = numpy.where(xyz > 0.008856, numpy.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    lab = numpy.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
-    distance = numpy.linalg.norm(lab[:, :, None] - lab[:, None], axis=-1) + 1000 * numpy.eye(len(rgb))
-    assert len(rgb) == 10 and distance.min() > 16

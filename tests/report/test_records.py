@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_one_row_a_cycle_with_all_that_is_known(make: Callable[..., store.Run], 
     store.Run(tmp_path / "bars/begun").begin({"dataset": "bars"}, CPU)  # not a cycle yet
     frame = alnb.load(tmp_path)
     assert len(frame) == 5 and list(frame["run"].unique()) == [str(run.path) for run in runs]
-    assert list(frame["strategy"]) == ["mine"] * 2 + ["entropy"] * 3 and list(frame["arm"]) == ["a"] * 2 + ["from scratch"] * 3
+    assert list(frame["strategy"]) == ["mine"] * 2 + ["entropy"] * 3 and list(frame["arm"]) == ["a"] * 2 + ["scratch"] * 3
     assert list(frame["seed"]) == [7, 7, 1, 1, 1] and set(frame["dataset"]) == {"bars"} and set(frame["experiment"]) == {"bars"}
     assert frame["regime"].isna().sum() == 3 and set(frame["experiment.strategy"]) == {"margin", "entropy"}
     naive = [(run, Cycle.read(record)) for run in runs for record in run.records()]
@@ -69,7 +70,7 @@ def test_a_frame_is_the_same_as_what_is_loaded(make: Callable[..., store.Run], t
     for name in frame.columns:
         assert list(frame[name]) == list(loaded[name]), name
     with pytest.raises(ValueError, match="no finished cycles"):
-        records.read(tmp_path, arm="b")
+        records.frame(records.find(tmp_path, arm="b"))
 
 
 def test_protocols_as_texts() -> None:
@@ -78,13 +79,11 @@ def test_protocols_as_texts() -> None:
 
     assert text(initial=10, budget=10, cycles=5) == "10 + 4 x 10 labels, fresh"
     assert text(initial=20, budget=5, cycles=1, init="warm") == "20 labels, warm"
-    assert text(initial=20, budget=5, cycles=2, subset=30, seed=4) == "20 + 1 x 5 labels, fresh, of 30 candidates"
+    assert text(initial=20, budget=5, cycles=2, checkpoint="best_test", seed=4) == "20 + 1 x 5 labels, fresh, best on test"
     assert records.protocol({}) == "protocol unknown"
 
 
 def test_strategies_have_short_names() -> None:
-    from functools import partial
-
     vaal = replace(alnb.acquire.vaal.SANE, updates=1)
     for strategy, name in ((acquire.random, "random"), (vaal, "VAAL"), (partial(acquire.margin), "margin")):
         assert records._short(store.describe(strategy)) == name
@@ -93,7 +92,7 @@ def test_strategies_have_short_names() -> None:
 def test_nothing_there_and_what_is_damaged(make: Callable[..., store.Run], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no finished cycles"):
         records.frame([(store.Run(tmp_path), {})])
-    with pytest.raises(ValueError, match=r"no finished runs below .*empty: .*alnb run notebooks/quickstart"):
+    with pytest.raises(ValueError, match=r"no finished runs below .*empty"):
         alnb.load(tmp_path / "empty")
     run = make("one")
     path = run.folder(1) / "record.json"
@@ -107,9 +106,9 @@ def test_nothing_there_and_what_is_damaged(make: Callable[..., store.Run], tmp_p
         alnb.load(tmp_path)
 
 
-def test_columns_called_as_measurements_are_refused(make: Callable[..., store.Run], tmp_path: Path) -> None:
+def test_tags_with_names_of_measurements_are_refused(make: Callable[..., store.Run], tmp_path: Path) -> None:
     make("one", columns={"accuracy": 1.0})
-    with pytest.raises(ValueError, match="columns called as what is measured: accuracy"):
+    with pytest.raises(ValueError, match="names of measurements: accuracy"):
         alnb.load(tmp_path)
 
 
@@ -120,7 +119,7 @@ def test_class_counts_are_those_of_the_records(make: Callable[..., store.Run], t
     assert list(long[["cycle", "class", "count"]].itertuples(index=False, name=None)) == naive
     assert set(long["arm"]) == {"a"} and set(long["strategy"]) == {"margin"} and long["count"].sum() == 9
     assert len(records.class_counts(records.find(tmp_path))) == len(long)
-    with pytest.raises(ValueError, match="no finished cycles to count classes of below"):
+    with pytest.raises(ValueError, match=r"below .*empty"):
         records.class_counts(tmp_path / "empty")
 
 
@@ -160,9 +159,9 @@ def test_rows_are_chosen_by_texts() -> None:
     frame = pandas.DataFrame({"dataset": pandas.Categorical(["a", "a", "b"]), "regime": [0.1, 10.0, 10.0], "seed": [0, 1, 2]})
     assert list(records.where(frame, records.conditions(["regime=10", "dataset=a"]))["seed"]) == [1]
     assert list(records.where(frame, records.conditions(["seed=0", "seed=2"]))["seed"]) == [0, 2] and len(records.where(frame, {})) == 3
-    with pytest.raises(ValueError, match="no column 'datset'; near it: dataset"):
+    with pytest.raises(ValueError, match=r"'datset'.* dataset"):
         records.where(frame, {"datset": ["a"]})
-    with pytest.raises(ValueError, match="no row has dataset c or d: there are a, b"):
+    with pytest.raises(ValueError, match=r"dataset c or d.* a, b"):
         records.where(frame, {"dataset": ["c", "d"]})
-    with pytest.raises(ValueError, match="only is 'dataset': write it as COLUMN=VALUE"):
+    with pytest.raises(ValueError, match=r"'dataset'.*COLUMN=VALUE"):
         records.conditions(["dataset"])

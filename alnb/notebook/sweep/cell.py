@@ -20,9 +20,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from alnb import notebook, store
+from alnb import store
 from alnb.loop import cycles as loop
-from alnb.notebook import NotebookFailed
+from alnb.notebook import parameters
+from alnb.notebook.execute import PACKAGE, NotebookFailed, execute, python_path
 from alnb.store import stop as pause
 
 DONE, EMPTY, FAILED, STOPPED, DIED, RUNNING, BUSY, NEW = "done", "empty", "failed", "stopped", "died", "running", "busy", "new"
@@ -104,7 +105,7 @@ class Work:
     folder: str  # to work in
     stop: str  # a file: to stop once it is there
     deadline: float | None  # seconds since the epoch
-    code: str  # `notebook.code` when the sweep began
+    code: str  # `parameters.digest` when the sweep began
     wait: bool = False  # for others that work on the cell
     token: str = field(default_factory=lambda: uuid.uuid4().hex)  # no two are the same: Dask would take equal work for done
 
@@ -168,7 +169,7 @@ def run(work: Work) -> Status:
     """
     if store.package() != work.package:
         raise OtherVersion(
-            f"worker {platform.node()} (process {os.getpid()}) has alnb {store.package()} in {notebook.PACKAGE}, "
+            f"worker {platform.node()} (process {os.getpid()}) has alnb {store.package()} in {PACKAGE}, "
             f"the sweep has {work.package}: install the same version there"
         )
     while True:
@@ -216,7 +217,7 @@ def _attempt(work: Work) -> Status:
 
 def _unchanged(work: Work) -> None:
     """Raises: CodeChanged, where the notebook was edited since the sweep began."""
-    if notebook.code(work.cell.notebook) != work.code:
+    if parameters.digest(work.cell.notebook) != work.code:
         raise store.CodeChanged(f"{work.cell.notebook} was edited while the sweep ran: nothing was computed; start the sweep again")
 
 
@@ -250,7 +251,7 @@ def environment(work: Work) -> dict[str, str]:
         store.CELL: str(work.cell.folder),
         store.LOCK_SECONDS: str(LOCK_SECONDS),
         store.CODE: work.package,
-        "PYTHONPATH": notebook.python_path(),
+        "PYTHONPATH": python_path(),
     }
     return {**threads, **own, **asked, **work.environment}
 
@@ -259,7 +260,7 @@ def _by_papermill(work: Work) -> Outcome:
     cell, copy = work.cell, work.cell.folder / "notebook.ipynb"
     with open(cell.folder / "log.txt", "w", encoding="utf-8") as log, _watch(work) as kill:
         try:
-            notebook.execute(
+            execute(
                 cell.notebook, cell.values, copy, environment=environment(work), folder=Path(work.folder), log=log,
                 started=lambda manager: kill.append(lambda: _kill(manager.provisioner.pid)),
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The process that executes a cell without Jupyter: ``python -m alnb.sweeps.child FOLDER PARENT``."""
+"""The process that executes a cell without Jupyter: ``python -m alnb.notebook.sweep.child FOLDER PARENT``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 from alnb import store
-from alnb.notebook import BadParameter, NotebookFailed, kernel_free
+from alnb.notebook import kernel_free
+from alnb.notebook.execute import NotebookFailed
+from alnb.notebook.parameters import BadParameter
 from alnb.store.stop import TimeIsUp
 
 DEAD = 3  # exit status of one whose parent is gone

@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alnb import notebook, store
-from alnb.notebook import NotebookFailed
+from alnb import store
+from alnb.notebook.execute import NotebookFailed, execute
 from alnb.notebook.sweep import cell as cells_of
 from alnb.notebook.sweep import table
 from alnb.notebook.sweep.cell import BUSY, DIED, FAILED, Cell, OtherVersion, Status, Work
@@ -353,7 +353,7 @@ def _report(result: Sweep, deadline: float | None) -> None:
             copy = result.grid.root / path.stem / "notebooks" / name
             surroundings = {"OMP_NUM_THREADS": str(max(1, threads)), pause.DEADLINE: "" if deadline is None else str(deadline)}
             try:
-                result.reports.append(notebook.execute(path, values, copy, environment=surroundings))
+                result.reports.append(execute(path, values, copy, environment=surroundings))
             except NotebookFailed as error:
                 if error.kind == "TimeIsUp":
                     result.why_no_report, result.late = "time is up", True

@@ -14,8 +14,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-from alnb import notebook, store
-from alnb.notebook import BadParameter, NotebookFailed, Parameter, kernel_free
+from alnb import store
+from alnb.notebook import kernel_free, parameters
+from alnb.notebook.execute import NotebookFailed
+from alnb.notebook.parameters import BadParameter, Parameter
 from alnb.notebook.sweep.cell import PLACES, Cell, named
 
 Words = Sequence[Sequence[str]]
@@ -34,7 +36,7 @@ class Grid:
     @cached_property
     def known(self) -> Mapping[str, Parameter]:
         """The parameters of the notebook."""
-        return notebook.parameters(self.notebook)
+        return parameters.read(self.notebook)
 
     @property
     def root(self) -> Path:
@@ -70,8 +72,8 @@ class Grid:
 
     @cached_property
     def code(self) -> str:
-        """Digest of what the notebook does, see `notebook.code`."""
-        return notebook.code(self.notebook)
+        """Digest of what the notebook does, see `parameters.digest`."""
+        return parameters.digest(self.notebook)
 
 
 def grid(path: Path, given: Mapping[str, Any], over: Iterable[str] | None = None) -> Grid:
@@ -92,7 +94,7 @@ def grid(path: Path, given: Mapping[str, Any], over: Iterable[str] | None = None
 
 def _grid(path: Path, given: Mapping[str, Any], over: list[str] | None) -> tuple[Grid, list[str]]:
     """The sweep over what is right, and what is wrong."""
-    known, problems = notebook.parameters(path), list[str]()
+    known, problems = parameters.read(path), list[str]()
     scalars: dict[str, list[Any]] = {}
     values: dict[str, Any] = {}
     for name, value in given.items():
@@ -100,7 +102,7 @@ def _grid(path: Path, given: Mapping[str, Any], over: list[str] | None) -> tuple
             if name in known and isinstance(value, list) and not _takes_list(known[name]):
                 scalars[name] = _axis(name, value, known)
             else:
-                values |= notebook.check({name: value}, known)
+                values |= parameters.check({name: value}, known)
         except BadParameter as error:
             problems.append(str(error))
     held = {name: values.get(name, _default(p)) for name, p in known.items() if p.annotation and _takes_list(p)}
@@ -120,18 +122,18 @@ def _axis(name: str, values: list[Any], known: Mapping[str, Parameter]) -> list[
         raise BadParameter(f"parameter {name!r} says where things are: it has one value in a sweep, not {values!r}")
     if not values:
         raise BadParameter(f"parameter {name!r} has no value: give one or more, or leave it out")
-    checked = [notebook.check({name: value}, known)[name] for value in values]
-    notebook.check({name: checked}, {name: Parameter(name, "", "", "")})  # nothing twice
+    checked = [parameters.check({name: value}, known)[name] for value in values]
+    parameters.check({name: checked}, {name: Parameter(name, "", "", "")})  # nothing twice
     return checked
 
 
 def read_words(path: Path, given: Words) -> dict[str, Any]:
-    """Values from the command line as `grid` takes them: each entry is a name and the words after it, see `notebook.parse`.
+    """Values from the command line as `grid` takes them: each entry is a name and the words after it, see `parameters.parse`.
 
     Raises:
         BadParameter: all that is wrong, a line each.
     """
-    known, problems = notebook.parameters(path), list[str]()
+    known, problems = parameters.read(path), list[str]()
     values: dict[str, Any] = {}
     names = [name for name, *_ in given]
     for name, *words in given:
@@ -150,12 +152,12 @@ def read_words(path: Path, given: Words) -> dict[str, Any]:
 def _value(name: str, words: Sequence[str], known: Mapping[str, Parameter]) -> Any:
     """What words mean; several of a parameter that takes one, or a range of numbers, are a list of its values."""
     if name not in known or _takes_list(known[name]):
-        return notebook.parse([[name, *words]], known)[name]
+        return parameters.parse([[name, *words]], known)[name]
     spread = list(words)
-    if notebook.type_of(known[name]) is int:
-        spread = [str(number) for word in words for number in notebook.numbers(word) or (word,)]
-    each = [notebook.parse([[name, word]], known)[name] for word in spread]
-    return each if len(each) > 1 else notebook.parse([[name, *spread]], known)[name]
+    if parameters.type_of(known[name]) is int:
+        spread = [str(number) for word in words for number in parameters.integers(word) or (word,)]
+    each = [parameters.parse([[name, word]], known)[name] for word in spread]
+    return each if len(each) > 1 else parameters.parse([[name, *spread]], known)[name]
 
 
 def _said(grid: Grid, *, whole: bool) -> list[str]:
@@ -208,10 +210,10 @@ def read_file(path: Path, given: Words = ()) -> tuple[Path, dict[str, Any], list
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
         raise BadParameter(f"sweep file {path} cannot be read: {error}") from error
     _check_file(path, content)
-    parameters, over = content.get("parameters") or {}, content.get("over")
+    entries, over = content.get("parameters") or {}, content.get("over")
     target = Path(os.path.relpath((path.parent / content["notebook"]).resolve()))
-    written = dict(zip(map(str, parameters), (plain["parameters"] or {}).values(), strict=True)) if parameters else {}
-    own = [[str(name), *_words(written[str(name)], value)] for name, value in parameters.items() if name not in {n for n, *_ in given}]
+    written = dict(zip(map(str, entries), (plain["parameters"] or {}).values(), strict=True)) if entries else {}
+    own = [[str(name), *_words(written[str(name)], value)] for name, value in entries.items() if name not in {n for n, *_ in given}]
     return target, read_words(target, [*own, *given]), over
 
 
@@ -220,7 +222,7 @@ def _check_file(path: Path, content: Any) -> None:
     if not isinstance(content, dict):
         raise BadParameter(f"sweep file {path} has no entries: write a line such as notebook: ../quickstart.ipynb")
     problems = [
-        f"sweep file {path} has an entry {str(name)!r}{notebook.nearest(str(name), FIELDS)}: it takes {', '.join(FIELDS)}"
+        f"sweep file {path} has an entry {str(name)!r}{parameters.nearest(str(name), FIELDS)}: it takes {', '.join(FIELDS)}"
         for name in content
         if name not in FIELDS
     ]
@@ -247,7 +249,7 @@ def _words(written: Any, value: Any) -> list[str]:
 def _takes_list(parameter: Parameter) -> bool:
     """Whether a list may be one value of it."""
     try:
-        kind = notebook.type_of(parameter)
+        kind = parameters.type_of(parameter)
     except BadParameter:  # it is named where a value is given
         return False
     kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)

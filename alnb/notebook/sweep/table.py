@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from alnb import notebook, store
+from alnb import store
 from alnb.loop import cycles as loop
+from alnb.notebook.cells import BATCH
 from alnb.notebook.sweep import cell as cells_of
 from alnb.notebook.sweep.cell import BUSY, DIED, DONE, EMPTY, FAILED, NEW, PLACES, RUNNING, STOPPED, Cell, Status
 
@@ -195,7 +196,7 @@ class View:
 
 
 def _in_notebook() -> bool:
-    if "IPython" not in sys.modules or os.environ.get(notebook.BATCH) == "1":
+    if "IPython" not in sys.modules or os.environ.get(BATCH) == "1":
         return False
     from IPython import get_ipython
 

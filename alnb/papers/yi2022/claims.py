@@ -1,23 +1,26 @@
 """The claims of Yi et al. 2022 put to runs: differences paired by seed, and whether each statement holds.
 
-Intervals are of 95 %, by Student's t over seeds; all seeds share one pre-training and one set of images. They are not corrected for
-their number: a statement of several parts holds only where all do.
+Intervals are of 95 %, by Student's t over seeds. All seeds share one pre-training and one set of images. The intervals are not corrected
+for their number: a statement of several parts holds only if all do.
+
+Frames are from `records.frame`, with columns strategy, pretext, seed, cycle, n_labelled, accuracy, dataset, scale, preset.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from alnb.papers.bengar2021.claims import FAILS, HOLDS, OPEN, Difference, Verdict, at, every, paired, verdict
+from pandas import DataFrame, Series
+from scipy import stats
 
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+from alnb.papers.experiment import Scale, decided
+from alnb.report.stats import FAILS, HOLDS, OPEN, Correlation, Difference, Verdict, every, paired, verdict
 
 IMBALANCED = ("random", "kcenter", "vaal", "learning_loss", "core_gcn", "pal")
 OTHERS = (*IMBALANCED, "learning_loss_detached")
+CLOSE = 0.1  # of rho: a correlation within it counts as the value that it is compared with
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Statement:
     source: str
     first: tuple[str, ...]
     second: tuple[str, ...]
-    iterations: str = "all"  # averaged over all, or only the "first" or the "last"
+    cycles: str = "all"  # averaged over all, or only the "first" or the "last"
 
 
 STATEMENTS: dict[str, tuple[Statement, ...]] = {
@@ -63,8 +66,14 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
 }  # fmt: skip
 
 
+def labelled(frame: DataFrame) -> DataFrame:
+    """`frame` with labels of curves as column `strategy`: the strategy, and its pretext if that is not rotation, as "pt4al, jigsaw"."""
+    usual = frame["pretext"].isin(["", "rotation"])
+    return frame.assign(strategy=frame["strategy"].where(usual, frame["strategy"] + ", " + frame["pretext"]))
+
+
 def select(frame: DataFrame, figure: str, dataset: str) -> DataFrame:
-    """The runs of `dataset` under the clean protocol that a figure is about: of one iteration for Table 1, else the longest."""
+    """The runs of `dataset` under the clean protocol that a figure is about: those of one cycle for Table 1, else the longest."""
     rows = frame[(frame["preset"] == "clean") & (frame["dataset"] == dataset)] if len(frame) else frame
     if not len(rows):
         return rows
@@ -73,114 +82,129 @@ def select(frame: DataFrame, figure: str, dataset: str) -> DataFrame:
 
 
 def cold_start(frame: DataFrame) -> DataFrame:
-    """The claims of Table 1, as of `claims`, and of the spread."""
-    found, (decided, told) = claims(frame, "table1"), spread(frame)
-    found.loc[len(found)] = ["P14", "PT4AL's first labels give less spread.", decided, told, "section 5.4, Table 1"]
-    return found
+    """The claims of Table 1, as `claims` gives them, and the claim about the spread."""
+    table, (outcome, evidence) = claims(frame, "table1"), spread(frame)
+    table.loc[len(table)] = ["P14", "PT4AL's first labels give less spread.", outcome, evidence, "section 5.4, Table 1"]
+    return table
 
 
 def claims(frame: DataFrame, figure: str) -> DataFrame:
-    """The statements of a figure put to the records of its runs, one row each. Scale smoke decides nothing.
+    """The statements of a figure put to the records of its runs, a row each. Scale smoke decides nothing.
 
-    Args:
-        frame: from `records.frame`, with columns strategy, seed, cycle, n_labelled, accuracy, dataset, scale.
     Returns:
         Columns: claim, statement, verdict, evidence (the differences, or what was not run), source.
     Raises:
         ValueError: the runs are of several scales.
     """
-    import pandas
-
     rows, scale = [], _scale(frame)
-    for one in STATEMENTS[figure]:
-        verdicts, told = _parts(frame, one)
-        rows.append(
-            {
-                "claim": one.claim,
-                "statement": one.text,
-                "verdict": at(scale, every(verdicts)),
-                "evidence": "; ".join([*told, *(["smoke runs decide nothing"] if scale == "smoke" else [])]),
-                "source": f"section {one.source}",
-            }
-        )
-    return pandas.DataFrame(rows)
+    for statement in STATEMENTS[figure]:
+        verdicts, evidence = _parts(labelled(frame), statement)
+        evidence += [] if Scale(scale).decides else [f"{scale} runs decide nothing"]
+        source = f"section {statement.source}"
+        rows.append((statement.claim, statement.text, decided(scale, every(verdicts)), "; ".join(evidence), source))
+    return DataFrame(rows, columns=["claim", "statement", "verdict", "evidence", "source"])
 
 
 def _scale(frame: DataFrame) -> str:
-    return ", ".join(frame["scale"].unique())  # one: `paired` refuses several
+    scales = list(frame["scale"].unique())
+    if len(scales) != 1:
+        raise ValueError(f"the frame mixes several values of scale ({', '.join(sorted(scales))}): select one of them")
+    return str(scales[0])
 
 
-def _parts(frame: DataFrame, one: Statement) -> tuple[list[Verdict], list[str]]:
-    rows = _iterations(frame, one.iterations)
-    there, verdicts, told = set(rows["strategy"]), [], []
-    for first in one.first:
-        for second in one.second:
-            if {first, second} <= there:
-                found = paired(rows, {"strategy": first}, {"strategy": second}, on=("n_labelled",))
-                verdicts.append(verdict(found))
-                told.append(f"{first} over {second} {found}")
+def _parts(frame: DataFrame, statement: Statement) -> tuple[list[Verdict], list[str]]:
+    rows = _cycles(frame, statement.cycles)
+    strategies, verdicts, evidence = set(rows["strategy"]), [], []
+    for first in statement.first:
+        for second in statement.second:
+            if {first, second} <= strategies:
+                difference = paired(rows, {"strategy": first}, {"strategy": second}, on=("n_labelled",))
+                verdicts.append(verdict(difference))
+                evidence.append(f"{first} over {second} {difference}")
             else:
                 verdicts.append(OPEN)
-                told.append(f"{first if first not in there else second} was not run")
-    return verdicts, list(dict.fromkeys(told))
+                evidence.append(f"{first if first not in strategies else second} was not run")
+    return verdicts, list(dict.fromkeys(evidence))
 
 
-def _iterations(frame: DataFrame, which: str) -> DataFrame:
-    """The rows of all iterations, or of the first or the last one."""
+def _cycles(frame: DataFrame, which: str) -> DataFrame:
+    """The rows of all cycles, or of the first or the last one."""
     if which == "all":
         return frame
     return frame[frame["cycle"] == (frame["cycle"].min() if which == "first" else frame["cycle"].max())]
 
 
 def spread(frame: DataFrame, first: str = "pt4al", second: str = "random") -> tuple[Verdict, str]:
-    """Whether accuracies in the first iteration scatter less over seeds with `first` (Table 1), by the F-interval of the variances' ratio.
+    """Whether accuracies in the first cycle scatter less over seeds with `first` (Table 1), by the F-interval of the variances' ratio.
 
     Returns:
         The verdict, and both standard deviations with the 95 % interval of their ratio.
     """
-    from scipy import stats
-
-    rows = _iterations(frame, "first")
-    one, other = (_accuracies(rows, name) for name in (first, second))
-    if min(len(one), len(other)) < 2 or not one.std() or not other.std():
+    rows = _cycles(frame, "first")
+    a, b = (_accuracies(rows, name) for name in (first, second))
+    if min(len(a), len(b)) < 2 or not a.std() or not b.std():
         return OPEN, "fewer than two seeds, or no spread"
-    ratio = float(one.var() / other.var())
-    low, high = (ratio / float(stats.f.ppf(q, len(one) - 1, len(other) - 1)) for q in (0.975, 0.025))
+    ratio = float(a.var() / b.var())
+    low, high = (ratio / float(stats.f.ppf(q, len(a) - 1, len(b) - 1)) for q in (0.975, 0.025))
     limits = f"ratio {math.sqrt(ratio):.2f} ({math.sqrt(low):.2f} to {math.sqrt(high):.2f})"
-    told = f"standard deviation {first} {one.std():.2%}, {second} {other.std():.2%}; {limits}"
-    return at(_scale(frame), HOLDS if high < 1 else FAILS if low > 1 else OPEN), told
+    evidence = f"standard deviation {first} {a.std():.2%}, {second} {b.std():.2%}; {limits}"
+    return decided(_scale(frame), HOLDS if high < 1 else FAILS if low > 1 else OPEN), evidence
 
 
 def _accuracies(rows: DataFrame, strategy: str) -> Series:
     return rows[rows["strategy"] == strategy].groupby("seed")["accuracy"].mean()
 
 
-def worth(frame: DataFrame, base: str, strategies: Iterable[str] = ("random", "pt4al")) -> DataFrame:
-    """What each protocol is worth against `base`: differences of accuracy paired by seed and number of labels, averaged over iterations.
+def protocol_effects(frame: DataFrame, base: str, strategies: Iterable[str] = ("random", "pt4al")) -> DataFrame:
+    """What each protocol changes against `base`: differences of accuracy paired by seed and number of labels, averaged over cycles.
 
-    Args:
-        frame: with a column `preset`, as of runs of several settings.
     Returns:
-        Columns: preset, strategy, difference, low, high (95 % interval), seeds, and `gain`, `gain_low`, `gain_high`: that of the
-        strategy over random under that same protocol (NaN for random itself).
+        Columns: preset, strategy, difference, low, high (95 % interval), seeds, and `gain`, `gain_low`, `gain_high`: the difference of the
+        strategy and random under the same protocol (NaN for random itself).
     """
-    import pandas
-
     rows = []
     for preset in frame["preset"].unique():
         for strategy in strategies:
-            own = {"preset": preset, "strategy": strategy}
+            mine = {"preset": preset, "strategy": strategy}
             if not ((frame["preset"] == preset) & (frame["strategy"] == strategy)).any():
                 continue
-            change = paired(frame, own, {"preset": base, "strategy": strategy}, on=("n_labelled",))
-            gain = paired(frame, own, {"preset": preset, "strategy": "random"}, on=("n_labelled",)) if strategy != "random" else NONE
-            rows.append(
-                {
-                    "preset": preset, "strategy": strategy, "difference": change.mean, "low": change.low, "high": change.high,
-                    "seeds": change.n, "gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high,
-                }
-            )  # fmt: skip
-    return pandas.DataFrame(rows)
+            change = paired(frame, mine, {"preset": base, "strategy": strategy}, on=("n_labelled",))
+            gain = paired(frame, mine, {"preset": preset, "strategy": "random"}, on=("n_labelled",)) if strategy != "random" else NONE
+            rows.append((preset, strategy, change.mean, change.low, change.high, change.n, gain.mean, gain.low, gain.high))
+    return DataFrame(rows, columns=["preset", "strategy", "difference", "low", "high", "seeds", "gain", "gain_low", "gain_high"])
 
 
 NONE = Difference(math.nan, math.nan, math.nan, 0)
+
+
+def correlations(correlations: Mapping[str, Correlation], published: DataFrame, scale: str) -> DataFrame:
+    """Hypothesis H1 and what the paper says of SimSiam, put to the correlations of Figure 2 by pretext.
+
+    A printed value is met if the whole interval lies within `CLOSE` of it, and is not met if no part does; the same for SimSiam's 0. Scale
+    smoke decides nothing, and only scale paper decides about printed values.
+
+    Returns:
+        Columns: claim, statement, verdict, evidence.
+    """
+    printed = published.set_index("strategy")["value"]
+    rows = []
+    for name, measured in correlations.items():
+        interval = f"95 % interval {measured.low:.3f} to {measured.high:.3f}"
+        evidence = f"rho {measured.rho:.3f} ({interval}), within classes {measured.within:.3f}"
+        if name in printed:
+            met = _met(measured, printed[name]) if Scale(scale) is Scale.PAPER else OPEN
+            rows.append(("H1 value", f"The correlation with {name} is {printed[name]:g}.", met, evidence))
+        if name == "simsiam":
+            met = decided(scale, _met(measured, 0.0))
+            rows.append(("H1 SimSiam", "SimSiam's loss is not correlated with the main task's.", met, evidence))
+        else:
+            positive = HOLDS if measured.low > 0 else FAILS if measured.high < 0 else OPEN
+            text = f"The loss of {name} is positively correlated with the main task's."
+            rows.append(("H1", text, decided(scale, positive), evidence))
+    return DataFrame(rows, columns=["claim", "statement", "verdict", "evidence"])
+
+
+def _met(measured: Correlation, value: float) -> Verdict:
+    if value - CLOSE <= measured.low and measured.high <= value + CLOSE:
+        return HOLDS
+    return FAILS if measured.high < value - CLOSE or measured.low > value + CLOSE else OPEN

@@ -13,7 +13,7 @@ import torch
 import traitlets
 
 from alnb.acquire.query import VOID
-from alnb.report.queries import CLASS_COLOURS
+from alnb.report.palette import CLASS_COLOURS
 from alnb.widgets.explorer import trail as exploration
 from alnb.widgets.explorer.trail import ASKED, PALE, POOL, STATE_COLOURS, Trail
 

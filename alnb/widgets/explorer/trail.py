@@ -22,8 +22,7 @@ from alnb.loop import cycles as loop
 from alnb.loop.experiment import Cycle
 from alnb.papers import quickstart
 from alnb.papers.quickstart import Setting, Start
-from alnb.report.figures import looks
-from alnb.report.queries import CLASS_COLOURS, class_colour, draw_legend
+from alnb.report.palette import CLASS_COLOURS, class_colour, draw_legend, looks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

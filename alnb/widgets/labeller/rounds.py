@@ -170,7 +170,7 @@ def current(state: Labelling) -> Batch | None:
 def next_batch(state: Labelling, features: Tensor, strategy: str = "margin", n: int = 10, *, seed: int = 0) -> Batch:
     """Learn from the labels so far, and choose up to `n` images to ask for: kept, so that the next session asks for the same.
 
-    Before there are labels of two classes, images are typical ones, see `typical`. A part `HELD_OUT` of each batch is held out.
+    Before there are labels of two classes, images are typical ones, see `acquire.typical`. A part `HELD_OUT` of each batch is held out.
 
     Args:
         features: float [N,D], in the order of `state.items`.
@@ -207,28 +207,6 @@ def next_batch(state: Labelling, features: Tensor, strategy: str = "margin", n: 
     found = current(state)
     assert found is not None  # just written
     return found
-
-
-def typical(features: Tensor, n: int, seed: int = 0) -> Tensor:
-    """n indices i64: of as many clusters, the image nearest to the middle of each, the largest cluster first.
-
-    For the first labels, where nothing is known: they cover the images without picking outliers. Source: Hacohen et al. 2022, whose
-    typicality is a density; here the middle of a cluster stands for it.
-
-    Args:
-        features: float [N,D]. n: from 1 to N.
-    """
-    from sklearn.cluster import KMeans
-
-    different = len(features.unique(dim=0))
-    clusters = KMeans(min(n, different), n_init=1, random_state=seed).fit(features.numpy())
-    labels, centres = torch.from_numpy(clusters.labels_).long(), torch.from_numpy(clusters.cluster_centers_)
-    distance = (features - centres[labels].to(features)).norm(dim=1)
-    sizes = torch.bincount(labels)
-    order = sizes.argsort(descending=True, stable=True).tolist()
-    found = [int(torch.where(labels == c, distance, math.inf).argmin()) for c in order if sizes[c]]
-    others = [i for i in range(len(features)) if i not in set(found)] if different < n else []
-    return torch.tensor((found + others)[:n])
 
 
 def advice(history: Iterable[Round], classes: int, left: int) -> str:
@@ -285,11 +263,10 @@ def _trained(pool: Pool, held: Tensor, classes: int, seed: int, k: int) -> nets.
 
 def _chosen(pool: Pool, net: nets.Net | None, free: Tensor, strategy: str, n: int, stream: Stream) -> Tensor:
     candidates = free.nonzero().flatten()
-    if net is None and strategy != "random":
-        return candidates[typical(pool.images.batch(candidates), n)]
     query = Query(pool, net, candidates, n, stream)
-    chosen = STRATEGIES[strategy](query)
-    check_query(chosen, query, f"strategy {strategy}")
+    name = "typical" if net is None and strategy != "random" else strategy
+    chosen = STRATEGIES[name](query)
+    check_query(chosen, query, f"strategy {name}")
     return chosen
 
 

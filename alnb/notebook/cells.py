@@ -1,0 +1,162 @@
+"""What the code cells of notebooks use: checks of parameters, and progress bars."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from alnb.learn.train import Report
+from alnb.notebook.parameters import BadParameter, nearest
+
+SCALES = ("smoke", "laptop", "paper")
+BATCH = "ALNB_BATCH"  # "1" while a notebook is executed by `alnb run` or a sweep, so that nobody can click
+
+
+# ---- checks of parameters -----------------------------------------------------------------------------------------------------
+
+
+def at_scale(scale: str, *, smoke: Mapping[str, Any], laptop: Mapping[str, Any], paper: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings for `scale`.
+
+    Raises:
+        BadParameter: there is no such scale.
+    """
+    settings = dict(zip(SCALES, (smoke, laptop, paper), strict=True))
+    if scale not in settings:
+        raise BadParameter(f"scale is {scale!r}: it must be one of {', '.join(SCALES)}{nearest(scale, SCALES)}")
+    return settings[scale]
+
+
+def choose(table: Mapping[str, Any], names: str | Iterable[str], what: str) -> dict[str, Any]:
+    """The entries of `table`, such as `STRATEGIES`, with these names.
+
+    Args:
+        what: a word for one entry, used in the message.
+    Raises:
+        BadParameter: a name is not in the table, or there are no names. The message lists the table's names.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise BadParameter(f"no {what} is named: there are {', '.join(table)}")
+    for name in names:
+        if name not in table:
+            raise BadParameter(f"{what} {name!r} is not known: there are {', '.join(table)}{nearest(name, table)}")
+    return {name: table[name] for name in names}
+
+
+def not_negative(**values: int) -> None:
+    """Raises: BadParameter if a number is below 0. The message names each such number."""
+    below = [f"{name} is {value}" for name, value in values.items() if value < 0]
+    if below:
+        raise BadParameter(f"{', '.join(below)}: give 0, or more")
+
+
+def device(name: str) -> str:
+    """The device as torch names it. An empty name means "cuda" if there is a GPU, otherwise "cpu".
+
+    Raises:
+        BadParameter: there is no such device.
+    """
+    import torch
+
+    try:
+        chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise BadParameter(f"device is {name!r}: it must be cpu, cuda, a certain GPU such as cuda:1, or empty") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise BadParameter(f"device is {name!r}, but torch finds no GPU on this machine: leave it empty, or say cpu")
+    return str(chosen)
+
+
+# ---- who looks at the notebook ------------------------------------------------------------------------------------------------
+
+
+def interactive() -> bool:
+    """Whether a person may be looking: False while `alnb run` or a sweep executes the notebook."""
+    return os.environ.get(BATCH) != "1"
+
+
+def page() -> bool:
+    """Whether Voilà serves the notebook as a page without code."""
+    return "VOILA_SERVER_URL" in os.environ
+
+
+# ---- progress bars ------------------------------------------------------------------------------------------------------------
+
+
+class Bar(Protocol):
+    """The part of tqdm's bars that is used here."""
+
+    total: float | None
+    n: float
+
+    def update(self, n: float = 1) -> Any: ...  # noqa: D102
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None: ...  # noqa: D102
+    def __enter__(self) -> Self: ...  # noqa: D105
+    def __exit__(self, *error: Any) -> None: ...  # noqa: D105
+
+
+def progress(total: int, description: str) -> Bar:
+    """A progress bar: a widget in Jupyter, text in a terminal and in the log of `alnb run` or of a sweep."""
+    try:
+        from tqdm import auto, std
+    except ImportError:
+        return _Lines(total, description)
+    batch = not interactive()
+    bar: Bar = (std if batch else auto).tqdm(total=total, desc=description, mininterval=0.5 if batch else 0.1, dynamic_ncols=not batch)
+    return bar
+
+
+@dataclass
+class _Lines:
+    """A line every five seconds, for machines without tqdm."""
+
+    total: float | None
+    description: str
+    n: float = 0
+    postfix: str = ""
+    shown: float = -math.inf
+
+    def update(self, n: float = 1) -> None:
+        self.n += n
+        if time.monotonic() - self.shown > 5:
+            self.show()
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        self.postfix = s
+
+    def show(self) -> None:
+        self.shown = time.monotonic()
+        print(f"{self.description}: {self.n:g} of {self.total:g} {self.postfix}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.show()
+
+
+def follow(bar: Bar) -> Report:
+    """A `report` for `pretrain`: the bar counts the updates and shows the loss."""
+
+    def report(done: int, updates: int, loss: float) -> None:
+        bar.total = updates
+        bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        bar.update(done - bar.n)
+
+    return report
+
+
+def within(bar: Bar) -> Report:
+    """A `report` for `cycles`: the bar, which counts cycles, shows the updates and the loss of the present training."""
+
+    def report(done: int, updates: int, loss: float) -> None:
+        bar.set_postfix_str(f"update {done} of {updates}, loss {loss:.3f}", refresh=False)
+        bar.update(0)
+
+    return report

@@ -1,0 +1,212 @@
+"""Jobs and their runs, and small results that travel with the runs.
+
+A *job* is a mapping of tags, such as ``{"arm": "frozen", "strategy": "entropy", "seed": 0, …}``. A run belongs to a job if its tags contain
+the job's tags. So finished runs are found without images and without training, also if they come from another machine.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alnb import notebook, store
+from alnb.learn.train import Report
+from alnb.loop.cycles import cycles
+from alnb.loop.experiment import Experiment
+from alnb.notebook import parameters
+from alnb.report import records
+
+Job = Mapping[str, Any]
+TaggedRun = tuple[store.Run, Mapping[str, Any]]
+LOCATION = ("scale", "device", "data_root", "download", "skip_bad", "runs", "figures")  # parameters that select no run, or name the file
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+
+def begun(runs: Path | str, **tags: Any) -> list[TaggedRun]:
+    """The runs below `runs` with these tags that have a finished cycle.
+
+    Raises:
+        ValueError: runs of one setting and arm have different images or backbones, or those of one pretext different losses.
+        store.Corrupted, store.NewerFormat: a manifest or a record is damaged, or of a later version.
+    """
+    seen: dict[Any, Any] = {}
+    tagged = [(run, names) for run, names in records.find(runs, **tags) if (run.folder(0) / "record.json").exists()]
+    for run, _ in tagged:
+        _check_sources(seen, _experiment(run), str(run.path))
+    return tagged
+
+
+def find(jobs: Iterable[Job], runs: Path | str) -> tuple[list[TaggedRun], list[Job]]:
+    """The finished runs of `jobs` below `runs`, in the order of the jobs; and the jobs that are left.
+
+    Raises:
+        ValueError: two runs claim the same job; or as `begun`.
+        store.Corrupted, store.NewerFormat: as `begun`.
+    """
+    jobs = list(jobs)
+    keys, groups = [_key(job, job) for job in jobs], {tuple(sorted(job)) for job in jobs}
+    claims: dict[str, TaggedRun] = {}
+    for run, tags in begun(runs):
+        for key in {_key(tags, names) for names in groups if set(names) <= set(tags)} & set(keys):
+            if key in claims:
+                raise _conflict(str(claims[key][0].path), str(run.path))
+            claims[key] = run, tags
+    complete = {key: tagged for key, tagged in claims.items() if _finished(tagged[0])}
+    finished = [complete[key] for key in keys if key in complete]
+    for run, _ in finished:
+        run.announce()
+    return finished, [job for job, key in zip(jobs, keys, strict=True) if key not in complete]
+
+
+def run(jobs: Iterable[Job], experiment: Callable[[Job], Experiment], runs: Path | str) -> list[TaggedRun]:
+    """The finished runs of `jobs`, in their order. Jobs without one are computed, with a progress bar.
+
+    A finished run is found by its tags, and then `experiment` is not called. If you change `experiment`, also give the jobs a tag that says
+    so, as in ``[{**job, "variant": "random start"} for job in jobs]``.
+
+    Args:
+        experiment: what makes the run of a job; its tags must contain the job's.
+    Raises:
+        ValueError: as `find`, before anything is computed; or an experiment lacks a tag of its job.
+        store.ManifestDiffers, store.Locked, stop.TimeIsUp, …: as `loop.cycles.cycles`.
+    """
+    jobs = list(jobs)
+    finished, left = find(jobs, runs)
+    made = [_made(job, experiment) for job in left]
+    seen: dict[Any, Any] = {}
+    for found, _ in finished:
+        _check_sources(seen, _experiment(found), str(found.path))
+    for one in made:
+        _check_sources(seen, one.manifest, "this notebook's data")
+    with notebook.progress(sum(one.protocol.cycles for one in made), f"{len(left)} runs to do, {len(finished)} done") as bar:
+        for one in made:
+            for cycle in cycles(run_of(one, runs), one, notebook.within(bar)):
+                result = f"{cycle.n_labelled} labels, {cycle.metrics['accuracy']:.1%}"
+                bar.set_postfix_str(f"{slug(one.tags)}: {result}", refresh=False)
+                bar.update()
+    return find(jobs, runs)[0] if left else finished
+
+
+def run_of(experiment: Experiment, runs: Path | str) -> store.Run:
+    """The run of an experiment below `runs`. Its folder's name begins with the tags that a reader looks for."""
+    return experiment.run(runs, slug(experiment.tags))
+
+
+def slug(tags: Job) -> str:
+    """Data set, arm, strategy, pretext, regime and seed, as a file name."""
+    names = ("dataset", "arm", "strategy", "pretext", "regime", "seed")
+    return "-".join(re.sub(r"[^\w.]+", "_", str(tags[name])) for name in names if tags.get(name, "") != "")
+
+
+def _made(job: Job, experiment: Callable[[Job], Experiment]) -> Experiment:
+    made = experiment(job)
+    lacking = [name for name, value in job.items() if name not in made.tags or made.tags[name] != value]
+    if lacking:
+        raise ValueError(f"the experiment of {dict(job)} lacks the tag {lacking[0]!r} of its job: its run would not be found again")
+    return made
+
+
+def _key(tags: Job, names: Iterable[str]) -> str:
+    return store.fingerprint({name: tags[name] for name in names})
+
+
+def _experiment(run: store.Run) -> store.Json:
+    manifest = run.manifest
+    assert manifest is not None  # `records.find` gives runs that have one
+    described: store.Json = manifest["experiment"]
+    return described
+
+
+def _finished(run: store.Run) -> bool:
+    return len(run.records()) == _experiment(run)["protocol"]["cycles"]
+
+
+def _check_sources(seen: dict[Any, Any], described: store.Json, place: str) -> None:
+    """Note what a run is based on. Raises: ValueError if a run noted before should have the same basis and has not."""
+    tags = described["tags"]
+    if "setting" not in tags:
+        return
+    images = described["pool"]["images"], described["test"]
+    parts = {"arm": (images, described["learner"]["backbone"]), "pretext": described["side"]}
+    for name, part in parts.items():
+        known, where = seen.setdefault((name, tags["setting"], tags.get(name), tags.get("arm")), (part, place))
+        if known != part:
+            raise _conflict(where, place)
+
+
+def _conflict(first: str, second: str) -> ValueError:
+    return ValueError(
+        f"{first} and {second} claim to be one experiment, but come from different images, another backbone or other pretext losses: "
+        "move the runs of one of them elsewhere"
+    )
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Report]:
+    """A progress bar for one training, or for the reading of its result: ``with progress("SimSiam") as report: …``."""
+    with notebook.progress(1, title) as bar:
+        yield notebook.follow(bar)
+        bar.update((bar.total or 0) - bar.n)
+
+
+def is_full_figure(name: str, values: Mapping[str, Any], *, but: Iterable[str] = ()) -> bool:
+    """Whether the parameters of a notebook select all runs of its figure: whether they are the notebook's defaults.
+
+    A list may hold more than the default, but nothing in place of an empty default. `LOCATION` parameters do not count.
+
+    Args:
+        name: of the notebook, such as "yi2022/figure3".
+        values: the parameters by name, such as ``globals()`` before a cell changes them.
+        but: further parameters that do not count, such as one that is part of the figure's file name.
+    Raises:
+        notebook.BadParameter: there is no such notebook.
+    """
+    defaults = {key: ast.literal_eval(known.default) for key, known in parameters.read(NOTEBOOKS / f"{name}.ipynb").items()}
+    return all(_covers(values[key], default) for key, default in defaults.items() if key not in (*LOCATION, *but))
+
+
+def _covers(value: Any, default: Any) -> bool:
+    return set(default) <= set(value) if isinstance(default, list) and default else bool(value == default)
+
+
+# ---- results that travel with the runs -----------------------------------------------------------------------------------------
+
+
+def cached_result(runs: Path | str, name: str, key: Any, compute: Callable[[], store.Json] | None = None) -> store.Json | None:
+    """A small result that lies beside the runs as JSON, so that figures are drawn again without images and nets.
+
+    Args:
+        name: what the file is called, with a digest of `key`: everything that decides the result.
+        compute: called if there is no file; its numbers may be NaN, but not None. None: only look.
+    Returns:
+        The result; None if there is no file and no `compute`.
+    Raises:
+        store.Corrupted: the file is damaged.
+    """
+    path = Path(runs) / "results" / f"{name}-{store.fingerprint(key)[:10]}.json"
+    if not path.exists():
+        if compute is None:
+            return None
+        store.write_json(path, _without_nan(compute()))
+    result: store.Json = _with_nan(store.read_json(path, "delete it: the notebook makes it again"))
+    return result
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN, which JSON does not have, becomes None."""
+    if isinstance(value, Mapping):
+        return {str(name): _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_nan(item) for name, item in value.items()}
+    return [_with_nan(item) for item in value] if isinstance(value, list) else math.nan if value is None else value

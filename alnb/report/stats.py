@@ -1,0 +1,329 @@
+"""Statistics: intervals over seeds, paired differences and verdicts, tests, and rank correlation of losses.
+
+Frames have a row for each cycle, with columns seed and accuracy, and others such as arm, strategy and n_labelled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy
+import pandas
+import scipy.stats
+import torch
+from pandas import DataFrame, Series
+from torch import Tensor
+
+from alnb.store import streams as rng
+from alnb.store.shapes import Float, Int
+
+BAND = 0.95  # confidence of every band and interval
+SEEDS = 3  # a test with fewer seeds decides nothing
+SHOWN = 1000  # points of a scatter plot: Yi et al. 2022, Figure 2
+BLOCK = 50  # bootstrap samples at once
+BUDGETS = ("regime", "n_labelled")  # the columns in which paired rows agree, besides the seed
+Side = Mapping[str, Any]  # one side of a comparison: columns and their values, such as {"arm": "frozen"}
+
+Verdict = Literal["holds", "does not hold", "not decidable at this scale"]
+HOLDS: Verdict = "holds"
+FAILS: Verdict = "does not hold"
+OPEN: Verdict = "not decidable at this scale"
+
+
+# ---- over seeds -----------------------------------------------------------------------------------------------------------------
+
+
+def interval(values: Series) -> tuple[float, float]:
+    """The 95 % confidence interval of the mean over seeds, by Student's t. For a single value, that value twice."""
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return mean, mean
+    half = float(scipy.stats.t.ppf((1 + BAND) / 2, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
+    return mean - half, mean + half
+
+
+def seeds(frame: DataFrame) -> str:
+    """The number of seeds of each curve in `frame`, such as "3", or "2 to 5" if curves differ."""
+    curve = [name for name in ("arm", "strategy", "regime", "dataset") if name in frame]
+    counts = frame.groupby(curve, observed=True, dropna=False)["seed"].nunique()
+    return f"{counts.min()}" if counts.nunique() == 1 else f"{counts.min()} to {counts.max()}"
+
+
+def labels_to_reach(labels: Iterable[float], accuracy: Iterable[float], level: float) -> float:
+    """The number of labels at which a curve first reaches `level`, linear between its cycles. NaN if it never does."""
+    before: tuple[float, float] | None = None
+    for n, value in zip(labels, accuracy, strict=True):
+        if value >= level:
+            if before is None:
+                return float(n)
+            share = (level - before[1]) / (value - before[1])
+            return before[0] + share * (n - before[0])
+        before = float(n), value
+    return math.nan
+
+
+# ---- differences and verdicts ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference of accuracy, its 95 % interval and the number of seeds `n`. If there are no pairs, n is 0 and the rest NaN."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        """The difference in points of accuracy, with its interval and the number of seeds."""
+        return self.text(100, "+.1f", " points")
+
+    def text(self, factor: float, form: str, unit: str = "") -> str:
+        """The difference times `factor`, in a format such as "+.1f". For quantities other than accuracy."""
+        if self.n == 0:
+            return "nothing to compare"
+        mean, low, high = (f"{factor * value:{form}}" for value in (self.mean, self.low, self.high))
+        return f"{mean}{unit} ({f'95 % interval {low} to {high}, {self.n} seeds' if self.n > 1 else '1 seed, no interval'})"
+
+
+def difference(by_seed: Series) -> Difference:
+    """The mean of differences, one value for each seed. NaN are left out."""
+    values = by_seed.dropna()
+    if values.empty:
+        return Difference(math.nan, math.nan, math.nan, 0)
+    return Difference(float(values.mean()), *interval(values), len(values))
+
+
+def paired(frame: DataFrame, first: Side, second: Side, on: Sequence[str] = BUDGETS) -> Difference:
+    """How much more accurate the rows that match `first` are than those that match `second`.
+
+    Rows pair where the seed and all columns `on` agree. Differences are averaged within each seed, then over seeds.
+
+    Raises:
+        ValueError: a column is missing, or one side mixes data sets or scales.
+    """
+    return difference(paired_by_seed(frame, first, second, on))
+
+
+def paired_by_seed(frame: DataFrame, first: Side, second: Side, on: Sequence[str] = BUDGETS) -> Series:
+    """As `paired`, but the mean difference of each seed."""
+    missing = {"seed", "accuracy", *on, *first, *second} - set(frame.columns)
+    if missing:
+        raise ValueError(f"the frame has no column {', '.join(sorted(missing))}: it has {', '.join(frame.columns)}")
+    left, right = (_accuracy(frame, side, ["seed", *on]) for side in (first, second))
+    left, right = left.align(right, join="inner")
+    return (left - right).groupby(level="seed").mean()
+
+
+def _accuracy(frame: DataFrame, side: Side, keys: list[str]) -> Series:
+    """Mean accuracy by `keys` of the rows that match `side`."""
+    rows = frame
+    for column, value in side.items():
+        rows = rows[rows[column] == value]
+    for column in ("dataset", "scale"):
+        if column in rows and rows[column].nunique() > 1:
+            values = ", ".join(sorted(rows[column].unique()))
+            raise ValueError(f"rows of {dict(side)} mix several values of {column} ({values}): add {column} to both sides")
+    return rows.groupby(keys)["accuracy"].mean()
+
+
+def by_budget(frame: DataFrame, first: Side, second: Side) -> DataFrame:
+    """`paired` at each budget: columns n_labelled, mean, low, high, n. It shows where two curves meet or cross.
+
+    Raises:
+        ValueError: as `paired`.
+    """
+    differences = ((labels, paired(rows, first, second)) for labels, rows in frame.groupby("n_labelled"))
+    rows = [(labels, one.mean, one.low, one.high, one.n) for labels, one in differences if one.n]
+    return pandas.DataFrame(rows, columns=["n_labelled", "mean", "low", "high", "n"])
+
+
+def verdict(difference: Difference, tolerance: float = 0.0) -> Verdict:
+    """Whether the first side was better, or worse by at most `tolerance`.
+
+    `HOLDS` if the whole interval lies above -tolerance, `FAILS` if it lies below. Otherwise, or with fewer than two seeds, `OPEN`.
+    """
+    if difference.n >= 2 and difference.low > -tolerance:
+        return HOLDS
+    return FAILS if difference.n >= 2 and difference.high < -tolerance else OPEN
+
+
+def every(verdicts: Iterable[Verdict]) -> Verdict:
+    """`HOLDS` if all verdicts hold, `FAILS` if one fails, otherwise `OPEN`."""
+    values = set(verdicts)
+    if FAILS in values:
+        return FAILS
+    return HOLDS if values == {HOLDS} else OPEN
+
+
+# ---- tests ----------------------------------------------------------------------------------------------------------------------
+
+
+def paired_t(differences: Iterable[float]) -> float:
+    """Two-sided p of Student's t-test that the mean of paired `differences` is zero. NaN for fewer than three of them."""
+    values = numpy.fromiter(differences, dtype=float)
+    if len(values) < SEEDS:
+        return math.nan
+    if values.std() <= 1e-12 * abs(values.mean()):  # equal but for rounding, of which scipy warns
+        return float(values.mean() == 0)
+    return float(scipy.stats.ttest_1samp(values, 0).pvalue)
+
+
+def holm(p: Iterable[float]) -> list[float]:
+    """Holm's correction of the p-values of one family. NaN stay NaN and do not count.
+
+    Source: S. Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+    """
+    values = numpy.fromiter(p, dtype=float)
+    order = values.argsort()[: numpy.isfinite(values).sum()]  # NaN sort last
+    values[order] = numpy.maximum.accumulate(numpy.minimum(1.0, numpy.arange(len(order), 0, -1) * values[order]))
+    return list(map(float, values))
+
+
+def friedman(table: DataFrame) -> float:
+    """p of Friedman's test on a table with a row for each seed and a column for each strategy.
+
+    NaN for fewer than three strategies or seeds, or if all columns are equal.
+    """
+    if table.shape[1] < 3 or len(table) < SEEDS or table.eq(table.iloc[:, 0], axis=0).all(axis=None):
+        return math.nan
+    return float(scipy.stats.friedmanchisquare(*(table[name] for name in table)).pvalue)
+
+
+# ---- rank correlation -----------------------------------------------------------------------------------------------------------
+# These functions raise ValueError for sides of different lengths, fewer than two values, NaN, or values that are all equal.
+
+
+def spearman(first: Float[Tensor, " N"], second: Float[Tensor, " N"], names: tuple[str, str] = ("first", "second")) -> float:
+    """Spearman's rho in [-1, 1]. Equal values share the mean of their ranks. Errors call the two sides by `names`."""
+    _check_pairs(first, second, names)
+    return float(scipy.stats.spearmanr(first.double().cpu().numpy(), second.double().cpu().numpy()).statistic)
+
+
+def bootstrap(
+    first: Float[Tensor, " N"], second: Float[Tensor, " N"], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of `spearman` over `resamples` samples of the N pairs with replacement.
+
+    Samples in which one side is constant have no correlation and are left out. Values are sorted once, so that the time is
+    O(`resamples` N). Memory: O(`BLOCK` N).
+
+    Raises:
+        ValueError: no samples, a level outside (0, 1), or no sample with a correlation.
+    Source: Efron 1979.
+    """
+    _check_pairs(first, second, ("first", "second"))
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"resamples is {resamples}, level {level}: choose at least 1, and a level in (0, 1) such as 0.95")
+    generator, n, parts = rng.generator(seed, "bootstrap"), len(first), []
+    places = [values.unique(return_inverse=True)[1] for values in (first.cpu(), second.cpu())]  # on the CPU: equal on every device
+    for start in range(0, resamples, BLOCK):
+        drawn = torch.randint(n, (min(BLOCK, resamples - start), n), generator=generator)
+        parts.append(_pearson(*(_ranks_of_places(place[drawn], n) for place in places)))
+    values = torch.cat(parts)
+    values = values[values.isfinite()]
+    if not len(values):
+        raise ValueError(f"none of {resamples} samples of {n} pairs has two different values on both sides: take more pairs or samples")
+    tail = (1 - level) / 2
+    low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    return low, high
+
+
+def _ranks_of_places(places: Tensor, n: int) -> Tensor:
+    """Average ranks of whole numbers [R,N] in [0, n), by counting, which is faster than sorting."""
+    one = torch.ones((), dtype=torch.float64).expand(places.shape)
+    count = torch.zeros(len(places), n, dtype=torch.float64).scatter_add_(1, places, one)
+    return (count.cumsum(1) - (count - 1) / 2).gather(1, places)
+
+
+def _pearson(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a - a.mean(dim=-1, keepdim=True), b - b.mean(dim=-1, keepdim=True)
+    scale = a.square().sum(dim=-1).sqrt() * b.square().sum(dim=-1).sqrt()
+    return ((a * b).sum(dim=-1) / scale).clamp(-1, 1)
+
+
+def within_classes(
+    first: Float[Tensor, " N"], second: Float[Tensor, " N"], targets: Int[Tensor, " N"], classes: int
+) -> tuple[list[float], float]:
+    """Rho within each class, NaN where it is undefined, and the mean weighted by the number of images.
+
+    What is left of a correlation without the differences between class means.
+    """
+    _check_pairs(first, second, ("first", "second"))
+    check_targets(targets, len(first), classes)
+    values, weights = [], []
+    for label in range(classes):
+        a, b = first[targets == label], second[targets == label]
+        defined = len(a) > 1 and bool((a != a[0]).any()) and bool((b != b[0]).any())
+        values.append(spearman(a, b) if defined else math.nan)
+        weights.append(len(a) if defined else 0)
+    weighted = [value * weight for value, weight in zip(values, weights, strict=True) if weight]
+    return values, sum(weighted) / sum(weights) if weighted else math.nan
+
+
+def reliability(draws: Float[Tensor, "M N"]) -> float:
+    """How well the order by the mean over M draws would agree with the order by M other draws, in [-1, 1].
+
+    Rho between the means of the even and of the odd draws, corrected to M draws: 2 rho / (1 + rho). A negative rho is returned as it is,
+    since the correction does not apply. If M is odd, the halves have (M + 1) / 2 and (M - 1) / 2 draws.
+
+    Source: Spearman 1910; Brown 1910.
+    """
+    if draws.ndim != 2 or len(draws) < 2:
+        raise ValueError(f"draws are {list(draws.shape)}, expected [M, N] with M of at least 2: draw more views of each image")
+    half = spearman(draws[0::2].double().mean(dim=0), draws[1::2].double().mean(dim=0), ("even draws", "odd draws"))
+    return 2 * half / (1 + half) if half > 0 else half
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Rank correlation between the losses of a pretext and those of the main task, and what a plot of it needs."""
+
+    rho: float
+    low: float  # of the 95 % bootstrap interval
+    high: float
+    within: float  # weighted mean of the values within classes
+    classes: tuple[float, ...]  # within each
+    by_draws: dict[int, float]  # rho of the mean of the first 1, 2, 4, 8, … draws
+    reliability: float  # of the order by all draws; NaN if there is one draw
+    shown: tuple[tuple[float, float], ...]  # of `SHOWN` random images: the ranks in (0, 1) of main-task and pretext loss
+
+
+def correlate(draws: Tensor, main: Tensor, targets: Tensor, classes: int, *, resamples: int = 1000, seed: int = 0) -> Correlation:
+    """The `Correlation` of a pretext's losses [M,N] by draw, which are averaged, and those of the main task [N]; targets i64 [N]."""
+    if draws.ndim != 2 or not len(draws):
+        raise ValueError(f"the pretext's losses are {list(draws.shape)}: give [M, N], with M = 1 where nothing is drawn")
+    draws, main = draws.double().cpu(), main.cpu()
+    pretext, n = draws.mean(dim=0), len(main)
+    rho = spearman(pretext, main, ("pretext loss", "main-task loss"))
+    low, high = bootstrap(pretext, main, resamples=resamples, seed=seed)
+    each, mean = within_classes(pretext, main, targets.cpu(), classes)
+    by_draws = {m: spearman(draws[:m].mean(dim=0), main) for m in (2**k for k in range(len(draws).bit_length()))}
+    stable = reliability(draws) if len(draws) > 1 else math.nan
+    shown = torch.randperm(n, generator=rng.generator(seed, "shown"))[:SHOWN].numpy()
+    ranks = ((scipy.stats.rankdata(values.double().numpy())[shown] - 0.5) / n for values in (main, pretext))
+    points = tuple((round(float(x), 6), round(float(y), 6)) for x, y in zip(*ranks, strict=True))
+    return Correlation(rho, low, high, mean, tuple(each), by_draws, stable, points)
+
+
+def check_targets(targets: Tensor, n: int, classes: int | None = None) -> None:
+    """Raises: ValueError if `targets` are not [n], or not in [0, classes); by default, if one is negative."""
+    if targets.shape != (n,):
+        raise ValueError(f"targets are {list(targets.shape)}, of {n} images: give one target per image")
+    bad = ((targets < 0) | (targets >= (targets.max() + 1 if classes is None else classes))).nonzero().flatten()
+    if len(bad):
+        allowed = "at least 0" if classes is None else f"in [0, {classes})"
+        raise ValueError(f"targets[{int(bad[0])}] is {int(targets[bad[0]])}, but classes are {allowed}: leave out images without a class")
+
+
+def _check_pairs(first: Tensor, second: Tensor, names: tuple[str, str]) -> None:
+    if first.ndim != 1 or first.shape != second.shape or len(first) < 2:
+        raise ValueError(f"{names[0]} is {list(first.shape)}, {names[1]} {list(second.shape)}: both must be [N], with N of at least 2")
+    for values, name in zip((first, second), names, strict=True):
+        if bool(values.isnan().any()):
+            raise ValueError(f"{name} is NaN at {int(values.isnan().nonzero()[0])}: it has no rank")
+        if bool((values == values[0]).all()):
+            raise ValueError(f"{name} is {float(values[0])} everywhere: constant values have no rank correlation")

@@ -1,0 +1,145 @@
+"""VAAL and TA-VAAL for tests: their images, and the game as its authors wrote it down."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from alnb.acquire.query import Pool, Query
+from alnb.acquire.vaal import VAAL, Conditioning, _Game
+from alnb.data import Images, Resident
+from alnb.learn.train import Order
+from alnb.store import Stream
+
+STREAM = Stream(0) / "vaal"
+
+
+def scene(n: int = 30, size: int = 8, seed: int = 0) -> Pool:
+    """Noise: a third is labelled and dark, a third unlabelled and dark, a third unlabelled and bright."""
+    images = torch.randint(0, 80, (n, 3, size, size), generator=(Stream(seed) / "scene").generator())
+    images[2::3] += 150
+    return pool_of(Resident(images.to(torch.uint8)))
+
+
+def pool_of(images: Images) -> Pool:
+    labelled = torch.arange(0, len(images), 3)
+    return Pool.of(images).acquire(labelled, torch.zeros_like(labelled), 0)
+
+
+def query_of_pool(pool: Pool, n: int = 5, seed: int = 0, folder: Path | None = None) -> Query:
+    return Query(pool, None, pool.unlabelled, n, Stream(seed) / "query", folder=folder)
+
+
+class Stop(Exception):
+    pass
+
+
+@dataclass
+class Watched:
+    """Images that write down which of them are asked for, and can break."""
+
+    inner: Resident
+    calls: list[list[int]] = field(default_factory=list)
+    last: float = math.inf  # the call at which they break
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.inner.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    @property
+    def fingerprint(self) -> str:
+        return self.inner.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        if len(self.calls) >= self.last:
+            raise Stop
+        self.calls.append(indices.tolist())
+        return self.inner.batch(indices)
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def naive_side(length: int) -> int:
+    while length < 32 or length % 16:
+        length += 1
+    return length
+
+
+def game_of(vaal: VAAL, pool: Pool, ranks: Tensor | None = None) -> _Game:
+    """A game on the pool, conditioned on `ranks` [N] if they are given."""
+    conditioning = None if ranks is None else Conditioning(ranks[pool.labelled][:, None], ranks[pool.unlabelled][:, None], "")
+    return _Game(vaal, pool.images, (pool.labelled, pool.unlabelled), STREAM, None, conditioning)
+
+
+def weights(game: _Game) -> Tensor:
+    """Every number of both nets."""
+    return torch.cat([v.detach().flatten() for net in (game.vae, game.discriminator) for v in net.state_dict().values()])
+
+
+def naive_game(game: _Game, updates: int, ranks: Tensor | None = None) -> None:
+    """The algorithm as its authors wrote it down: sigmoids, whole passes, plain Adam, all gradients cleared before each step.
+
+    ranks [N], of TA-VAAL, are a column beside the code; in the first update noise stands for them.
+    """
+    vaal, vae, judge = game.vaal, game.vae, game.discriminator
+    optimisers = [torch.optim.Adam(net.parameters(), lr=vaal.lr, foreach=False) for net in (vae, judge)]
+    entropy, error = nn.BCELoss(), nn.MSELoss()
+    named = zip(game.rows, ("labelled", "unlabelled"), strict=True)
+    orders = [Order(len(rows), vaal.batch, STREAM / name, torch.device("cpu")) for rows, name in named]
+    positions = iter(range(1000))
+
+    def following(step: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        position = next(positions)
+        uniform, batches = (STREAM / "conditions" / position).generator(), []
+        for rows, order in zip(game.rows, orders, strict=True):
+            chosen = rows[order(position)]
+            x = vae.prepare(game.images.batch(chosen).float() / 255)
+            r = torch.empty(len(x), 0) if ranks is None else ranks[chosen][:, None]
+            soft = 1 / (1 + (-r).exp())
+            if ranks is not None and not step:
+                r = soft = torch.rand(len(x), 1, generator=uniform)
+            batches.append((x, r, soft))
+        return batches
+
+    def verdict(mu: Tensor, r: Tensor, target: float) -> Tensor:
+        return entropy(judge(torch.cat([mu, r], 1)).sigmoid(), torch.full((len(mu), 1), float(target)))
+
+    vae.train()
+    for step in range(updates):
+        noise, pair = (STREAM / "noise" / step).generator(), following(step)
+        for count in range(vaal.vae_steps):
+            pair = following(step) if count else pair
+            loss = torch.zeros(())
+            for x, r, soft in pair:
+                mu, logs = vae.encode(x)
+                z = mu + logs.mul(0.5).exp() * torch.randn(mu.shape, generator=noise)
+                share = vaal.beta / {"sum": 1, "mean": len(x), "mean_all": mu.numel()}[vaal.kl]
+                kl = -0.5 * (1 + logs - mu**2 - logs.exp()).sum()
+                loss = loss + error(vae.decode(torch.cat([z, soft], 1)), x) + share * kl + vaal.adversary * verdict(mu, r, 1)
+            vae.zero_grad()
+            loss.backward()
+            optimisers[0].step()
+        for count in range(vaal.adv_steps):
+            pair = following(step) if count else pair
+            loss = sum(verdict(vae.encode(x)[0].detach(), r, target) for (x, r, _), target in zip(pair, (1, 0), strict=True))
+            judge.zero_grad()
+            loss.backward()
+            optimisers[1].step()
+
+
+def naive_logits(game: _Game, pool: Pool, rows: Tensor, ranks: Tensor | None = None) -> Tensor:
+    """Logits of the images at `rows` in one pass through both nets."""
+    with torch.no_grad():
+        mu = game.vae.encode(game.vae.prepare(pool.images.batch(rows).float() / 255))[0]
+        return game.discriminator(mu if ranks is None else torch.cat([mu, ranks[rows][:, None]], 1))[:, 0]
