@@ -126,15 +126,20 @@ def _finished(run: store.Run) -> bool:
     return len(run.records()) == _experiment(run)["protocol"]["cycles"]
 
 
-def _check_sources(seen: dict[Any, Any], described: store.Json, place: str) -> None:
-    """Note what a run is based on. Raises: ValueError if a run noted before should have the same basis and has not."""
+def _sources(described: store.Json) -> dict[Any, Any]:
+    """What an experiment is based on; nothing for one without a setting. Experiments with equal keys must have equal values."""
     tags = described["tags"]
     if "setting" not in tags:
-        return
+        return {}
     images = described["pool"]["images"], described["test"]
     parts = {"arm": (images, described["learner"]["backbone"]), "pretext": described["side"]}
-    for name, part in parts.items():
-        known, where = seen.setdefault((name, tags["setting"], tags.get(name), tags.get("arm")), (part, place))
+    return {(name, tags["setting"], tags.get(name), tags.get("arm")): part for name, part in parts.items()}
+
+
+def _check_sources(seen: dict[Any, Any], described: store.Json, place: str) -> None:
+    """Note what an experiment is based on. Raises: ValueError if one noted before should have the same basis, and has not."""
+    for key, part in _sources(described).items():
+        known, where = seen.setdefault(key, (part, place))
         if known != part:
             raise _conflict(where, place)
 

@@ -1,12 +1,12 @@
 """The experiment of `notebooks/quickstart.ipynb`: any data set, three arms, one run for each strategy and seed.
 
 The notebook computes whole runs, `widgets.Explorer` one cycle at a time. Both build their experiments here, so that a run has the same
-manifest, the same folder and the same records in either. This module is the factory that the explorer asks for.
+manifest, the same folder and the same records in either. This module is a `widgets.explorer.factory.Factory`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -31,10 +31,10 @@ from alnb.papers.jobs import Job, run_of
 from alnb.store.checks import one_of
 
 PRETEXT = "rotation"
-ARMS = {"scratch": "", "warm": PRETEXT, "frozen": PRETEXT}
-"""How the net of each cycle starts, and its pretext: with fresh weights; with what was learned without labels; as a linear classifier on
-that, frozen."""
-EMBEDDINGS = ("rotation", "supervised", "pixels")
+NAME = "quickstart"  # the folder of its runs, in runs/ of the project
+ARMS: Sequence[str] = ("scratch", "warm", "frozen")
+"""How the net of each cycle starts: with fresh weights; with what was learned without labels; or as a linear classifier on that, frozen."""
+EMBEDDINGS: Sequence[str] = ("rotation", "supervised", "pixels")
 """Features for a layout of the images: learned without labels, learned from all labels (to look back with), or the pixels."""
 SMALL = 16  # pixels: the digits have 8, too few to turn over or to cut much from
 
@@ -43,7 +43,7 @@ SMALL = 16  # pixels: the digits have 8, too few to turn over or to cut much fro
 class Setting(shared.Setting):
     """A data set at a scale."""
 
-    paper: str = "quickstart"
+    paper: str = NAME
     train: ImageSet
     test: ImageSet
     initial: int  # labels of cycle 0
@@ -82,7 +82,7 @@ def setting(dataset: str, scale: str, *, initial: int = 0, budget: int = 0, cycl
         ValueError: there is no such scale.
         data.DataError: the images are missing or damaged. The message says what to do.
     """
-    make = at_scale(scale, SCALES)
+    make = at_scale(scale, SIZES)
     images, test = load(dataset, **{**source, "image_size": source.get("image_size") or None})
     tiny, classes = images.images.shape[1] < SMALL, len(images.classes)
     values = make(tiny, AUGMENTATIONS["shift" if tiny else "crop_flip"])
@@ -122,7 +122,8 @@ def _paper(tiny: bool, augment: Augment) -> dict[str, Any]:
     }  # fmt: skip
 
 
-SCALES: dict[Scale, Callable[[bool, Augment], dict[str, Any]]] = {Scale.SMOKE: _smoke, Scale.LAPTOP: _laptop, Scale.PAPER: _paper}
+SIZES: dict[Scale, Callable[[bool, Augment], dict[str, Any]]] = {Scale.SMOKE: _smoke, Scale.LAPTOP: _laptop, Scale.PAPER: _paper}
+SCALES: Sequence[str] = tuple(SIZES)
 
 
 # ---- preparing -----------------------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def jobs(setting: Setting, arms: Iterable[str], strategies: Iterable[str], seeds
 
 
 def _job(setting: Setting, arm: str, strategy: str, seed: int) -> dict[str, Any]:
-    return {**setting.tags, "arm": arm, "pretext": ARMS.get(arm, ""), "strategy": strategy, "seed": seed}
+    return {**setting.tags, "arm": arm, "pretext": "" if arm == "scratch" else PRETEXT, "strategy": strategy, "seed": seed}
 
 
 def experiment(setting: Setting, start: Start, strategy: str, seed: int) -> Experiment:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from alnb import store
 from alnb.acquire import learning_loss, pt4al
+from alnb.acquire import vaal as vaal_presets
 from alnb.acquire.gcn import Training
 from alnb.acquire.pal import PAL
 from alnb.acquire.query import Pool
 from alnb.acquire.ta_vaal import TAVAAL
-from alnb.acquire import vaal as vaal_presets
 from alnb.acquire.vaal import VAAL
 from alnb.data import ImageSet, imbalanced, proportional
 from alnb.data.official import Root
