@@ -14,13 +14,13 @@ from alnb.notebook.sweep import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and do it. Returns the exit status: 0 done, 1 it failed, 2 the call was wrong, 130 interrupted."""
+    """Do what the command line says. Returns the exit status: 0 done, 1 failed, 2 the call was wrong, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        done: int = options.do(options)
-        return done
+        status: int = options.do(options)
+        return status
     except KeyboardInterrupt:
-        print("\ninterrupted: what was complete is kept; the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted: what is complete is kept; the same command continues from there", file=sys.stderr)
         return 130
     except Exception as error:
         if os.environ.get("ALNB_TRACEBACK") == "1":
@@ -39,23 +39,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("notebook", type=Path, metavar="NOTEBOOK")
     parameter: dict[str, Any] = {"dest": "parameters", "nargs": "+", "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
-    parameter["help"] = "may repeat; several values make a list, and 0:5 the whole numbers 0 to 4"
+    parameter["help"] = "may be repeated; several values make a list, and 0:5 means 0 1 2 3 4"
     run.add_argument("-p", **parameter)
     run.add_argument("--scale", help="the same as -p scale SCALE")
     run.add_argument("-o", "--output", type=Path, help="where the executed copy goes (default: runs/NOTEBOOK/notebooks/TIME.ipynb)")
-    run.add_argument("--help-notebook", action="store_true", help="list the notebook's parameters, and end")
-    run.add_argument(
-        "--kernel-free", action="store_true", help="without Jupyter, and without what the notebook shows; see alnb.kernel_free"
-    )
-    run.add_argument("--skip-bad", action="store_true", help="go on without unreadable images (the same as -p skip_bad true)")
+    run.add_argument("--help-notebook", action="store_true", help="list the notebook's parameters and exit")
+    run.add_argument("--kernel-free", action="store_true", help="without Jupyter and without figures; see alnb.notebook.kernel_free")
+    run.add_argument("--skip-bad", action="store_true", help="leave out unreadable images (the same as -p skip_bad true)")
     run.set_defaults(do=_run)
     command.add(commands, parameter)
-    data = commands.add_parser("data", help="get a dataset, verify it, say where it lies")
+    data = commands.add_parser("data", help="fetch a dataset, verify it, print where it is")
     data.add_argument("name", metavar="NAME", help="as in alnb.data.DATASETS")
     data.add_argument("--root", type=Path, help="folder of the datasets (default: $ALNB_DATA, else data/ in the project)")
     data.set_defaults(do=_data)
     export = commands.add_parser("export", help="write the records of runs as one table, Parquet or CSV")
-    export.add_argument("runs", type=Path, metavar="RUNS", help="folder with runs at any depth")
+    export.add_argument("runs", type=Path, metavar="RUNS", help="a folder; runs are found at any depth")
     export.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="ends in .parquet or .csv")
     export.set_defaults(do=_export)
     return parser
@@ -69,11 +67,11 @@ def _run(options: argparse.Namespace) -> int:
         print(parameters.help_text(options.notebook))
         return 0
     short = {"skip_bad": "true" if options.skip_bad else None, "scale": options.scale}
-    given = [*options.parameters, *([name, value] for name, value in short.items() if value)]
-    values = parameters.parse(given, parameters.read(options.notebook))
+    entries = [*options.parameters, *([name, value] for name, value in short.items() if value)]
+    values = parameters.parse(entries, parameters.read(options.notebook))
     if options.kernel_free or find_spec("papermill") is None:
         kernel_free.execute(options.notebook, values)
-        print("done without Jupyter: executed with it, the notebook finds all runs complete")
+        print("runs complete. Run again with Jupyter to draw the figures")
         return 0
     print(f"executed notebook: {execute(options.notebook, values, options.output)}")
     return 0

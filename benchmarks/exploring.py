@@ -19,8 +19,9 @@ import in_browser
 STEP, FROZEN, REDRAW, SLIDER, HOVER, PAUSE = 5.0, 1.0, 0.5, 0.2, 0.1, 0.5  # seconds, the bars
 POINTS, HOVERS = 50_000, 20
 Row = dict[str, Any]
-OPEN = """from alnb.widgets import Explorer
-explorer = Explorer("digits", arm={arm!r}, strategy="entropy", scale="laptop", runs={runs!r})
+OPEN = """from alnb.papers import quickstart
+from alnb.widgets import Choices, Explorer
+explorer = Explorer(quickstart, Choices(arm={arm!r}), runs={runs!r})
 explorer"""
 MANY = f"""import torch
 from types import SimpleNamespace as N
@@ -30,7 +31,7 @@ g = torch.Generator().manual_seed(0)
 targets = torch.randint(10, ({POINTS},), generator=g)
 train = ImageSet(Resident(torch.zeros({POINTS}, 3, 8, 8, dtype=torch.uint8)), targets, tuple("0123456789"), "many")
 positions = torch.randn(10, 2, generator=g)[targets] * 3 + torch.randn({POINTS}, 2, generator=g)
-trail = N(setting=N(train=train), strategy="random", arm="many")
+trail = N(train=train, title="random", tags={{"arm": "many"}})
 panel = Panel(trail, positions, print)
 panel.view.add_class("alnb-explorer")
 panel.view"""

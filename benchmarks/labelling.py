@@ -69,7 +69,7 @@ def kills(times: int) -> tuple[int, int, int]:
             acknowledged = {keys[k : k + 64] for k in range(0, len(keys) - len(keys) % 64, 64)}
             with Labelling(folder) as state:
                 lost += len(acknowledged - set(state.labels))
-                doubled += len(state._said) - len(state.answers)
+                doubled += len(state._entries) - len(state.answers)
                 all_said += len(acknowledged)
                 while state.undo():
                     pass

@@ -14,9 +14,8 @@ import pandas
 import alnb
 from alnb import acquire
 from alnb.loop import oracle
-from alnb.papers.bengar2021 import claims
 from alnb.papers.bengar2021 import experiment as bengar2021
-from alnb.report import figures as report
+from alnb.report import stats
 from benchmarks.papers import BUILD, SCALE, Row, keep, plain
 
 UPDATES = {50: (100, 400, 1600), 250: (100, 400)}  # by labels; the least of scale laptop is 100
@@ -63,11 +62,11 @@ def ways(images: bengar2021.Prepared) -> tuple[pandas.DataFrame, Row]:
     table = [
         {"n_labelled": labels, "training": name, "accuracy": values.mean(), "low": low, "high": high, "seeds": len(values)}
         for (labels, name), values in frame.groupby(["n_labelled", "arm"], sort=False)["accuracy"]
-        for low, high in [report.interval(values)]
+        for low, high in [stats.interval(values)]
     ]
     few = frame[frame["n_labelled"] == min(UPDATES)]
     means = few[few["arm"] != "frozen"].groupby("arm")["accuracy"].mean()
-    gain = claims.paired(few, {"arm": "frozen"}, {"arm": means.idxmax()}, on=("n_labelled",))
+    gain = stats.paired(few, {"arm": "frozen"}, {"arm": means.idxmax()}, on=("n_labelled",))
     name = f"self-supervision over the best of {len(means)} ways to train from scratch, {min(UPDATES)} labels: lower end of the interval"
     detail = f"points of accuracy: {gain}, paired by seed; the best was {means.idxmax()}; scale {SCALE}"
     return pandas.DataFrame(table), {"name": name, "ratio": 100 * gain.low, "bar": 0.0, "sense": ">=", "detail": detail}
@@ -84,7 +83,7 @@ def leads(images: dict[int, bengar2021.Prepared]) -> tuple[list[Row], Row]:
     frame, table = pandas.DataFrame(rows), []
     for number, one in images.items():
         pair = frame[(frame["arm"] == "scratch") | (frame["pretraining"] == number)]
-        gaps = claims.by_budget(pair, {"arm": "frozen"}, {"arm": "scratch"})
+        gaps = stats.by_budget(pair, {"arm": "frozen"}, {"arm": "scratch"})
         table += [{"pretraining": number, "knn": one.pretrained.history[-1]["knn"], **gap} for gap in plain(gaps)]
     lowest = min((row for row in table if row["n_labelled"] == min(LABELS)), key=lambda row: row["mean"])
     name = f"self-supervision over training from scratch, {min(LABELS)} labels, worst of {len(images)} pre-trainings: lower end"

@@ -24,8 +24,7 @@ from alnb.papers.yi2022 import claims as yi2022_claims
 from alnb.papers.yi2022 import experiment as yi2022
 from alnb.papers.yi2022 import figures as yi2022_figures
 from alnb.papers.yi2022 import lookback
-from alnb.report import figures as report
-from alnb.report import records
+from alnb.report import records, tables
 
 SCALE, MINUTES, COST = "laptop", 15, 1.6  # the bars: minutes of a sweep, cost of PT4AL over random choice (the paper's is 1.59)
 FIRST = 1000  # labels of the first iteration of Yi et al.
@@ -130,10 +129,10 @@ def plain(table: pandas.DataFrame) -> list[Row]:
 
 def digits(done: list[str]) -> tuple[Row, list[Row]]:
     """Labels saved on the digits, and two bars: the share saved by the better of entropy and margin, and the lowest final accuracy."""
-    frame = records.read(BUILD / "quickstart")
+    frame = records.frame(records.find(BUILD / "quickstart"))
     rank = frame["arm"].map({"from scratch": 0, "scratch": 0}).fillna(10) + (frame["strategy"] != "random")
     frame = frame.assign(rank=rank).sort_values(["rank", "strategy", "seed", "cycle"]).drop(columns="rank")
-    rows = plain(report.savings(frame))
+    rows = plain(tables.savings(frame))
     first = [row for row in rows if row["arm"] == rows[0]["arm"]]
     best = max((row for row in first if row["strategy"] in ("entropy", "margin")), key=lambda row: row["saved"] or 0)
     lowest = min(first, key=lambda row: row["final"])
@@ -142,7 +141,7 @@ def digits(done: list[str]) -> tuple[Row, list[Row]]:
         {"name": f"digits: share of labels saved against random ({best['strategy']})", "ratio": best["saved"], "bar": 0.30, **how},
         {"name": f"digits: lowest final accuracy of any strategy ({lowest['strategy']})", "ratio": lowest["final"], "bar": 0.95, **how},
     ]
-    return {"savings": rows, "finding": report.finding(frame)}, bars
+    return {"savings": rows, "finding": tables.finding(frame)}, bars
 
 
 def bengar2021_tables(done: list[str]) -> tuple[Row, list[Row]]:
@@ -187,7 +186,7 @@ def ends(frame: pandas.DataFrame) -> pandas.DataFrame:
 
 def yi2022_tables(done: list[str]) -> tuple[Row, list[Row]]:
     """Costs, our numbers beside the paper's, claims, Table 1 and protocols; no bars."""
-    frames = {sweep: records.read(BUILD / sweep, paper=yi2022.PAPER) for sweep in done if sweep != "yi2022-figure2-cifar10"}
+    frames = {sweep: records.frame(records.find(BUILD / sweep, paper=yi2022.PAPER)) for sweep in done if sweep != "yi2022-figure2-cifar10"}
     chosen, runs = yi2022.setting("cifar10", SCALE), BUILD / "yi2022-table2"
     rotation = yi2022.summary(chosen, "rotation", yi2022_figures.timed(runs / yi2022.PAPER))["seconds"]
     costs = yi2022_figures.costs(records.find(runs, paper=yi2022.PAPER), {"rotation": rotation}, published("yi2022", item="Table 2"))

@@ -1,8 +1,10 @@
 """Small images that a small net can tell apart, and what every test needs."""
 
+import ast
 import functools
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,44 @@ def notebook_of(path: Path, *cells: str | tuple[str, str], tag: bool = True) -> 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
     return functools.partial(notebook_of, tmp_path / "made.ipynb")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The records of one run of the tiny experiment of `sweeping` to which nothing happened."""
+    from sweeping import experiment_of, table
+
+    from alnb.notebook import kernel_free
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    kernel_free.execute(experiment_of(folder), {"strategies": ["nearly_tied"], "seeds": [0], "runs": str(folder / "runs")})
+    return table(folder / "runs")
+
+
+@dataclass(frozen=True)
+class Executed:
+    """The quickstart, executed at smoke scale: first one strategy and seed, then two of each."""
+
+    folder: Path
+    whole: Path  # the executed copy
+    part: dict[Path, int]  # records of the part, with the times of their last change
+    part_figures: list[Path]
+    records: dict[Path, int]  # of the whole
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Executed:
+    from alnb.notebook import parameters
+    from alnb.notebook.execute import execute
+
+    path, folder = in_browser.PROJECT / "notebooks/quickstart.ipynb", tmp_path_factory.mktemp("quickstart")
+    arm = ast.literal_eval(parameters.read(path)["arms"].default)[0]
+    values = {"scale": "smoke", "runs": str(folder / "runs"), "figures": str(folder / "figures"), "arms": [arm], "device": "cpu"}
+    execute(path, {**values, "strategies": ["margin"], "seeds": [1]}, folder / "part.ipynb")
+    part = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("record.json")}
+    figures = list(folder.rglob("*.png"))
+    whole = execute(path, {**values, "strategies": ["random", "margin"], "seeds": [0, 1]}, folder / "whole.ipynb")
+    return Executed(folder, whole, part, figures, {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("record.json")})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -36,11 +36,11 @@ RUN_ALL = """async () => {
 
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[tuple[str, Path]]:
-    """JupyterLab with settings of its own below `root`: its address, and the folder that it serves."""
-    work, told = root / "work", root / "settings_dir/@jupyterlab/apputils-extension"
-    for folder in (work, told):
+    """JupyterLab with its own settings below `root`: its address, and the folder that it serves."""
+    work, settings = root / "work", root / "settings_dir/@jupyterlab/apputils-extension"
+    for folder in (work, settings):
         folder.mkdir(parents=True)
-    (told / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
     port = free_port()
     options = [
         "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=t",
@@ -63,21 +63,21 @@ def voila(root: Path, notebook: Path) -> Iterator[str]:
 def app(root: Path, folder: Path) -> Iterator[str]:
     """The pages of `make app`, with a folder to label: their address."""
     port = free_port()
-    told = ["-C", str(PROJECT), "app", f"VENV={sys.prefix}", f"APP={root / 'app'}", f"PORT={port}", f"FOLDER={folder}"]
-    with started(root, f"http://127.0.0.1:{port}", "", "make", *told) as url:
+    options = ["-C", str(PROJECT), "app", f"VENV={sys.prefix}", f"APP={root / 'app'}", f"PORT={port}", f"FOLDER={folder}"]
+    with started(root, f"http://127.0.0.1:{port}", "", "make", *options) as url:
         yield url
 
 
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        found: int = free.getsockname()[1]
-        return found
+        port: int = free.getsockname()[1]
+        return port
 
 
 @contextlib.contextmanager
-def started(root: Path, url: str, there: str, *command: str) -> Iterator[str]:
-    """A server with settings of its own below `root`, once `there` answers below `url`."""
+def started(root: Path, url: str, page: str, *command: str) -> Iterator[str]:
+    """A server with its own settings below `root`. Yields `url` once its `page` answers."""
     places = {f"JUPYTER_{name}": str(root / name.lower()) for name in ("CONFIG_DIR", "DATA_DIR")}
     places |= {f"JUPYTERLAB_{name}": str(root / name.lower()) for name in ("SETTINGS_DIR", "WORKSPACES_DIR")}
     environment = {**os.environ, **places, "PYTHONPATH": str(PROJECT)}
@@ -87,7 +87,7 @@ def started(root: Path, url: str, there: str, *command: str) -> Iterator[str]:
     ):
         try:
             for _ in range(240):
-                with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/{there}", timeout=1):
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/{page}", timeout=1):
                     break
                 time.sleep(0.5)
             else:
@@ -107,13 +107,13 @@ def chromium(*flags: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=[*FLAGS, *flags])
-        yield found
-        found.close()
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=[*FLAGS, *flags])
+        yield browser
+        browser.close()
 
 
 def opened(browser: Any, url: str, work: Path, name: str, *cells: str) -> Any:
-    """A page of JupyterLab with a new notebook of some cells, which have run; `page.outside` are the requests to anywhere else."""
+    """A page of JupyterLab that runs a new notebook with these cells. `page.outside` lists its requests to other hosts."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata={"kernelspec": kernel}), work / name)
     page = guarded(browser, url)
@@ -130,13 +130,13 @@ def saved(page: Any) -> None:
 
 
 def reloaded(page: Any) -> None:
-    """Save the notebook, and load the page again; the kernel goes on."""
+    """Save the notebook and reload the page. The kernel continues."""
     saved(page)
     page.reload()
 
 
 def end_kernel(page: Any) -> None:
-    """Shut its kernel down: it would go on otherwise, whatever becomes of the page."""
+    """Shut the kernel down. It would outlive the page."""
     page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.shutdown(); }")
 
 
@@ -148,31 +148,31 @@ def run_again(page: Any) -> None:
 
 
 def guarded(browser: Any, url: str) -> Any:
-    """A page from which nothing but `url` is reached; `page.outside` are the requests to anywhere else."""
+    """A page that can reach nothing but `url`. `page.outside` lists its requests to other hosts."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(120_000)
     page.outside = []
 
-    def route(one: Any) -> None:
-        if one.request.url.startswith((url, "data:", "blob:")):
-            one.continue_()
+    def check(route: Any) -> None:
+        if route.request.url.startswith((url, "data:", "blob:")):
+            route.continue_()
         else:
-            page.outside.append(one.request.url)
-            one.abort()
+            page.outside.append(route.request.url)
+            route.abort()
 
-    page.route("**/*", route)
+    page.route("**/*", check)
     return page
 
 
 # ---- the labeller --------------------------------------------------------------------------------------------------------------
 
-LABELLER = """from alnb.widgets import Labeller
-labeller = Labeller({folder!r}, classes=["zero", "one"], features="pixels", batch={batch}, image_size=8)
+LABELLER = """from alnb.widgets import Labeller, Settings
+labeller = Labeller({folder!r}, Settings("pixels", batch={batch}, image_size=8), classes=["zero", "one"])
 labeller"""
 
 
 def zeros_and_ones(folder: Path, n: int) -> Path:
-    """Real handwritten digits as files."""
+    """A folder of handwritten zeros and ones."""
     import numpy
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -197,7 +197,7 @@ ARM = """() => {
   document.addEventListener('keydown', () => { start = performance.now(); window.alnbKeys += 1; }, { capture: true, once: true });
   window.alnbNext = new Promise((done, failed) => {
     const focus = () => document.activeElement.className;
-    const state = () => `${window.alnbKeys} keys came, the focus is on "${focus()}"; the widget says: ${root.innerText}`;
+    const state = () => `${window.alnbKeys} keys arrived, the focus is on "${focus()}"; the widget shows: ${root.innerText}`;
     setTimeout(() => failed(new Error(`no other image after a minute; ${state()}`)), 60000);
     const observer = new MutationObserver(() => {
       if (root.dataset.shown === before) return;
@@ -210,46 +210,48 @@ ARM = """() => {
 
 
 def press(page: Any, key: str) -> float:
-    """Press a key, and say after how many milliseconds, by the browser's clock, another image is drawn."""
+    """Press a key, and return the milliseconds until another image is drawn, by the browser's clock."""
     page.evaluate(ARM)
     page.keyboard.press(key)
-    found: float = page.evaluate("() => window.alnbNext")
-    return found
+    milliseconds: float = page.evaluate("() => window.alnbNext")
+    return milliseconds
 
 
 # ---- the explorer --------------------------------------------------------------------------------------------------------------
 
-EXPLORER = """from alnb.widgets import Explorer
-explorer = Explorer("digits", arm="from scratch", embedding="pixels", scale={scale!r}, runs={runs!r}, beside={beside!r})
+EXPLORER = """from alnb.papers import quickstart
+from alnb.widgets import Choices, Explorer
+choices = Choices("digits", arm=quickstart.ARMS[0], embedding="pixels", scale={scale!r}, beside={beside!r})
+explorer = Explorer(quickstart, choices, runs={runs!r})
 explorer"""
 
 
 def says(page: Any, text: str) -> Any:
-    """The explorer, once it says `text`."""
+    """The explorer, once it shows `text`."""
     page.wait_for_selector(f".alnb-explorer :text({text!r})")
     return page.locator(".alnb-explorer")
 
 
 def click(page: Any, name: str) -> None:
-    """Press one of its buttons, once it may be pressed."""
+    """Press one of its buttons, once it is enabled."""
     page.get_by_role("button", name=name, exact=True).click()
 
 
 POINTED = """(was) => {
-  const told = document.querySelector('.alnb-pointed'), image = told?.dataset.image, drawn = told?.querySelector('canvas:not([hidden])');
+  const root = document.querySelector('.alnb-pointed'), image = root?.dataset.image, drawn = root?.querySelector('canvas:not([hidden])');
   return image >= 0 && image !== was && drawn?.ariaLabel?.startsWith(`image ${image},`);
 }"""
 DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"  # two frames later
 
 
 def pointed_at(page: Any) -> str:
-    """The number of the image that is told of below the first plot."""
+    """The number of the image that is described below the first plot."""
     return str(page.locator(".alnb-pointed").first.get_attribute("data-image"))
 
 
 def hover(page: Any, apart: tuple[float, float] = (-math.inf, -math.inf)) -> tuple[float, float]:
-    """Move over the first plot until the pointer is at another image than it was, and 80 pixels from `apart`: where that is."""
-    other = pointed_at(page)
+    """Move over the first plot until the pointer is at another image, 80 pixels or more from `apart`. Returns the position."""
+    before = pointed_at(page)
     box = page.locator(".alnb-explorer canvas").first.bounding_box()
     for y in range(int(box["height"] * 0.3), int(box["height"] * 0.7), 8):
         for x in range(int(box["width"] * 0.3), int(box["width"] * 0.7), 8):
@@ -257,10 +259,10 @@ def hover(page: Any, apart: tuple[float, float] = (-math.inf, -math.inf)) -> tup
             if math.dist(place, apart) < 80:
                 continue
             page.mouse.move(*place)
-            page.evaluate(DRAWN)  # so that what is told is of this very place
-            if page.evaluate(POINTED, other):
+            page.evaluate(DRAWN)  # so that the description belongs to this position
+            if page.evaluate(POINTED, before):
                 return place
-    raise AssertionError("no image is told of, wherever one points")
+    raise AssertionError("no image is described, wherever the pointer is")
 
 
 def lasso(page: Any) -> None:

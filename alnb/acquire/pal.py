@@ -58,7 +58,7 @@ def divergence_term(log_probs: Float[Tensor, "N C"]) -> Float[Tensor, " N"]:
 
 
 def both_losses(net: Net, x: Tensor, y: Tensor) -> Tensor:
-    """`rotation.loss` plus the cross-entropy [B] of the class of the unturned view."""
+    """`rotation.rotation_loss` plus the cross-entropy [B] of the class of the unturned view."""
     logits = net(rotation.turned(x))
     return rotation.losses_of_logits(logits[:, :TURNS]) + functional.cross_entropy(logits[: len(x), TURNS:], y, reduction="none")
 
@@ -188,7 +188,7 @@ class PAL:
         """A copy of the scoring net, all of whose weights have learned the rotations of the images at `chosen` i64."""
         copied, images = copy.deepcopy(net), pixels(query.pool.images)
         unused = torch.zeros_like(chosen)  # the rotation loss takes no labels
-        learner, place = Learner(self.net, self.tuning, rotation.loss), stream / "part" / len(chosen)
+        learner, place = Learner(self.net, self.tuning, rotation.rotation_loss), stream / "part" / len(chosen)
         train.fit(copied, images, chosen, unused, learner, place, checkpoint=_file(query, TUNED))
         return copied
 

@@ -25,6 +25,7 @@ from alnb.data.files import Split, check_split, folder, read_folder
 from alnb.data.official import Root, root_folder
 from alnb.data.sets import ImageSet, held_out, imbalanced
 from alnb.data.sources import DataError, Resident
+from alnb.store.streams import Stream
 
 Device = torch.device | str
 
@@ -48,7 +49,7 @@ FASHION_MNIST = {
 def digits(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
     """The 1,797 handwritten digits of scikit-learn, 8x8, their 17 grey values scaled to 0..255, in three equal channels.
 
-    1,297 to train; 500 to test, 50 of each digit, drawn from the stream (0, "digits", "test", digit).
+    1,297 to train; 500 to test, 50 of each digit, drawn from `Stream(0) / "digits" / "test" / digit`.
     scikit-learn contains the images: `root` and `download` are not used.
 
     Source: scikit-learn's `load_digits`, the test part of the UCI Optical Recognition of Handwritten Digits (Alpaydin and Kaynak 1998).
@@ -60,7 +61,7 @@ def digits(split: Split, *, root: Root = None, download: bool = False, device: D
     test = torch.zeros(len(targets), dtype=torch.bool)
     for digit in range(10):
         members = (targets == digit).nonzero().flatten()
-        test[members] = held_out(len(members), TEST_DIGITS, "digits", "test", digit)
+        test[members] = held_out(len(members), TEST_DIGITS, Stream(0) / "digits" / "test" / digit)
     mask = test if split == "test" else ~test
     return ImageSet(_three_channels(grey[mask], device), targets[mask], tuple("0123456789"), "digits")
 

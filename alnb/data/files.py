@@ -17,8 +17,8 @@ from torch import Tensor
 from alnb import store
 from alnb.data.sets import ImageSet, held_out
 from alnb.data.sources import DataError, Resident
-from alnb.store import streams as rng
 from alnb.store.checks import at_least, one_of
+from alnb.store.streams import Stream
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -239,10 +239,10 @@ def _fifth_held_out(folder: Path) -> dict[Split, Files]:
 
 
 def hold_out(files: Mapping[str, Sequence[Path]], counts: Iterable[int], name: str) -> dict[Split, Files]:
-    """The files split by class: `counts` of each class for the test, from the stream (0, `name`, "test", class)."""
+    """The files split by class: `counts` of each class for the test, from `Stream(0) / name / "test" / class`."""
     splits: dict[Split, Files] = {"train": {}, "test": {}}
     for (label, paths), count in zip(files.items(), counts, strict=True):
-        mask = held_out(len(paths), count, name, "test", label)
+        mask = held_out(len(paths), count, Stream(0) / name / "test" / label)
         splits["train"][label] = [paths[i] for i in (~mask).nonzero().flatten().tolist()]
         splits["test"][label] = [paths[i] for i in mask.nonzero().flatten().tolist()]
     return splits
@@ -251,7 +251,7 @@ def hold_out(files: Mapping[str, Sequence[Path]], counts: Iterable[int], name: s
 def shuffled(classes: Iterable[Sequence[Path]]) -> tuple[list[Path], Tensor]:
     """The files of all classes with their targets i64 [N], in a fixed random order: else the index would tell the class."""
     rows = [(path, label) for label, paths in enumerate(classes) for path in paths]
-    order = torch.randperm(len(rows), generator=rng.generator(0, "order")).tolist()
+    order = torch.randperm(len(rows), generator=(Stream(0) / "order").generator()).tolist()
     return [rows[i][0] for i in order], torch.tensor([rows[i][1] for i in order], dtype=torch.int64)
 
 
@@ -270,8 +270,8 @@ def folder(
     """Your own images: `root` holds one sub-folder per class, or train/ and test/ (or val/) that do.
 
     Which files: those with a suffix of `SUFFIXES`, at any depth, without hidden ones. Classes and files are in natural order (2 before
-    10). Without test/ and val/, a fifth of each class, at least one image, is held out for the test, from the stream (0, "folder",
-    "test", class): the same on every machine as long as the file names stay. The images of a split are in a fixed random order, so that
+    10). Without test/ and val/, a fifth of each class, at least one image, is held out for the test, from `Stream(0) / "folder" /
+    "test" / class`: the same on every machine as long as the file names stay. The images of a split are in a fixed random order, so that
     an index tells nothing about the class.
 
     How a file becomes a tensor: it is turned upright by its EXIF data. Grey becomes three channels; transparency (RGBA, LA, palettes)

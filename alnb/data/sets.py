@@ -11,8 +11,8 @@ from torch import Tensor
 
 from alnb import store
 from alnb.data.sources import DataError, Images, Resident, Selection, check_indices
-from alnb.store import streams as rng
 from alnb.store.checks import one_of
+from alnb.store.streams import Stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def imbalanced(image_set: ImageSet, counts: Sequence[int], seed: int | None = No
 
     Args:
         counts: one number per class, in the order of `classes`.
-        seed: None takes the first images of each class; a number takes random ones, from the stream (seed, "imbalanced", class). With
+        seed: None takes the first images of each class; a number takes random ones, from `Stream(seed) / "imbalanced" / class`. With
             the same seed, a smaller count takes a part of what a larger one takes.
 
     Raises:
@@ -91,7 +91,7 @@ def imbalanced(image_set: ImageSet, counts: Sequence[int], seed: int | None = No
     if wrong:
         raise ValueError(f"{where}: a class keeps at least one image and at most all it has: {'; '.join(wrong)}")
     if seed is not None:
-        generators = [rng.generator(seed, "imbalanced", label) for label in range(len(classes))]
+        generators = [(Stream(seed) / "imbalanced" / label).generator() for label in range(len(classes))]
         members = [m[torch.randperm(len(m), generator=generator)] for m, generator in zip(members, generators, strict=True)]
     return subset(image_set, torch.cat([m[:count] for m, count in zip(members, counts, strict=True)]).sort().values)
 
@@ -134,8 +134,8 @@ def proportional(counts: Sequence[int], total: int, at_least: int = 1) -> list[i
     return shares
 
 
-def held_out(n: int, count: int, *where: str | int) -> Tensor:
-    """Mask [n] of the `count` out of `n` images of a class that are held out for the test, from the fixed stream (0, *where)."""
+def held_out(n: int, count: int, stream: Stream) -> Tensor:
+    """Mask [n] of the `count` out of `n` images of a class that are held out for the test."""
     mask = torch.zeros(n, dtype=torch.bool)
-    mask[torch.randperm(n, generator=rng.generator(0, *where))[:count]] = True
+    mask[torch.randperm(n, generator=stream.generator())[:count]] = True
     return mask

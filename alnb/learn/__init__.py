@@ -1,1 +1,1 @@
-"""Nets and how they are trained."""
+"""Nets, their training, and the pretexts they learn from without labels."""

@@ -1,4 +1,4 @@
-"""Checkpoints: where a long computation stores itself, when the next one is due, and how it continues after a kill."""
+"""Checkpoints: a long computation stores its state, and continues from there after a kill."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor
 from alnb import store
 from alnb.store import Json, stop
 
-CHECKPOINT_SHARE = 0.01  # checkpoints may take this share of the time, whatever the seconds between them
+CHECKPOINT_SHARE = 0.01  # of the time, which checkpoints may take; if they are slow, there are more seconds between them
 
 
 class NonFiniteLoss(Exception):
-    """The loss or a weight became infinite or not a number."""
+    """A loss or a weight became infinite or not a number."""
 
 
 def read(path: Path | None, identity: str, device: torch.device | str = "cpu") -> Json | None:
     """The content of a checkpoint; None if there is none.
 
     Args:
-        identity: fingerprint of the computation that continues.
+        identity: fingerprint of the computation that wants to continue.
     Raises:
         store.Corrupted: the file is damaged, or belongs to another computation.
     """
@@ -32,12 +32,12 @@ def read(path: Path | None, identity: str, device: torch.device | str = "cpu") -
         return None
     content = store.read_tensors(path, device)
     if content.pop("identity", None) != identity:
-        raise store.Corrupted(f"{path} belongs to another computation (other settings, images, labels or seed); delete it to start again")
+        raise store.Corrupted(f"{path} belongs to another computation (other settings, images, labels or seed): delete it to start again")
     return content
 
 
 def write(path: Path | None, identity: str, content: Json) -> None:
-    """Write a checkpoint atomically; nothing if `path` is None."""
+    """Write a checkpoint atomically. A `path` of None does nothing."""
     if path is not None:
         store.write_tensors(path, {"identity": identity, **content})
 
@@ -47,16 +47,16 @@ class Checkpoint:
     """The checkpoint file of one training, and the training's position."""
 
     path: Path | None  # None: nothing is stored
-    identity: str  # fingerprint of what is trained on what; a checkpoint of anything else is refused
-    seconds: float  # between two checkpoints
+    identity: str  # fingerprint of the training; the checkpoint of another one is refused
+    seconds: float  # between two checkpoints, at least
     place: str  # of the training, for messages
     remedy: str = "Lower the learning rate, or look at the images"
     step: int = 0  # updates done
-    saved_step: int | None = None
+    saved_step: int | None = None  # `step` of the last checkpoint; None: there is none
     saved_time: float = field(default_factory=time.monotonic)
 
     def resume(self, device: torch.device) -> Json | None:
-        """The stored state, after which `step` is that of the checkpoint; None if the training starts.
+        """Read the stored state, and set `step` to that of the checkpoint; None if there is no checkpoint.
 
         Raises:
             store.Corrupted: as `read`.
@@ -68,7 +68,7 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """True if the last checkpoint is old enough for a new one, or a stop was requested."""
+        """True if it is time for a new checkpoint, or a stop was requested."""
         return self.path is not None and (stop.requested() or time.monotonic() - self.saved_time > self.seconds)
 
     def save(self, content: Json) -> None:
@@ -79,7 +79,7 @@ class Checkpoint:
         self.seconds = max(self.seconds, (self.saved_time - start) / CHECKPOINT_SHARE)
 
     def stop_if_requested(self, updates: int) -> None:
-        """Called right after `save`. Raises: stop.TimeIsUp."""
+        """Call it right after `save`. Raises: stop.TimeIsUp."""
         stop.check(f"{self.place}, update {self.step} of {updates}")
 
     def mean(self, losses: list[Tensor], name: str = "loss") -> float:
@@ -95,7 +95,7 @@ class Checkpoint:
         return float(sum(values) / len(values))
 
     def check_weights(self, *nets: torch.nn.Module) -> None:
-        """Check the weights before they are stored: the loss is that of the weights before the last step.
+        """Check the weights before they are stored. The last loss says nothing about them: it belongs to the weights before the update.
 
         Raises:
             NonFiniteLoss: a weight is not finite.

@@ -1,4 +1,4 @@
-"""The nets: ResNet-18 in its CIFAR form, and two smaller ones for laptops. Each gives `maps`, `features` and `forward`."""
+"""Nets: ResNet-18 in two forms, two smaller nets for laptops, and a linear classifier."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ NO_CHANGE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 @dataclass(frozen=True)
 class Backbone:
-    """Pre-trained weights of a net's trunk, named by what they were made from."""
+    """Pre-trained weights of a net's trunk, named by a fingerprint."""
 
     fingerprint: str
     state: Mapping[str, Tensor]
 
 
 class Net(nn.Module):
-    """A trunk of stages, global average pooling, and a linear head. Images come as float [B,3,H,W] in [0, 1], any H and W.
+    """A trunk of stages, global average pooling, and a linear head. The input is images float [B,3,H,W] in [0, 1], of any H and W.
 
-    The normalisation is a part of the net, so that nobody can forget it or use another one. A net without stages is a head alone: what
-    comes is features [B,D] already.
+    The net normalises its input, so that nobody can forget it or do it in another way. A net without stages is a head alone: its input
+    is features [B,D].
     """
 
     mean: Tensor
@@ -76,18 +76,17 @@ class BasicBlock(nn.Module):
         return relu(self.second(self.first(x)) + self.shortcut(x), inplace=True)
 
 
-def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+def _conv(before: int, after: int, stride: int = 1, side: int = 3) -> nn.Sequential:
+    conv = nn.Conv2d(before, after, side, stride=stride, padding=side // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
 
 
 def resnet18(outputs: int) -> Net:
     """ResNet-18 in its CIFAR form: 3x3 stem of stride 1 and no max-pooling; 11,173,962 parameters with 10 outputs.
 
-    Source: He et al. 2016; the variant is the one of the active-learning code bases (Yoo and Kweon 2019; Yi et al. 2022). The pooling
-    is adaptive, so that 64x64 images pass too.
+    Source: He et al. 2016; the variant is that of the active-learning code bases (Yoo and Kweon 2019; Yi et al. 2022).
     """
-    return _resnet(outputs, width=64, blocks=2, stride=1)
+    return _resnet(outputs, 64, 2, lambda: _conv(3, 64))
 
 
 def resnet18_large(outputs: int) -> Net:
@@ -95,39 +94,33 @@ def resnet18_large(outputs: int) -> Net:
 
     Source: He et al. 2016.
     """
-    net = _resnet(outputs, width=64, blocks=2, stride=1)
-    stem = nn.Sequential(
-        nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
-    )
-    first = net.trunk[0]
-    assert isinstance(first, nn.Sequential)
-    net.trunk[0] = nn.Sequential(stem, *first[1:])
-    return net
+    return _resnet(outputs, 64, 2, lambda: nn.Sequential(*_conv(3, 64, 2, side=7), nn.MaxPool2d(3, 2, 1)))
 
 
 def resnet10(outputs: int, width: int = 64, stride: int = 1) -> Net:
     """ResNet-18 with one block in each stage instead of two, `width` to 8 `width` channels, and a stem of `stride`.
 
-    For laptops: with width 24 and stride 2 it has 690,552 parameters below the head, and is deep enough to learn from SimSiam, which
-    `small` is not.
+    For laptops: with width 24 and stride 2 it has 690,552 parameters below the head. It is deep enough to learn from SimSiam; `small`
+    is not.
     """
-    return _resnet(outputs, width, 1, stride)
+    return _resnet(outputs, width, 1, lambda: _conv(3, width, stride))
 
 
-def _resnet(outputs: int, width: int, blocks: int, stride: int) -> Net:
+def _resnet(outputs: int, width: int, blocks: int, stem: Callable[[], nn.Module]) -> Net:
+    """Four stages of `blocks` blocks, `width` to 8 `width` channels, the first of them after the `stem`."""
     widths = [width * 2**k for k in range(4)]
     stages = []
     for k, (before, after) in enumerate(zip((width, *widths[:-1]), widths, strict=True)):
         first = BasicBlock(before, after, 2 if k else 1)
         stages.append(nn.Sequential(first, *(BasicBlock(after, after, 1) for _ in range(blocks - 1))))
-    stages[0] = nn.Sequential(_conv(3, width, stride), *stages[0])
+    stages[0] = nn.Sequential(stem(), *stages[0])
     return Net(stages, widths[-1], outputs)
 
 
 def small(outputs: int, width: int = 32, stride: int = 1) -> Net:
     """Three convolutions, `width` to 4 `width` channels, for laptops: 93,000 parameters at width 32; images from 8x8 up.
 
-    `stride` is that of the first convolution: with 2 the net works on a quarter of the pixels, some five times as fast.
+    `stride` is that of the first convolution: with 2 the net works on a quarter of the pixels, and is about five times as fast.
     """
     stages = [_conv(3, width, stride), _conv(width, 2 * width, 2), _conv(2 * width, 4 * width, 2)]
     return Net(stages, 4 * width, outputs)

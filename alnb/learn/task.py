@@ -1,4 +1,4 @@
-"""What is learned: the outputs of a net, its loss, its evaluation, and the label that means "unknown"."""
+"""A task says what is learned: the outputs of a net, its loss, its evaluation, and the label that means "unknown"."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alnb.data import Images
 from alnb.learn.nets import Net
 from alnb.learn.train import Learner, Loss, cross_entropy, evaluate
 
-VOID = -1  # no label: unknown, or asked without an answer
+VOID = -1  # no label: never asked for, or not answered
 
 Evaluate = Callable[[Net, Images, Tensor, int], Mapping[str, Any]]
 """(net, test images, targets, outputs) -> metrics, plain values by name; `accuracy` or `miou` among them."""
@@ -21,33 +21,33 @@ Evaluate = Callable[[Net, Images, Tensor, int], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Task:
-    """One loop serves every task: it asks this value for all that differs between tasks."""
+    """All that differs between tasks. One loop serves them all."""
 
     name: str
     outputs: int  # channels of the net's output: the class axis
-    loss: Loss  # of each image, where the learner has no loss of its own
+    loss: Loss  # used if the learner has none
     evaluate: Evaluate
-    void: int = VOID  # the label that the loss and the evaluation never see
+    void: int = VOID  # this label never reaches the loss and the evaluation
 
     def complete(self, learner: Learner) -> Learner:
-        """The learner with the task's loss, where it has none of its own."""
+        """The learner, with the task's loss if it has none."""
         return learner if learner.loss is not None else replace(learner, loss=self.loss)
 
     def check_labels(self, labels: Tensor, indices: Tensor, place: str) -> None:
-        """Check an oracle's answer: a class, or VOID, for each image of `indices` i64 [n].
+        """Check an oracle's answer: a class, or `void`, for each image of `indices` i64 [n].
 
         Raises:
             ValueError: the message names the place, the image and the label.
         """
         if labels.dtype != torch.int64 or labels.shape[:1] != indices.shape:
             raise ValueError(
-                f"{place}: the oracle gave labels of type {labels.dtype} and shape {list(labels.shape)}; int64 labels of "
-                f"{len(indices)} images were asked for"
+                f"{place}: the oracle returned labels {labels.dtype} {list(labels.shape)}; it must return int64 labels of all "
+                f"{len(indices)} images"
             )
         wrong = ((labels != self.void) & ((labels < 0) | (labels >= self.outputs))).nonzero()
         if len(wrong):
             image, label = int(indices[wrong[0, 0]]), int(labels[tuple(wrong[0])])
-            raise ValueError(f"{place}: label {label} of image {image} is not one of the {self.outputs} classes, numbered from 0")
+            raise ValueError(f"{place}: label {label} of image {image} is not one of the {self.outputs} classes, which are numbered from 0")
 
 
 def classification(outputs: int) -> Task:

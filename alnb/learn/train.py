@@ -1,4 +1,4 @@
-"""How a net is trained: `Recipe`, `Learner`, `fit`; and used: `predict` (the chunk loop of the package), `evaluate`."""
+"""Training a net: `Recipe`, `Learner`, `fit`. Reading one: `predict` (the only loop over chunks), `evaluate`."""
 
 from __future__ import annotations
 
@@ -20,22 +20,18 @@ from alnb.learn.nets import NO_CHANGE, Backbone, Net
 from alnb.store.checks import at_least, one_of, within
 from alnb.store.streams import Stream
 
-REPORT_UPDATES = 50  # the host reads losses from the device once in this many updates
-CHUNK = 1000  # images of up to 64x64 in a forward pass, see `chunk_of`: fixed, so that the last bits never depend on the machine's memory
+REPORT_UPDATES = 50  # the host reads the losses from the device once in this many updates
+CHUNK = 1000  # images of up to 64x64 in a forward pass; a fixed number, so that no bit of a result depends on the machine's memory
 
 Report = Callable[[int, int, float], None]
-"""Called with (updates done, updates in all, mean loss since the last call)."""
+"""Called with (updates done, updates in total, mean loss since the last call)."""
 Loss = Callable[[Net, Tensor, Tensor], Tensor]
 """(net, images [B,3,H,W] in [0, 1], labels i64 [B]) -> loss of each image [B]."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a net is trained: SGD with momentum.
-
-    A batch may reach from one pass over the data into the next. So all batches have the same size, nothing is dropped, and every
-    image is seen equally often.
-    """
+    """How a net is trained: SGD with momentum. A batch may reach from one pass over the images into the next, so all have one size."""
 
     epochs: float = 200  # passes over the labelled images
     min_updates: int = 0  # floor on the number of updates, for tiny labelled sets
@@ -45,14 +41,14 @@ class Recipe:
     nesterov: bool = False
     weight_decay: float = 5e-4
     schedule: str = "cosine"  # "cosine" to 0, "constant", or "step": divided by 10 at each milestone
-    milestones: tuple[float, ...] = (0.8,)  # of "step", as fractions of the training
-    warmup: float = 0.0  # fraction of the training in which the rate climbs linearly
+    milestones: tuple[float, ...] = (0.8,)  # for "step": fractions of the training
+    warmup: float = 0.0  # fraction of the training in which the rate rises linearly
     augment: Augment = AUGMENTATIONS["none"]
     views: int = 1  # random views of each image in an update, concatenated along the batch axis
     precision: str = "auto"  # "auto": bfloat16 autocast on CUDA, float32 elsewhere; or "float32", "bfloat16"
-    compile: bool = False  # torch.compile; worth it on a GPU and in long trainings
+    compile: bool = False  # torch.compile; it pays on a GPU and in long trainings
     stuck_in_eval: bool = False  # train in evaluation mode: a defect of VAAL's and PAL's code (`methods.md`, difference 7)
-    checkpoint_seconds: float = field(default=60.0, metadata={"result": False})  # changes no result, so it is not in the manifest
+    checkpoint_seconds: float = field(default=60.0, metadata={"result": False})  # it changes no result, so manifests leave it out
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
@@ -81,11 +77,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class TrainingHook:
-    """What is called during a training. It changes nothing in the training."""
+    """Functions that are called during a training and change nothing in it."""
 
     report: Report | None = None
     look: Callable[[Net, int], None] | None = None  # called with the net, in evaluation mode, and the number of updates done
-    every: int = 1  # updates between two looks; the last update is looked at too
+    every: int = 1  # updates between two calls of `look`; it is called after the last update too
 
 
 def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
@@ -97,7 +93,7 @@ def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
 class LossSwitch:
     """Another loss for the rest of a training."""
 
-    share: float  # of the updates, after which the other loss takes over, in (0, 1)
+    share: float  # of the updates, in (0, 1), after which the other loss takes over
     loss: Loss
 
     def __post_init__(self) -> None:
@@ -111,10 +107,10 @@ class Learner:
 
     net: Callable[[int], Net]  # from the number of outputs, as in `nets.NETS`
     recipe: Recipe
-    loss: Loss | None = None  # None: that of the task, see `learn.task`
+    loss: Loss | None = None  # None: the loss of the task, see `learn.task`; cross-entropy in a bare `fit`
     mean: tuple[float, ...] = NO_CHANGE[0]  # of the images, per channel, in [0, 1]
     std: tuple[float, ...] = NO_CHANGE[1]
-    backbone: Backbone | None = None  # pre-trained weights of the trunk; None: random weights
+    backbone: Backbone | None = None  # pre-trained weights of the trunk; None: random ones
     switch: LossSwitch | None = None
 
     def build(self, outputs: int, stream: Stream, device: torch.device | str = "cpu") -> Net:
@@ -140,21 +136,21 @@ class Learner:
 
 @dataclass
 class Order:
-    """Which of `n` images each update sees: shuffled passes, cut into batches of one size. A function of the update's number alone."""
+    """Which of `n` images each update sees: shuffled passes, cut into batches of one size. It depends on the update's number alone."""
 
     n: int
     batch: int
     stream: Stream
     device: torch.device
-    passes: dict[int, Tensor] = field(default_factory=dict)
+    passes: dict[int, Tensor] = field(default_factory=dict)  # those of the last update
 
     def __call__(self, step: int) -> Tensor:
         """Positions i64 [batch] in [0, n) of update `step`."""
         start, end = step * self.batch, (step + 1) * self.batch
         first, last = start // self.n, (end - 1) // self.n
         self.passes = {number: self.passes[number] if number in self.passes else self._shuffle(number) for number in range(first, last + 1)}
-        joined = torch.cat([self.passes[number] for number in range(first, last + 1)]) if last > first else self.passes[first]
-        return joined[start - first * self.n : end - first * self.n]
+        line = torch.cat(list(self.passes.values())) if last > first else self.passes[first]
+        return line[start - first * self.n : end - first * self.n]
 
     def _shuffle(self, number: int) -> Tensor:
         generator = (self.stream / "order" / number).generator()
@@ -174,17 +170,18 @@ def fit(
 ) -> None:
     """Train `net` in place on the images at global `indices` i64 [L] with `labels` i64 [L], and leave it in evaluation mode.
 
-    Killed and called again with the same arguments, it continues from `checkpoint` and ends, on the CPU, with the same bits. At the
+    Killed and called again with the same arguments, it continues from `checkpoint`; on the CPU the result is the same to the bit. In the
     end the checkpoint holds the trained net. The host waits for the device once in `REPORT_UPDATES` updates.
 
     Args:
-        learner: its recipe and losses; the net is not built here.
-        stream: the only source of randomness.
+        learner: its recipe and losses are used; the net is already built.
+        stream: the address of all random numbers.
         hook: after a resume, it may see the same updates again.
     Raises:
-        NonFiniteLoss: it names the place, the update and the last good checkpoint.
-        stop.TimeIsUp: a stop was requested; there is a checkpoint of this very update.
-        store.Corrupted: the checkpoint is damaged.
+        ValueError: there are no labelled images.
+        NonFiniteLoss: the message names the place, the update and the last good checkpoint.
+        stop.TimeIsUp: a stop was requested; the checkpoint is of this update.
+        store.Corrupted: the checkpoint is damaged, or of another training.
     """
     hook = hook or TrainingHook()
     training = _Training(net, images, indices.to(images.device), labels.to(images.device), learner, stream, checkpoint)
@@ -215,7 +212,7 @@ class _Training:
     def __init__(
         self, net: Net, images: Images, indices: Tensor, labels: Tensor, learner: Learner, stream: Stream, checkpoint: Path | None
     ) -> None:
-        """The start, or the position of `checkpoint`."""
+        """At its start, or at the position of `checkpoint`."""
         place = str(stream) or "the only training"
         if len(indices) == 0:
             raise ValueError(f"{place}: there are no labelled images to train on")
@@ -224,7 +221,7 @@ class _Training:
         self.optimiser = torch.optim.SGD(
             net.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay, fused=True
         )
-        identity = store.fingerprint(learner, indices, labels, stream, images.fingerprint)
+        identity = "" if checkpoint is None else store.fingerprint(learner, indices, labels, stream, images.fingerprint)
         self.state = Checkpoint(checkpoint, identity, recipe.checkpoint_seconds, place)
         self.updates = recipe.updates(len(indices))
         self.order = Order(len(indices), min(recipe.batch, len(indices)), stream, images.device)
@@ -239,7 +236,7 @@ class _Training:
                 self.optimiser.load_state_dict(saved["optimiser"])
 
     def update(self) -> Tensor:
-        """One update; its mean loss, which stays on the device."""
+        """Do one update. Returns: its mean loss, still on the device."""
         chosen = self.order(self.state.step)
         x, loss = self.views(self.indices[chosen]), self.losses[0 if self.state.step < self.switch_step else -1]
         x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
@@ -253,7 +250,7 @@ class _Training:
         return mean.detach()
 
     def views(self, indices: Tensor) -> Tensor:
-        """What the net sees in an update: float [views * B,3,H,W] in [0, 1], or features [views * B,D] of embedded images."""
+        """The net's input in an update: images float [views * B,3,H,W] in [0, 1], or features [views * B,D] of embedded images."""
         generator = (self.stream / "augment" / self.state.step).generator(self.images.device)
         if isinstance(self.images, Embedded):
             views = [self.images.view(indices, generator) for _ in range(self.recipe.views)]
@@ -270,27 +267,27 @@ class _Training:
         self.net.train(not self.recipe.stuck_in_eval)
 
     def save(self, *, finished: bool) -> None:
-        """Write the checkpoint. A finished training no longer needs its optimiser."""
+        """Write the checkpoint; without the optimiser, if the training is finished."""
         self.state.check_weights(self.net)
         self.state.save({"net": self.net.state_dict(), "optimiser": {} if finished else self.optimiser.state_dict()})
 
 
-# ---- reading ------------------------------------------------------------------------------------------------------------------
+# ---- reading a net ------------------------------------------------------------------------------------------------------------------
 
 
 def chunk_of(images: Images) -> int:
-    """Images to a forward pass: `CHUNK`, and of images beyond 64x64 as many as have as many pixels."""
-    pixels = math.prod(images.shape[1:])  # 1 of features
+    """Images in a forward pass: `CHUNK`, or fewer if the images are larger than 64x64, so that the number of pixels is the same."""
+    pixels = math.prod(images.shape[1:])  # 1 for features
     return max(1, CHUNK * 64**2 // max(pixels, 64**2))
 
 
 @torch.no_grad()
 def predict(function: Callable[[Tensor], Tensor], images: Images, indices: Tensor | None = None, *, chunk: int | None = None) -> Tensor:
-    """`function` of the images at global `indices` (None: of all), without augmentation: the chunk loop of the package.
+    """`function` of the images at global `indices` (None: all images), without augmentation, chunk by chunk.
 
     Args:
-        function: float images [B,3,H,W] in [0, 1] to a tensor [B,...], as `net.features`.
-        chunk: images to a forward pass; None: `chunk_of` them.
+        function: from images float [B,3,H,W] in [0, 1], or features, to a tensor [B,...]; for example `net.features`.
+        chunk: images in a forward pass; None: `chunk_of(images)`.
     Returns:
         [M,...] on the device of the images, in the order of `indices`. Memory: O(result + chunk).
     """
@@ -307,13 +304,15 @@ def predict(function: Callable[[Tensor], Tensor], images: Images, indices: Tenso
 
 
 def log_probs(net: Net) -> Callable[[Tensor], Tensor]:
-    """The function of images to log-probabilities [B,C] that `predict` takes."""
+    """The function from images to log-probabilities [B,C], for `predict`."""
     return lambda x: net(x).float().log_softmax(dim=1)
 
 
 def evaluate(net: Net, images: Images, targets: Tensor, classes: int) -> dict[str, float | list[float | None]]:
-    """Metrics of `net` on all `images` with `targets` i64 [N]: accuracy, per_class (None where a class is absent), negative
-    log-likelihood in nats, and calibration error.
+    """Metrics of `net` on all `images` with `targets` i64 [N], in evaluation mode.
+
+    Returns:
+        accuracy, per_class (None for a class without images), negative_log_likelihood in nats, calibration_error; see `metrics`.
     """
     net.eval()
     logs = predict(log_probs(net), images)

@@ -44,7 +44,6 @@ def cycles(run: Run | Path | str, experiment: Experiment, report: Report | None 
     run = run if isinstance(run, Run) else Run(run)
     protocol, pool = experiment.protocol, experiment.pool
     run.claim(experiment.manifest)
-    run.announce()
     finished = [Cycle.read(record) for record in run.records()]
     if len(finished) >= protocol.cycles:
         yield from finished
@@ -204,20 +203,6 @@ def peak(device: torch.device) -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
-
-
-def progress(run: Run) -> tuple[int, int, float | None]:
-    """How far `run` is: finished cycles, cycles in all (0 before its start), accuracy of the last finished one.
-
-    Raises:
-        store.Corrupted: its manifest or its last record is damaged.
-    """
-    manifest = run.manifest
-    if manifest is None:
-        return 0, 0, None
-    cycles = manifest["experiment"]["protocol"]["cycles"]
-    finished = sorted(run.path.glob("cycle_*/record.json"), key=lambda path: int(path.parent.name.removeprefix("cycle_")))
-    return len(finished), cycles, store.read_json(finished[-1])["metrics"]["accuracy"] if finished else None
 
 
 def beliefs(run: Run, cycle: int) -> dict[str, Any] | None:

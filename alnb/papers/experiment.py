@@ -192,6 +192,7 @@ def supervised(learner: Learner, pool: ImageSet, test: ImageSet, *, runs: Path |
             "seconds": time.monotonic() - start,
         }
 
-    result = store.kept(Path(runs) / "supervised", pool.name, described, pool.images.device, compute, ("checkpoint.pt",))
-    values = {field.name: result[field.name] for field in fields(Supervised)}
-    return Supervised(**{name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()})
+    result = store.cached(Path(runs) / "supervised", pool.name, described, pool.images.device, compute, ("checkpoint.pt",))
+    values: dict[str, Any] = {field.name: result[field.name] for field in fields(Supervised)}
+    moved: dict[str, Any] = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()}
+    return Supervised(**moved)

@@ -20,9 +20,9 @@ from alnb.loop.cycles import cycles
 from alnb.loop.experiment import Experiment
 from alnb.notebook import parameters
 from alnb.report import records
+from alnb.report.records import TaggedRun
 
-Job = Mapping[str, Any]
-TaggedRun = tuple[store.Run, Mapping[str, Any]]
+Job = dict[str, Any]
 LOCATION = ("scale", "device", "data_root", "download", "skip_bad", "runs", "figures")  # parameters that select no run, or name the file
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -35,7 +35,7 @@ def begun(runs: Path | str, **tags: Any) -> list[TaggedRun]:
         store.Corrupted, store.NewerFormat: a manifest or a record is damaged, or of a later version.
     """
     seen: dict[Any, Any] = {}
-    tagged = [(run, names) for run, names in records.find(runs, **tags) if (run.folder(0) / "record.json").exists()]
+    tagged: list[TaggedRun] = [(run, names) for run, names in records.find(runs, **tags) if (run.folder(0) / "record.json").exists()]
     for run, _ in tagged:
         _check_sources(seen, _experiment(run), str(run.path))
     return tagged
@@ -58,8 +58,6 @@ def find(jobs: Iterable[Job], runs: Path | str) -> tuple[list[TaggedRun], list[J
             claims[key] = run, tags
     complete = {key: tagged for key, tagged in claims.items() if _finished(tagged[0])}
     finished = [complete[key] for key in keys if key in complete]
-    for run, _ in finished:
-        run.announce()
     return finished, [job for job, key in zip(jobs, keys, strict=True) if key not in complete]
 
 
@@ -77,17 +75,17 @@ def run(jobs: Iterable[Job], experiment: Callable[[Job], Experiment], runs: Path
     """
     jobs = list(jobs)
     finished, left = find(jobs, runs)
-    made = [_made(job, experiment) for job in left]
+    experiments = [_checked(experiment(job), job) for job in left]
     seen: dict[Any, Any] = {}
-    for found, _ in finished:
-        _check_sources(seen, _experiment(found), str(found.path))
-    for one in made:
-        _check_sources(seen, one.manifest, "this notebook's data")
-    with notebook.progress(sum(one.protocol.cycles for one in made), f"{len(left)} runs to do, {len(finished)} done") as bar:
-        for one in made:
-            for cycle in cycles(run_of(one, runs), one, notebook.within(bar)):
+    for known, _ in finished:
+        _check_sources(seen, _experiment(known), str(known.path))
+    for todo in experiments:
+        _check_sources(seen, todo.manifest, "this notebook's data")
+    with notebook.progress(sum(e.protocol.cycles for e in experiments), f"{len(left)} runs to do, {len(finished)} done") as bar:
+        for todo in experiments:
+            for cycle in cycles(run_of(todo, runs), todo, notebook.within(bar)):
                 result = f"{cycle.n_labelled} labels, {cycle.metrics['accuracy']:.1%}"
-                bar.set_postfix_str(f"{slug(one.tags)}: {result}", refresh=False)
+                bar.set_postfix_str(f"{slug(todo.tags)}: {result}", refresh=False)
                 bar.update()
     return find(jobs, runs)[0] if left else finished
 
@@ -97,21 +95,20 @@ def run_of(experiment: Experiment, runs: Path | str) -> store.Run:
     return experiment.run(runs, slug(experiment.tags))
 
 
-def slug(tags: Job) -> str:
+def slug(tags: Mapping[str, Any]) -> str:
     """Data set, arm, strategy, pretext, regime and seed, as a file name."""
     names = ("dataset", "arm", "strategy", "pretext", "regime", "seed")
     return "-".join(re.sub(r"[^\w.]+", "_", str(tags[name])) for name in names if tags.get(name, "") != "")
 
 
-def _made(job: Job, experiment: Callable[[Job], Experiment]) -> Experiment:
-    made = experiment(job)
-    lacking = [name for name, value in job.items() if name not in made.tags or made.tags[name] != value]
-    if lacking:
-        raise ValueError(f"the experiment of {dict(job)} lacks the tag {lacking[0]!r} of its job: its run would not be found again")
-    return made
+def _checked(experiment: Experiment, job: Job) -> Experiment:
+    for name, value in job.items():
+        if name not in experiment.tags or experiment.tags[name] != value:
+            raise ValueError(f"the experiment of {job} lacks the tag {name!r} of its job: its run would not be found again")
+    return experiment
 
 
-def _key(tags: Job, names: Iterable[str]) -> str:
+def _key(tags: Mapping[str, Any], names: Iterable[str]) -> str:
     return store.fingerprint({name: tags[name] for name in names})
 
 
@@ -139,9 +136,9 @@ def _sources(described: store.Json) -> dict[Any, Any]:
 def _check_sources(seen: dict[Any, Any], described: store.Json, place: str) -> None:
     """Note what an experiment is based on. Raises: ValueError if one noted before should have the same basis, and has not."""
     for key, part in _sources(described).items():
-        known, where = seen.setdefault(key, (part, place))
-        if known != part:
-            raise _conflict(where, place)
+        first, first_place = seen.setdefault(key, (part, place))
+        if first != part:
+            raise _conflict(first_place, place)
 
 
 def _conflict(first: str, second: str) -> ValueError:
@@ -199,6 +196,18 @@ def cached_result(runs: Path | str, name: str, key: Any, compute: Callable[[], s
             return None
         store.write_json(path, _without_nan(compute()))
     result: store.Json = _with_nan(store.read_json(path, "delete it: the notebook makes it again"))
+    return result
+
+
+def read_result(runs: Path | str, name: str, key: Any) -> store.Json:
+    """A result that `cached_result` left, also on another machine.
+
+    Raises:
+        store.Corrupted: there is no such file, or it is damaged.
+    """
+    result = cached_result(runs, name, key)
+    if result is None:
+        raise store.Corrupted(f"results/{name}-*.json in {runs} is missing: copy it from where the runs were made")
     return result
 
 

@@ -1,3 +1,1 @@
 """From records to tables and figures; knows no paper."""
-
-from alnb.report import records

@@ -56,14 +56,14 @@ def draw_curves(frame: DataFrame, title: str, *, target: float | None = None, pu
     return figure
 
 
-def draw_published(axis: Any, published: DataFrame, looks: Mapping[str, Mapping[str, Any]], filled: str = "none") -> None:
-    """Draw published accuracies (columns strategy, n_labelled, value) of the strategies in `looks` as large hollow markers.
+def draw_published(axis: Any, published: DataFrame, look: Mapping[str, Mapping[str, Any]], filled: str = "none") -> None:
+    """Draw published accuracies (columns strategy, n_labelled, value) of the strategies in `look` as large hollow markers.
 
     filled: the part of a marker that is filled, as matplotlib's `fillstyle`.
     """
     style = {"linestyle": "none", "markersize": 10, "fillstyle": filled, "markerfacecoloralt": "none"}
-    for row in published[published["strategy"].isin(list(looks))].itertuples():
-        axis.plot(row.n_labelled, row.value, label="_published", **style, **looks[row.strategy])
+    for row in published[published["strategy"].isin(list(look))].itertuples():
+        axis.plot(row.n_labelled, row.value, label="_published", **style, **look[row.strategy])
 
 
 def _within_0_and_1(axis: Any, side: str) -> None:

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from alnb import store
-from alnb.store import stop as pause
+from alnb.store import stop
 
 COMPONENTS = 50  # principal components in which neighbours are looked up
 PERPLEXITY = 30.0  # van der Maaten and Hinton 2008: typical values are between 5 and 50
@@ -31,7 +31,7 @@ def layout(features: Tensor, *, perplexity: float = PERPLEXITY, seed: int = 0, c
         perplexity: about the number of neighbours that stay close to each point.
 
     Raises:
-        ValueError: features that are not [N,D] with D of at least 2, not finite in f32 or all equal, or too few of them for the perplexity.
+        ValueError: features that are not [N,D] with D > 1, not finite in f32 or all equal, or too few of them for the perplexity.
         store.Corrupted: a cached layout is damaged.
 
     Memory: O(N (D + perplexity)).
@@ -45,7 +45,7 @@ def layout(features: Tensor, *, perplexity: float = PERPLEXITY, seed: int = 0, c
     def compute(folder: Path) -> dict[str, Any]:
         return {"layout": _embed(features.float(), perplexity, seed)}
 
-    positions: Tensor = store.kept(cache, "tsne", experiment, torch.device("cpu"), compute)["layout"]
+    positions: Tensor = store.cached(cache, "tsne", experiment, torch.device("cpu"), compute)["layout"]
     return positions
 
 
@@ -62,7 +62,7 @@ def _embed(features: Tensor, perplexity: float, seed: int) -> Tensor:
             x = PCA(COMPONENTS, random_state=seed).fit_transform(x)
         tsne = TSNE(
             perplexity=perplexity, initialization="pca", neighbors=NEIGHBOURS, early_exaggeration_iter=EARLY, n_iter=LATER,
-            random_state=seed, n_jobs=threads, callbacks=lambda *_: pause.check("within the layout"), callbacks_every_iters=10,
+            random_state=seed, n_jobs=threads, callbacks=lambda *_: stop.check("within the layout"), callbacks_every_iters=10,
         )  # fmt: skip
         return torch.tensor(tsne.fit(x).__array__(), dtype=torch.float64)
 

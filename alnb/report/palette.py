@@ -1,4 +1,4 @@
-"""Colours and markers: of strategies in curves, of classes in scatter plots. People with any colour vision can tell them apart."""
+"""Colours and markers of strategies and classes, made for readers with any colour vision."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CLASS_COLOURS = (*COLOURS, *DARK[1:])
 def looks(strategies: Iterable[str]) -> dict[str, dict[str, Any]]:
     """A colour and a marker for each strategy, as keyword arguments for matplotlib. No two strategies have the same colour.
 
-    A member of `STRATEGIES` has the same look in every figure. Another name has a colour that depends on the name, or the next free one.
-    After ten strategies the ten colours come again, mixed with grey.
+    The first ten members of `STRATEGIES` have the same look in every figure. Another name has a colour that depends on the name, or the
+    next free one. After ten names the ten colours come again, mixed with grey, and are harder to tell apart.
     """
     first = {name: k for k, name in enumerate(STRATEGIES)}
     names, slots, ten = list(dict.fromkeys(strategies)), dict[str, int](), len(CLASS_COLOURS)
-    for name in sorted(names, key=lambda name: (name not in first, name)):
+    for name in sorted(names, key=lambda name: (first.get(name, len(first)), name)):
         start, taken = first.get(name, crc32(name.encode())), set(slots.values())
         slots[name] = next(slot for turn in count() for k in range(ten) if (slot := turn * ten + (start + k) % ten) not in taken)
     return {name: {"color": _colour(slots[name]), "marker": MARKERS[slots[name] % len(MARKERS)]} for name in names}

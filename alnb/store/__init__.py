@@ -1,6 +1,6 @@
 """What lies on disk and what it is called: files, descriptions, locks, runs, random streams, stop requests, checks."""
 
-from alnb.store.describe import Fingerprinted, commit, describe, differences, digest, environment, fingerprint, package, version
+from alnb.store.describe import Fingerprinted, commit, describe, differences, digest, environment, fingerprint, version
 from alnb.store.files import (
     RECOMPUTE,
     Corrupted,
@@ -17,5 +17,5 @@ from alnb.store.files import (
     write_tensors,
 )
 from alnb.store.locks import Locked, exclusive, held
-from alnb.store.run import CELL, CODE, FORMAT, LOCK_SECONDS, RUNS, CodeChanged, ManifestDiffers, NewerFormat, Run, cached, kept
+from alnb.store.run import FORMAT, LOCK_SECONDS, ManifestDiffers, NewerFormat, Run, cached, kept
 from alnb.store.streams import Stream

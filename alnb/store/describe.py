@@ -168,14 +168,6 @@ def version() -> str:
 
 
 @functools.cache
-def package() -> str:
-    """Version and digest of this package's own code: the same on two machines that would do the same."""
-    files = sorted(p for p in Path(__file__).parents[1].rglob("*.py"))
-    parts = {p.relative_to(Path(__file__).parents[1]).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-    return f"{version()} {_digest(parts)[:10]}"
-
-
-@functools.cache
 def commit() -> str | None:
     """The commit of this package's checkout, with "+" if tracked files were changed; None outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]

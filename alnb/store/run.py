@@ -10,13 +10,10 @@ from typing import Any
 
 import torch
 
-from alnb.store.describe import differences, environment, fingerprint, package, version
+from alnb.store.describe import differences, environment, fingerprint, version
 from alnb.store.files import RECOMPUTE, Corrupted, Json, read_json, read_tensors, write_json, write_tensors
 from alnb.store.locks import exclusive
 
-CELL = "ALNB_CELL"  # in a cell of a sweep: that cell's folder
-CODE = "ALNB_CODE"  # there: what `package` was when the sweep began
-RUNS = "runs.txt"  # there: the run folders that the cell has worked on or found complete, relative to it, one a line
 LOCK_SECONDS = "ALNB_LOCK_SECONDS"  # seconds to wait for a run that is in use, such as by a process that is being killed; not set: 0
 FORMAT = 1
 """Version of the record format: the names in `manifest.json` and `record.json`. A change that readers must know of raises it."""
@@ -24,10 +21,6 @@ FORMAT = 1
 
 class NewerFormat(Exception):
     """A run folder was written by a later version of this package, in a format that this version does not know."""
-
-
-class CodeChanged(Exception):
-    """In a cell of a sweep: this package, or the notebook, is another than when the sweep began."""
 
 
 class ManifestDiffers(Exception):
@@ -144,23 +137,6 @@ class Run:
                 + "\nContinue it there, use a new folder, or set ALNB_OTHER_ENVIRONMENT=1: the records then say so in their notes."
             )
         return tuple(lines)
-
-    def announce(self) -> None:
-        """In a cell of a sweep, say that its result is made of this run; see `sweeps.cell`.
-
-        Raises:
-            CodeChanged: this process has another code than the sweep.
-        """
-        if CELL in os.environ:
-            began = os.environ.get(CODE, package())
-            if package() != began:
-                raise CodeChanged(
-                    f"alnb in {Path(__file__).parents[1]} is {package()}, it was {began} when the sweep began: nothing was computed; "
-                    "start it again"
-                )
-            cell = Path(os.environ[CELL]).resolve()
-            with open(cell / RUNS, "a", encoding="utf-8") as file:
-                file.write(f"{os.path.relpath(self.path.resolve(), cell)}\n")
 
     @contextmanager
     def lock(self) -> Iterator[None]:

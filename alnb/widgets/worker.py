@@ -1,54 +1,62 @@
-"""What a widget computes, one thing at a time, beside the kernel's answers; what goes wrong is told in the widget."""
+"""What both widgets share: work in the background, errors shown in the widget, a picture for readers without a kernel."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from IPython.display import display
+from matplotlib.figure import Figure
 
 from alnb import store
 from alnb.data import DataError
 from alnb.learn.checkpoint import NonFiniteLoss
 from alnb.learn.pretrain import Collapsed
-from alnb.store import stop as pause
+from alnb.store import stop
+from alnb.widgets.static import StaticPicture, as_png
 
-TOLD = (  # what a person can do something about: shown as it is
+SHOWN_ERRORS = (  # a user can act on these: the widget shows their message
     ValueError, DataError, store.ManifestDiffers, store.Corrupted, store.Locked, store.NewerFormat, NonFiniteLoss, Collapsed, OSError,
 )  # fmt: skip
 
 
 class Worker:
-    """Does one job at a time; while it does, others are not begun."""
+    """Does one job at a time. A job that is requested while another runs is ignored."""
 
     def __init__(self, name: str, *, background: bool, busy: Callable[[bool], None], problem: Callable[[str], None]) -> None:
-        """Nothing is done yet.
+        """An idle worker.
 
         Args:
-            name: of the thread. background: in a thread of its own; False: before `do` returns, as tests want it.
-            busy: called with True when a job begins and with False when it has ended, however it did.
-            problem: called with what went wrong, in words; with an empty text when a job begins.
+            name: of the thread.
+            background: True runs jobs in a thread; False runs them before `do` returns, as tests and batch executions need.
+            busy: called with True when a job begins and with False when it ends, also by an error.
+            problem: called with the message of an error, and with an empty text when a job begins.
         """
-        self._name, self._background, self._told_busy, self._problem = name, background, busy, problem
+        self._name, self._background, self._busy, self._problem = name, background, busy, problem
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         self.working = False
 
     def do(self, job: Callable[[], None], stopped: Callable[[], None] = lambda: None) -> None:
-        """Do it; `stopped` is called if it was stopped before its end. While something is done already, nothing happens."""
+        """Do `job`, or nothing while another job runs. `stopped` is called if the job was stopped before its end."""
         with self._lock:
             if self.working:
                 return
             self.working = True
             self._stop.clear()
             self._problem("")
-            self._told_busy(True)
+            self._busy(True)
         if self._background:
-            self._thread = threading.Thread(target=self._done, args=(job, stopped), name=self._name, daemon=True)
+            self._thread = threading.Thread(target=self._run, args=(job, stopped), name=self._name, daemon=True)
             self._thread.start()
         else:
-            self._done(job, stopped)
+            self._run(job, stopped)
 
     def stop(self) -> None:
-        """Have the job stop where it next looks whether it should."""
+        """Ask the job to stop. It stops where it next calls `store.stop.check`."""
         self._stop.set()
 
     @property
@@ -57,22 +65,69 @@ class Worker:
         return self._stop.is_set()
 
     def wait(self) -> None:
-        """Until the job has ended."""
+        """Wait until the job has ended."""
         if self._thread is not None:
             self._thread.join()
 
-    def _done(self, job: Callable[[], None], stopped: Callable[[], None]) -> None:
+    @contextmanager
+    def errors_shown(self) -> Iterator[None]:
+        """Show `SHOWN_ERRORS` in the widget instead of raising them."""
         try:
-            with pause.asked_by(self._stop.is_set):
-                job()
-        except pause.TimeIsUp:
-            stopped()
-        except TOLD as error:
+            yield
+        except SHOWN_ERRORS as error:
             self._problem(str(error))
+
+    def _run(self, job: Callable[[], None], stopped: Callable[[], None]) -> None:
+        try:
+            with self.errors_shown(), stop.asked_by(self._stop.is_set):
+                job()
+        except stop.TimeIsUp:
+            stopped()
         except Exception as error:
-            self._problem(f"{type(error).__name__}: {error} (this is a bug; what is on disk is kept)")
+            self._problem(f"{type(error).__name__}: {error} (this is a bug; everything on disk is safe)")
             raise
         finally:
-            with self._lock:  # at once: a click right after it is not lost
+            with self._lock:  # one step: a click right after it is not lost
                 self.working = False
-                self._told_busy(False)
+                self._busy(False)
+
+
+class BackgroundWidget(ABC):
+    """A widget with a `Worker` and a `StaticPicture`. `view` is what it displays."""
+
+    view: Any
+
+    def __init__(self, name: str, background: bool) -> None:
+        """`name` of the worker's thread; `background` as in `Worker`."""
+        self._lock = threading.RLock()
+        self._worker = Worker(name, background=background, busy=self._show_busy, problem=self._show_problem)
+        self._static = StaticPicture(self._draw_static)
+
+    @abstractmethod
+    def overview(self) -> Figure:
+        """The widget's content as a figure. Raises: ValueError where there is none yet."""
+
+    @abstractmethod
+    def _show_busy(self, busy: bool) -> None:
+        """Switch buttons on or off."""
+
+    @abstractmethod
+    def _show_problem(self, message: str) -> None:
+        """Show the message of an error; an empty one removes it."""
+
+    def picture(self) -> None:
+        """Display `overview` in the cell that calls this. The picture follows later changes, and readers without a kernel see it."""
+        self._static.display()
+
+    def _draw_static(self) -> tuple[bytes, str] | None:
+        with self._lock:
+            if self._worker.working:
+                return None
+            try:
+                figure = self.overview()
+            except (ValueError, OSError):  # nothing is open, or a file is gone: the widget itself says so
+                return None
+            return as_png(figure), str(figure.get_suptitle())
+
+    def _ipython_display_(self) -> None:
+        display(self.view)

@@ -74,7 +74,7 @@ def test_losses_and_predictions_are_those_of_single_views() -> None:
     net = net_of()
     x, y = torch.rand(5, 3, 8, 8, generator=(Stream(0) / "x").generator()), torch.tensor([0, 1, 2, 1, 0])
     with torch.no_grad():
-        both, alone, logs = pal.both_losses(net, x, y), rotation.loss(net, x), pal.predictions(net)(x)
+        both, alone, logs = pal.both_losses(net, x, y), rotation.rotation_loss(net, x), pal.predictions(net)(x)
         for i in range(5):
             logits = [net(torch.rot90(x[i], k, dims=(1, 2))[None])[0] for k in range(4)]
             turned = sum(-logits[k][:4].log_softmax(0)[k] for k in range(4)) / 4
@@ -88,7 +88,7 @@ def test_batch_normalisation_sees_all_turns_at_once() -> None:
     seen: list[Tensor] = []
     net, x = net_of().train(), torch.rand(2, 3, 8, 8, generator=(Stream(0) / "x").generator())
     net.trunk[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    for loss in (rotation.loss, pal.both_losses):
+    for loss in (rotation.rotation_loss, pal.both_losses):
         loss(net, x, torch.tensor([0, 1]))
     expected = torch.stack([torch.rot90(image, k, dims=(1, 2)) for k in range(4) for image in x])
     assert len(seen) == 2 and all(torch.equal(batch, expected) for batch in seen)

@@ -10,23 +10,26 @@ from in_browser import CHROMIUM, LABELLER, end_kernel, press, ready, reloaded, r
 
 from alnb.widgets.labeller.folder import Labelling
 
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium"),
+]
 
 
 def truth(page: Any) -> str:
-    """The key of what the image shows, by the name of its file."""
+    """The key of the image's true class, which its file name says."""
     return str(int(page.locator(".alnb-image").get_attribute("alt").removeprefix("image ")[0]) + 1)
 
 
 def add_classes(page: Any) -> None:
-    """One that is refused, and one that is not; what is typed there labels nothing."""
+    """Add a class that is refused and one that is accepted. Keys typed in the field label nothing."""
     field = page.get_by_label("name of a new class")
-    for name, left in (("One", "One"), ("two", "")):  # the first is refused, and stays to be mended
+    for name, left in (("One", "One"), ("two", "")):  # the refused name stays in the field
         field.fill(name)
         page.keyboard.press("Enter")
-        page.wait_for_selector(".alnb-problem:has-text('there is a class')" if left else ".alnb-classes button:has-text('two')")
+        page.wait_for_selector(".alnb-problem:has-text('there is already a class')" if left else ".alnb-classes button:has-text('two')")
         page.wait_for_function("(left) => document.querySelector('.alnb-add input').value === left", arg=left)
-    page.keyboard.press("n")  # typed on
+    page.keyboard.press("n")  # typed in the field
     assert field.input_value() == "n" and "0 not sure" in page.locator(".alnb-status").inner_text()
     field.fill("")
     page.keyboard.press("Escape")  # back to the image
@@ -71,7 +74,9 @@ def test_labelling_by_keys(opened: Callable, shot: Callable, tmp_path: Path) -> 
     assert median(times) < 1000  # milliseconds, on a busy machine; `python -m benchmarks labelling` has the bar
 
 
-def test_a_reloaded_page_and_a_restarted_kernel_go_on_and_a_second_person_is_told(opened: Callable, shot: Callable, tmp_path: Path) -> None:
+def test_a_reloaded_page_and_a_restarted_kernel_continue_and_a_second_person_is_refused(
+    opened: Callable, shot: Callable, tmp_path: Path
+) -> None:
     folder = zeros_and_ones(tmp_path / "digits", 30)
     page = opened("restart.ipynb", LABELLER.format(folder=str(folder), batch=8))
     ready(page).focus()

@@ -12,7 +12,10 @@ from in_browser import CHROMIUM, PROJECT, press, ready, zeros_and_ones
 
 from alnb.widgets.labeller.folder import Labelling
 
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}: apt-get install chromium"),
+]
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_the_explorer_as_a_page(visited: Callable, shot: Callable, tmp_path: Pat
         page.wait_for_timeout(1000)
         shot(page, "explore-page")
         assert "from alnb" not in page.locator("body").inner_text() and page.outside == []
-        assert "A picture of what is shown" not in page.locator("body").inner_text(), "that is for readers without a kernel"
+        assert "A picture of the widget" not in page.locator("body").inner_text(), "it is for readers without a kernel"
 
 
 def test_the_labeller_as_a_page(visited: Callable, shot: Callable, tmp_path: Path) -> None:

@@ -1,207 +1,38 @@
-"""Every operation against torchvision's, image by image, on the same parameters; the draws; and the whole."""
+"""Augmentation: the draws, and all steps together against torchvision's on the same parameters."""
 
 import dataclasses
-import itertools
 import json
 
 import pytest
 import torch
+from augmentation import close, images, masks, naive
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
-from torchvision.transforms.v2 import functional as tv
+from torchvision.transforms import RandomResizedCrop
 
 from alnb.learn import augment
 from alnb.learn.augment import AUGMENTATIONS, Augment, Draw
-from alnb.store.streams import generator
-
-SIZES = [(8, 8), (32, 32), (24, 40), (65, 33)]
-
-
-def images(B: int, H: int, W: int, seed: int = 0) -> torch.Tensor:
-    """Random pixels, with smooth, grey, black and white ones among them, where colour arithmetic has its special cases."""
-    x = torch.randint(0, 256, (B, 3, H, W), dtype=torch.uint8, generator=generator(seed, "images"))
-    if B >= 4:
-        x[0] = x[0, :1]
-        x[1, :, : H // 2] = 0
-        x[1, :, H // 2 :] = 255
-        x[2] = torch.linspace(0, 255, W).to(torch.uint8)
-        x[2, 1] = x[2, 1].flip(-1)
-    return x
-
-
-def masks(B: int, H: int, W: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-    return torch.randint(0, 20, (B, H, W), generator=generator(1, "masks")).to(dtype)
-
-
-def per_image(x: torch.Tensor, change) -> torch.Tensor:
-    return torch.stack([change(image, k) for k, image in enumerate(x)])
-
-
-def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
-
-
-def naive_jitter(x: torch.Tensor, factors: list[float], order: list[int]) -> torch.Tensor:
-    change = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
-    for which in order:
-        x = change[which](x, factors[which])
-    return x
-
-
-# --- against torchvision ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("H", "W"), SIZES)
-@pytest.mark.parametrize("padding", [1, 4])
-def test_crop(H, W, padding):
-    x, y = images(9, H, W), masks(9, H, W)
-    corners = augment.draw_corners(9, padding, generator(0))
-    expected = per_image(x, lambda image, k: tv.crop(tv.pad(image, [padding]), *corners[k].tolist(), H, W))
-    assert torch.equal(augment.crop(x, corners, padding), expected)
-    labels = per_image(y[:, None], lambda mask, k: tv.crop(tv.pad(mask, [padding], fill=-1), *corners[k].tolist(), H, W))
-    assert torch.equal(augment.crop(y, corners, padding, fill=-1), labels[:, 0])
-
-
-@pytest.mark.parametrize(("H", "W"), SIZES)
-def test_hflip(H, W):
-    x, y, flip = images(6, H, W), masks(6, H, W), torch.tensor([True, False, True, True, False, False])
-    assert torch.equal(augment.hflip(x, flip), per_image(x, lambda image, k: tv.horizontal_flip(image) if flip[k] else image))
-    assert torch.equal(augment.hflip(y, flip), per_image(y, lambda mask, k: tv.horizontal_flip(mask) if flip[k] else mask))
-
-
-@pytest.mark.parametrize(("H", "W"), SIZES)
-@pytest.mark.parametrize("size", [None, (16, 16), (7, 40)])
-def test_resized_crop(H, W, size):
-    x = images(12, H, W)
-    boxes = augment.draw_boxes(12, H, W, (0.08, 1.0), (3 / 4, 4 / 3), generator(0))
-    boxes[0] = torch.tensor([0, 0, H, W])
-    boxes[1] = torch.tensor([H - 1, W - 2, 1, 2])
-    expected = per_image(x, lambda image, k: tv.resized_crop(image / 255, *boxes[k].tolist(), list(size or (H, W)), antialias=True))
-    close(augment.resized_crop(x, boxes, size), expected)
-    close(augment.resized_crop(x / 255, boxes, size), expected)
-    flip = torch.arange(12) % 2 == 0
-    close(augment.resized_crop(x, boxes, size, flip), torch.where(flip[:, None, None, None], expected.flip(-1), expected))
-
-
-def test_resized_crop_of_the_whole_image_changes_nothing():
-    x = images(4, 32, 32)
-    close(augment.resized_crop(x, torch.tensor([[0, 0, 32, 32]] * 4)), x / 255, 1e-6)
-
-
-@pytest.mark.parametrize(("H", "W"), SIZES)
-@pytest.mark.parametrize("size", [None, (16, 16), (7, 40)])
-def test_resized_crop_nearest(H, W, size):
-    y = masks(40, H, W)
-    boxes = augment.draw_boxes(40, H, W, (0.08, 1.0), (3 / 4, 4 / 3), generator(0))
-    how = InterpolationMode.NEAREST_EXACT
-    expected = per_image(y[:, None], lambda mask, k: tv.resized_crop(mask, *boxes[k].tolist(), list(size or (H, W)), interpolation=how))
-    assert torch.equal(augment.resized_crop_nearest(y, boxes, size), expected[:, 0])
-
-
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-def test_jitter_in_each_of_the_24_orders(order):
-    x = images(16, 24, 40) / 255
-    factors, _ = augment.draw_jitter(16, 0.8, 0.8, 0.8, 0.5, 1.0, generator(0))
-    three = torch.tensor([k for k in order if k != 3]).expand(16, 3)
-    expected = per_image(x, lambda image, k: naive_jitter(image, factors[k].tolist(), order))
-    close(augment.jitter(x, factors, three, order.index(3)), expected)
-
-
-def test_jitter_takes_an_order_per_image_and_may_leave_the_hue_alone():
-    x = images(16, 8, 8) / 255
-    factors, order = augment.draw_jitter(16, 0.4, 0.4, 0.4, 0.1, 0.8, generator(0))
-    assert len(order.unique(dim=0)) > 1
-    close(
-        augment.jitter(x, factors, order, None), per_image(x, lambda image, k: naive_jitter(image, factors[k].tolist(), order[k].tolist()))
-    )
-
-
-@pytest.mark.parametrize("turn", [-0.5, -0.3, -0.1, 0.0, 0.05, 0.25, 0.5])
-def test_shift_hue(turn):
-    x = images(8, 32, 32) / 255
-    expected = tv.adjust_hue(x, turn)
-    close(augment.shift_hue(x, torch.full((8,), turn)), expected)
-    assert augment.shift_hue(x, torch.full((8,), turn), out=x) is x
-    close(x, expected)
-
-
-def test_shift_hue_on_every_corner_and_edge_of_the_colour_cube():
-    x = torch.cartesian_prod(*[torch.tensor([0.0, 1 / 255, 0.5, 254 / 255, 1.0])] * 3).T.reshape(1, 3, 25, 5)
-    for turn in (0.0, 1 / 6, 1 / 3, 0.5):
-        close(augment.shift_hue(x, torch.tensor([turn])), tv.adjust_hue(x, turn))
-
-
-def test_greyscale():
-    x, grey = images(5, 8, 8) / 255, torch.tensor([True, False, True, False, False])
-    close(augment.greyscale(x, grey), per_image(x, lambda image, k: tv.rgb_to_grayscale(image, 3) if grey[k] else image), 1e-6)
-    assert torch.equal(augment.greyscale(x, grey)[~grey], x[~grey])
-    assert torch.equal(augment.greyscale(x, grey, out := torch.empty_like(x)), out)
-
-
-@pytest.mark.parametrize(("H", "W"), [(32, 32), (64, 64), (40, 61), (120, 224)])
-def test_gaussian_blur(H, W):
-    x, kernel = images(6, H, W) / 255, augment.blur_kernel(H, W)
-    sigma = torch.tensor([0.1, 0.3, 1.0, 2.0, 5.0, 0.0])
-    expected = per_image(x[:5], lambda image, k: tv.gaussian_blur(image, [kernel, kernel], [sigma[k].item()]))
-    blurred = augment.gaussian_blur(x, sigma, kernel)
-    close(blurred[:5], expected)
-    assert torch.equal(blurred[5], x[5])
-
-
-def test_blur_kernel_is_seven_pixels_at_64():
-    assert [augment.blur_kernel(size, size) for size in (8, 32, 64, 224)] == [1, 3, 7, 23]
-
-
-@pytest.mark.parametrize("kernel", [4, 0, -1, 17])
-def test_a_kernel_that_does_not_fit_is_named(kernel):
-    with pytest.raises(ValueError, match=rf"kernel {kernel} on 8x8 images; give an odd number below 16"):
-        augment.gaussian_blur(torch.rand(1, 3, 8, 8), torch.ones(1), kernel)
-
-
-def test_normalise():
-    x, mean, std = images(4, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
-    expected = tv.normalize(x / 255, list(mean), list(std))
-    assert torch.equal(augment.normalise(x, mean, std), expected)
-    scaled = x / 255
-    assert augment.normalise(scaled, mean, std, out=scaled) is scaled
-    assert torch.equal(scaled, expected)
-
-
-@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.5,)), ((0.5,) * 3, (0.5, 0.0, 0.5))])
-def test_normalise_names_numbers_that_do_not_fit(mean, std):
-    with pytest.raises(ValueError, match="give one mean and one positive std per channel"):
-        augment.normalise(images(1, 8, 8), mean, std)
-
-
-def test_constants_made_under_inference_mode_serve_training():
-    mean = (0.111, 0.222, 0.333)  # used nowhere else, so that it is not yet kept
-    with torch.inference_mode():
-        augment.normalise(images(1, 8, 8), mean, mean)
-    x = torch.rand(1, 3, 8, 8, requires_grad=True)
-    augment.normalise(x, mean, mean).sum().backward()
-    assert x.grad is not None
-
+from alnb.store import Stream
 
 # --- the draws -------------------------------------------------------------------------------------------------------------------
 
 
 def test_corners_are_uniform_over_all_offsets():
-    corners = augment.draw_corners(90_000, 1, generator(0))
+    corners = augment.draw_corners(90_000, 1, Stream(0).generator())
     counts = torch.bincount(corners[:, 0] * 3 + corners[:, 1], minlength=9)
     assert (counts - 10_000).abs().max() < 500
 
 
 def test_flip_rate():
     for p in (0.0, 0.2, 0.5, 1.0):
-        assert abs(augment.draw_mask(40_000, p, generator(0)).float().mean() - p) < 0.012
+        assert abs(augment.draw_mask(40_000, p, Stream(0).generator()).float().mean() - p) < 0.012
 
 
 @pytest.mark.parametrize(("H", "W"), [(32, 32), (8, 8), (24, 60), (60, 24)])
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.2, 1.0), (0.9, 1.0)])
 def test_boxes_are_distributed_as_torchvisions(H, W, scale):
     ratio = (3 / 4, 4 / 3)
-    ours = augment.draw_boxes(20_000, H, W, scale, ratio, generator(0))
+    ours = augment.draw_boxes(20_000, H, W, scale, ratio, Stream(0).generator())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         blank = torch.empty(3, H, W)
@@ -216,7 +47,7 @@ def test_boxes_are_distributed_as_torchvisions(H, W, scale):
 
 
 def test_area_and_ratio_of_boxes_keep_to_their_ranges():
-    height, width = augment.draw_boxes(20_000, 224, 224, (0.2, 0.6), (0.5, 2.0), generator(0)).unbind(1)[2:]
+    height, width = augment.draw_boxes(20_000, 224, 224, (0.2, 0.6), (0.5, 2.0), Stream(0).generator()).unbind(1)[2:]
     area, ratio = height * width / 224**2, width / height
     assert 0.195 < area.min() < 0.21 and 0.59 < area.max() < 0.61
     assert 0.49 < ratio.min() < 0.52 and 1.95 < ratio.max() < 2.03
@@ -225,13 +56,13 @@ def test_area_and_ratio_of_boxes_keep_to_their_ranges():
 
 @pytest.mark.parametrize(("H", "W", "box"), [(8, 32, [0, 10, 8, 11]), (32, 8, [10, 0, 11, 8]), (32, 32, [0, 0, 32, 32])])
 def test_where_no_candidate_fits_the_centre_is_cut_out(H, W, box):
-    ours = augment.draw_boxes(3, H, W, (4.0, 5.0), (3 / 4, 4 / 3), generator(0))  # larger than the image
+    ours = augment.draw_boxes(3, H, W, (4.0, 5.0), (3 / 4, 4 / 3), Stream(0).generator())  # larger than the image
     assert list(RandomResizedCrop.get_params(torch.empty(3, H, W), [4.0, 5.0], [3 / 4, 4 / 3])) == box
     assert ours.tolist() == [box] * 3
 
 
 def test_jitter_factors_and_orders():
-    factors, order = augment.draw_jitter(60_000, 0.4, 0.2, 1.5, 0.1, 0.8, generator(0))
+    factors, order = augment.draw_jitter(60_000, (0.4, 0.2, 1.5, 0.1), 0.8, Stream(0).generator())
     untouched = (factors == torch.tensor([1.0, 1.0, 1.0, 0.0])).all(1)
     assert abs(untouched.float().mean() - 0.2) < 0.01
     drawn = factors[~untouched]
@@ -243,51 +74,23 @@ def test_jitter_factors_and_orders():
 
 
 def test_sigmas():
-    sigma = augment.draw_sigma(20_000, 0.5, (0.1, 2.0), generator(0))
+    sigma = augment.draw_sigma(20_000, 0.5, (0.1, 2.0), Stream(0).generator())
     assert abs((sigma > 0).float().mean() - 0.5) < 0.02
     assert 0.1 <= sigma[sigma > 0].min() < 0.11 and 1.99 < sigma.max() <= 2.0
 
 
-# --- the whole -------------------------------------------------------------------------------------------------------------------
+# --- together --------------------------------------------------------------------------------------------------------------------
 
 EVERYTHING = Augment(scale=(0.2, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey_p=0.2, blur_p=0.5)
 
 
-def naive(augmentation: Augment, x: torch.Tensor, draw: Draw, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `Augment.apply` does, image by image through torchvision."""
-    out, labels = torch.empty(x.shape), torch.empty_like(y)
-    H, W = x.shape[2:]
-    for k in range(len(x)):
-        image, mask = x[k], y[k, None]
-        if draw.corners is not None:
-            p, corner = augmentation.padding, draw.corners[k].tolist()
-            image, mask = tv.crop(tv.pad(image, [p]), *corner, H, W), tv.crop(tv.pad(mask, [p], fill=-1), *corner, H, W)
-        image = image / 255
-        if draw.boxes is not None:
-            box = draw.boxes[k].tolist()
-            image = tv.resized_crop(image, *box, [H, W])
-            mask = tv.resized_crop(mask, *box, [H, W], interpolation=InterpolationMode.NEAREST_EXACT)
-        if draw.flip is not None and draw.flip[k]:
-            image, mask = tv.horizontal_flip(image), tv.horizontal_flip(mask)
-        if draw.factors is not None and draw.order is not None:
-            order = draw.order[k].tolist()
-            order.insert(4 * k // len(x), 3)  # the place of the hue
-            image = naive_jitter(image, draw.factors[k].tolist(), order)
-        if draw.grey is not None and draw.grey[k]:
-            image = tv.rgb_to_grayscale(image, 3)
-        if draw.sigma is not None and draw.sigma[k] > 0:
-            image = tv.gaussian_blur(image, [augment.blur_kernel(H, W)] * 2, [draw.sigma[k].item()])
-        out[k], labels[k] = image, mask[0]
-    return out, labels
-
-
 @pytest.mark.parametrize("name", [*AUGMENTATIONS, "everything", "no hue"])
 @pytest.mark.parametrize("B", [1, 7, 16])
-def test_the_whole_is_its_steps_in_torchvisions_order(name, B, monkeypatch):
+def test_all_steps_together_are_those_of_torchvision(name, B, monkeypatch):
     monkeypatch.setattr(augment, "CHUNK_PIXELS", 3 * 40 * 48)  # several chunks, not all equally long
     augmentation = {"everything": EVERYTHING, "no hue": dataclasses.replace(EVERYTHING, hue=0.0), **AUGMENTATIONS}[name]
     x, y = images(B, 40, 48), masks(B, 40, 48)
-    draw = augmentation.draw(B, 40, 48, generator(3))
+    draw = augmentation.draw(B, 40, 48, Stream(3).generator())
     image, mask = augmentation.apply(x, draw, y)
     expected_image, expected_mask = naive(augmentation, x, draw, y)
     close(image, expected_image)
@@ -301,8 +104,8 @@ def test_the_whole_is_its_steps_in_torchvisions_order(name, B, monkeypatch):
 def test_shapes_dtypes_ranges_and_seeds(name, B, H, W, seed):
     x, y = images(B, H, W), masks(B, H, W, torch.int16)
     before = x.clone(), y.clone()
-    image, mask = AUGMENTATIONS[name](x, generator(seed), y)
-    again, _ = AUGMENTATIONS[name](x, generator(seed))
+    image, mask = AUGMENTATIONS[name](x, Stream(seed).generator(), y)
+    again, _ = AUGMENTATIONS[name](x, Stream(seed).generator())
     assert image.shape == x.shape and image.dtype == torch.float32 and mask is not None and mask.shape == y.shape and mask.dtype == y.dtype
     assert torch.equal(image, again) and image.isfinite().all()
     assert not B or (image.min() >= -1e-5 and image.max() <= 1 + 1e-5)
@@ -310,7 +113,7 @@ def test_shapes_dtypes_ranges_and_seeds(name, B, H, W, seed):
 
 
 def test_224_pixels():
-    image, mask = AUGMENTATIONS["simsiam_blur"](images(3, 224, 224), generator(0), masks(3, 224, 224))
+    image, mask = AUGMENTATIONS["simsiam_blur"](images(3, 224, 224), Stream(0).generator(), masks(3, 224, 224))
     assert image.shape == (3, 3, 224, 224) and mask is not None and mask.shape == (3, 224, 224)
 
 
@@ -324,34 +127,34 @@ def test_the_hue_has_each_of_its_places_in_a_quarter_of_the_batch():
 def test_masks_move_with_their_images():
     y = masks(32, 32, 32)
     x = (y * 10).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
-    image, mask = Augment(padding=4, flip=0.5, void=0)(x, generator(0), y)
+    image, mask = Augment(padding=4, flip=0.5, void=0)(x, Stream(0).generator(), y)
     assert mask is not None and torch.equal((image[:, 0] * 25.5).round().long(), mask)
     assert not torch.equal(mask, y)
 
 
 def test_other_seeds_give_other_images_and_the_generator_moves_on():
-    x, rng = images(8, 32, 32), generator(0)
-    first, second = AUGMENTATIONS["crop_flip"](x, rng)[0], AUGMENTATIONS["crop_flip"](x, rng)[0]
+    x, generator = images(8, 32, 32), Stream(0).generator()
+    first, second = AUGMENTATIONS["crop_flip"](x, generator)[0], AUGMENTATIONS["crop_flip"](x, generator)[0]
     assert not torch.equal(first, second)
 
 
 def test_chunks_do_not_change_the_result(monkeypatch):
     x = images(21, 16, 16)
-    whole = EVERYTHING(x, generator(0))[0]
+    expected = EVERYTHING(x, Stream(0).generator())[0]
     monkeypatch.setattr(augment, "CHUNK_PIXELS", 2 * 256)
-    close(EVERYTHING(x, generator(0))[0], whole, 1e-6)
+    close(EVERYTHING(x, Stream(0).generator())[0], expected, 1e-6)
 
 
 def test_autocast_does_not_coarsen_the_images():
     x = images(4, 64, 64)
-    exact = EVERYTHING(x, generator(0))[0]
+    exact = EVERYTHING(x, Stream(0).generator())[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        close(EVERYTHING(x, generator(0))[0], exact, 1e-6)
+        close(EVERYTHING(x, Stream(0).generator())[0], exact, 1e-6)
 
 
 def test_none_is_the_image_itself():
     x = images(5, 8, 8)
-    image, mask = AUGMENTATIONS["none"](x, generator(0))
+    image, mask = AUGMENTATIONS["none"](x, Stream(0).generator())
     assert torch.equal(image, x / 255) and mask is None
 
 
@@ -364,20 +167,20 @@ def test_the_fields_go_into_a_manifest_and_come_back(augmentation):
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"flip": 1.5}, r"Augment\(flip=1.5\): flip must be a probability in 0..1"),
-        ({"jitter_p": -0.1}, "jitter_p must be a probability"),
-        ({"grey_p": float("nan")}, "grey_p must be a probability"),
-        ({"blur_p": 2.0}, "blur_p must be a probability"),
-        ({"brightness": -0.4}, "brightness must be a strength of 0 or more"),
-        ({"contrast": float("inf")}, "contrast must be a strength"),
-        ({"saturation": -1.0}, "saturation must be a strength"),
-        ({"hue": 0.6}, r"hue must be a part of the colour circle in 0..0.5"),
-        ({"padding": -1}, "padding must be a whole number of pixels"),
-        ({"padding": 4, "scale": (0.2, 1.0)}, "either a crop or a resized crop"),
-        ({"scale": (0.2, 1.1)}, r"Augment\(scale=\(0.2, 1.1\)\): scale must be None or two shares of the area"),
-        ({"scale": (1.0, 0.2)}, "scale must be None or two shares"),
-        ({"ratio": (0.0, 1.0)}, "ratio must be two ratios"),
-        ({"blur_sigma": (2.0, 0.1)}, "blur_sigma must be two widths in pixels"),
+        ({"flip": 1.5}, r"flip=1\.5"),
+        ({"jitter_p": -0.1}, r"jitter_p=-0\.1"),
+        ({"grey_p": float("nan")}, "grey_p=nan"),
+        ({"blur_p": 2.0}, r"blur_p=2\.0"),
+        ({"brightness": -0.4}, r"brightness=-0\.4"),
+        ({"contrast": float("inf")}, "contrast=inf"),
+        ({"saturation": -1.0}, r"saturation=-1\.0"),
+        ({"hue": 0.6}, r"hue=0\.6"),
+        ({"padding": -1}, "padding=-1"),
+        ({"padding": 4, "scale": (0.2, 1.0)}, "padding=4.*scale"),
+        ({"scale": (0.2, 1.1)}, r"scale=\(0\.2, 1\.1\)"),
+        ({"scale": (1.0, 0.2)}, r"scale=\(1\.0, 0\.2\)"),
+        ({"ratio": (0.0, 1.0)}, r"ratio=\(0\.0, 1\.0\)"),
+        ({"blur_sigma": (2.0, 0.1)}, r"blur_sigma=\(2\.0, 0\.1\)"),
     ],
 )
 def test_bad_fields_are_named(field, message):
@@ -388,26 +191,26 @@ def test_bad_fields_are_named(field, message):
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (torch.rand(2, 3, 8, 8), None, "images of torch.float32 .* give uint8"),
-        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, r"\[2, 1, 8, 8\]; give uint8 \[B,3,H,W\]"),
-        (images(2, 8, 8), torch.rand(2, 8, 8), "masks of torch.float32 .* give integers"),
-        (images(2, 8, 8), torch.zeros(2, 8, 8, dtype=torch.bool), "masks of torch.bool .* give integers"),
-        (images(2, 8, 8), torch.zeros(2, 8, 8, dtype=torch.uint8), r"void=-1 does not fit into masks of torch.uint8; .*void=255"),
+        (torch.rand(2, 3, 8, 8), None, r"images of torch\.float32 \[2, 3, 8, 8\]"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, r"images of torch\.uint8 \[2, 1, 8, 8\]"),
+        (images(2, 8, 8), torch.rand(2, 8, 8), r"masks of torch\.float32 \[2, 8, 8\]"),
+        (images(2, 8, 8), torch.zeros(2, 8, 8, dtype=torch.bool), r"masks of torch\.bool"),
+        (images(2, 8, 8), torch.zeros(2, 8, 8, dtype=torch.uint8), r"void=-1.*torch\.uint8.*void=255"),
     ],
 )
 def test_bad_batches_are_named(x, y, message):
     with pytest.raises(ValueError, match=message):
-        AUGMENTATIONS["crop_flip"](x, generator(0), y)
+        AUGMENTATIONS["crop_flip"](x, Stream(0).generator(), y)
 
 
 def test_uint8_masks_with_their_own_void():
-    _, mask = Augment(padding=4, void=255)(images(16, 8, 8), generator(0), masks(16, 8, 8, torch.uint8))
+    _, mask = Augment(padding=4, void=255)(images(16, 8, 8), Stream(0).generator(), masks(16, 8, 8, torch.uint8))
     assert mask is not None and mask.dtype == torch.uint8 and (mask == 255).any()
 
 
 def test_a_generator_elsewhere_is_named():
-    with pytest.raises(ValueError, match="the images are on meta, the generator on cpu; make it on that device"):
-        AUGMENTATIONS["crop"](images(2, 8, 8).to("meta"), generator(0))
+    with pytest.raises(ValueError, match=r"images are on meta.*generator on cpu"):
+        AUGMENTATIONS["crop"](images(2, 8, 8).to("meta"), Stream(0).generator())
 
 
 @pytest.mark.gpu
@@ -415,17 +218,17 @@ def test_a_generator_elsewhere_is_named():
 @pytest.mark.parametrize("augmentation", [*AUGMENTATIONS.values(), EVERYTHING], ids=[*AUGMENTATIONS, "everything"])
 def test_cuda_agrees_with_the_cpu(augmentation, B):
     x, y = images(B, 64, 48), masks(B, 64, 48)
-    draw = augmentation.draw(B, 64, 48, generator(0))
+    draw = augmentation.draw(B, 64, 48, Stream(0).generator())
     image, mask = augmentation.apply(x, draw, y)
-    there, mask_there = augmentation.apply(x.cuda(), draw.to("cuda"), y.cuda())
+    there, mask_there = augmentation.apply(x.cuda(), Draw(*(None if t is None else t.cuda() for t in draw)), y.cuda())
     close(there.cpu(), image, 1e-4)
     assert mask is not None and mask_there is not None and torch.equal(mask_there.cpu(), mask)
 
 
 @pytest.mark.gpu
 def test_cuda_is_never_waited_for():
-    x, y, rng = images(50, 64, 48).cuda(), masks(50, 64, 48).cuda(), generator(0, device="cuda")
-    step = [lambda a=a: augment.normalise(a(x, rng, y)[0], (0.5,) * 3, (0.2,) * 3) for a in (EVERYTHING, AUGMENTATIONS["crop_flip"])]
+    x, y, generator = images(50, 64, 48).cuda(), masks(50, 64, 48).cuda(), Stream(0).generator("cuda")
+    step = [lambda a=a: a(x, generator, y) for a in (EVERYTHING, AUGMENTATIONS["crop_flip"])]
     [run() for run in step]  # constants are copied the first time
     torch.cuda.set_sync_debug_mode("error")
     try:

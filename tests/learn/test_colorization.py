@@ -14,16 +14,16 @@ from torch.nn import functional
 import alnb
 from alnb.learn.nets import NETS, Backbone, Net, small
 from alnb.learn.pretexts import colorization
-from alnb.learn.pretexts.colorization import BINS, bins, lab, nearest, quantised, regression
+from alnb.learn.pretexts.colorization import BINS, bins, colour_bin_loss, colour_regression_loss, lab, nearest
 from alnb.learn.pretrain import PRETEXTS, build
-from alnb.store import streams as rng
+from alnb.store import Stream
 
-LOSSES = {"colorization": regression, "colorization_ab": quantised}
+LOSSES = {"colorization": colour_regression_loss, "colorization_ab": colour_bin_loss}
 LEARNER = alnb.Learner(lambda n: small(n, 4), alnb.Recipe())
 
 
 def images_of(*size: int, seed: int = 0) -> Tensor:
-    return torch.rand(*size, generator=rng.generator(seed, "coloured"))
+    return torch.rand(*size, generator=(Stream(seed) / "coloured").generator())
 
 
 def net_of(name: str) -> Net:
@@ -63,8 +63,8 @@ def test_lab_against_the_formulae_written_naively() -> None:
     ],
 )
 def test_lab_of_published_colours(rgb: tuple[float, ...], expected: tuple[float, ...]) -> None:
-    found = lab(torch.tensor(rgb).view(1, 3, 1, 1)).flatten()
-    torch.testing.assert_close(found, torch.tensor(expected), atol=0.03, rtol=0)
+    colours = lab(torch.tensor(rgb).view(1, 3, 1, 1)).flatten()
+    torch.testing.assert_close(colours, torch.tensor(expected), atol=0.03, rtol=0)
 
 
 def test_autocast_leaves_colours_alone() -> None:
@@ -90,14 +90,14 @@ def shown(lightness: int, a: int, b: int, inverse: list[list[float]]) -> bool:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 6))
 def test_nearest_is_the_nearest(images: int, height: int, width: int, count: int) -> None:
-    ab = torch.randint(-40, 40, (images, 2, height, width), generator=rng.generator(count, "ab")).float()
-    centres = torch.randint(-3, 4, (count, 2), generator=rng.generator(count, "centres")).float() * 10  # some of them twice
-    found = nearest(ab, centres)
+    ab = torch.randint(-40, 40, (images, 2, height, width), generator=(Stream(count) / "ab").generator()).float()
+    centres = torch.randint(-3, 4, (count, 2), generator=(Stream(count) / "centres").generator()).float() * 10  # some of them twice
+    bins_of_places = nearest(ab, centres)
     for n in range(images):
         for i in range(height):
             for j in range(width):
                 far = [sum((float(ab[n, k, i, j]) - float(c[k])) ** 2 for k in range(2)) for c in centres]
-                assert int(found[n, i, j]) == far.index(min(far))
+                assert int(bins_of_places[n, i, j]) == far.index(min(far))
 
 
 def test_every_centre_is_its_own_bin() -> None:
@@ -108,7 +108,7 @@ def test_every_centre_is_its_own_bin() -> None:
 
 
 def predicted(net: Net, image: Tensor) -> Tensor:
-    """What the head makes of one image, [outputs,h,w]."""
+    """The head's output for one image, [outputs,h,w]."""
     grey = (naive_colours(image)[:1] / 100).repeat(3, 1, 1)
     out: Tensor = net.head(net.maps(grey[None])[-1], (image.shape[1] // 4, image.shape[2] // 4))
     return out[0]
@@ -137,12 +137,12 @@ def test_regression_against_a_loop_over_images_and_pixels(size: tuple[int, int])
         pairs = [(maps[k], colours[k]) for k in range(2)]
         errors = [
             (p - c) ** 2
-            for found, true in pairs
-            for p_row, c_row in zip(enlarged(found, *size), true, strict=True)
+            for prediction, true in pairs
+            for p_row, c_row in zip(enlarged(prediction, *size), true, strict=True)
             for p, c in zip(p_row, c_row, strict=True)
         ]
         expected.append(sum(errors) / len(errors))
-    torch.testing.assert_close(regression(net, x), torch.tensor(expected), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(colour_regression_loss(net, x), torch.tensor(expected), atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (12, 16)])
@@ -158,7 +158,7 @@ def test_quantised_against_a_loop_over_images_and_places(size: tuple[int, int]) 
             near = min(range(BINS), key=lambda q: math.dist((a, b), centres[q]))
             losses.append(-float(logits[:, i, j].log_softmax(dim=0)[near]))
         expected.append(sum(losses) / len(losses))
-    torch.testing.assert_close(quantised(net, x), torch.tensor(expected), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(colour_bin_loss(net, x), torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -179,7 +179,7 @@ def test_grey_images_are_easy() -> None:
     with torch.no_grad():
         net.head.last.weight.zero_()
         net.head.last.bias.zero_()  # no colour anywhere: what a net says that has learned nothing but the mean of grey images
-        losses = regression(net, x)
+        losses = colour_regression_loss(net, x)
     assert float(losses[2:].max()) < 1e-9 and float(losses[:2].min()) > 1e-3
 
 
@@ -187,7 +187,7 @@ def test_grey_images_are_easy() -> None:
 def test_the_trunk_is_a_backbone_of_coloured_images(name: str) -> None:
     learner = alnb.Learner(NETS[name], alnb.Recipe())
     trained, x = build(learner, PRETEXTS["colorization"], 0).eval(), images_of(2, 3, 8, 8)
-    other = replace(learner, backbone=Backbone("colours", trained.trunk.state_dict())).build(10, 1).eval()
+    other = replace(learner, backbone=Backbone("colours", trained.trunk.state_dict())).build(10, Stream(1)).eval()
     torch.testing.assert_close(other.features(x), trained.features(x))
     assert other(x).shape == (2, 10)
     heads = sum(p.numel() for p in trained.head.parameters()) / sum(p.numel() for p in trained.trunk.parameters())
@@ -222,11 +222,11 @@ def test_small_images_are_refused(name: str, size: tuple[int, int]) -> None:
 
 def test_the_head_of_another_pretext_is_told() -> None:
     with pytest.raises(AssertionError, match=r"build it with pretrain\.build"):
-        regression(small(2, 4), images_of(1, 3, 8, 8))
+        colour_regression_loss(small(2, 4), images_of(1, 3, 8, 8))
 
 
 def test_the_head_resizes_between_its_layers() -> None:
-    head = colorization.Head(8, 3).eval()
+    head = colorization.ColourHead(8, 3).eval()
     last = images_of(2, 8, 2, 3)
     between = functional.interpolate(head.before(last), (4, 5), mode="bilinear", align_corners=False)
     torch.testing.assert_close(head(last, (4, 5)), head.last(head.after(between)))

@@ -12,18 +12,18 @@ from torch.nn import functional
 
 from alnb.learn.nets import Net, small
 from alnb.learn.pretexts import jigsaw
-from alnb.learn.pretexts.jigsaw import ORDERS, joined, loss, reassembled, standardised, with_gap
-from alnb.store import streams as rng
+from alnb.learn.pretexts.jigsaw import ORDERS, jigsaw_gap_loss, jigsaw_loss, joined, reassembled, standardised
+from alnb.store import Stream
 
-LOSSES = {"jigsaw": loss, "jigsaw_gap": with_gap}
+LOSSES = {"jigsaw": jigsaw_loss, "jigsaw_gap": jigsaw_gap_loss}
 
 
 def images_of(*size: int, seed: int = 0) -> Tensor:
-    return (torch.rand(*size, generator=rng.generator(seed, "tiles")) * 255).round() / 255
+    return (torch.rand(*size, generator=(Stream(seed) / "tiles").generator()) * 255).round() / 255
 
 
 def net_of(width: int = 4) -> Net:
-    with rng.scope(0, "jigsaw test"):
+    with (Stream(0) / "jigsaw test").scope():
         net = small(24, width)
     net.mean.copy_(torch.tensor([0.5, 0.4, 0.3]))
     net.std.copy_(torch.tensor([0.2, 0.3, 0.25]))
@@ -40,7 +40,7 @@ def side_by_side(cells: list[Tensor]) -> Tensor:
 
 
 def seen_by(net: Net, loss: Callable[[Net, Tensor], Tensor], x: Tensor) -> list[Tensor]:
-    """What the net was given by `loss`, call by call."""
+    """The net's inputs from `loss`, call by call."""
     seen: list[Tensor] = []
     hook = net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     loss(net, x)
@@ -59,10 +59,10 @@ def test_there_are_24_orders() -> None:
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.lists(st.integers(0, 23), min_size=1, max_size=9))
 def test_reassembled_is_what_slices_give(images: int, height: int, width: int, classes: list[int]) -> None:
     x = images_of(images, 3, 2 * height, 2 * width)
-    found = joined(reassembled(x, torch.tensor(classes)))
+    views = joined(reassembled(x, torch.tensor(classes)))
     for view, label in enumerate(classes):
         cut = tiles(x[view % images])
-        assert torch.equal(found[view], side_by_side([cut[k] for k in ORDERS[label]]))
+        assert torch.equal(views[view], side_by_side([cut[k] for k in ORDERS[label]]))
 
 
 def test_the_first_order_is_the_image_itself() -> None:
@@ -74,19 +74,19 @@ def test_the_first_order_is_the_image_itself() -> None:
 @given(st.integers(0, 23), st.integers(1, 2), st.lists(st.integers(0, 4), min_size=8, max_size=8))
 def test_cells_are_cropped_where_their_offsets_say(label: int, margin: int, offsets: list[int]) -> None:
     x, places = images_of(1, 3, 12, 16), torch.tensor(offsets).view(1, 4, 2) % (2 * margin + 1)
-    found = reassembled(x, torch.tensor([label]), places, margin)
+    cells = reassembled(x, torch.tensor([label]), places, margin)
     for cell, (tile, (top, left)) in enumerate(zip(ORDERS[label], places[0].tolist(), strict=True)):
         expected = tiles(x[0])[tile][:, top : top + 6 - 2 * margin, left : left + 8 - 2 * margin]
-        assert torch.equal(found[0, cell].permute(2, 0, 1), expected)
+        assert torch.equal(cells[0, cell].permute(2, 0, 1), expected)
 
 
 def test_standardised_has_no_level_and_no_contrast() -> None:
     cells = images_of(2, 4, 8, 8, 3)
     cells[1, 2] = 0.7
-    found = standardised(cells)
-    torch.testing.assert_close(found[0].mean(dim=(1, 2)), torch.zeros(4, 3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(found[0].std(dim=(1, 2), correction=0), torch.ones(4, 3), atol=0.02, rtol=0)
-    assert float(found[1, 2].abs().max()) < 1e-4  # flat, and not noise of size 1
+    scaled = standardised(cells)
+    torch.testing.assert_close(scaled[0].mean(dim=(1, 2)), torch.zeros(4, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scaled[0].std(dim=(1, 2), correction=0), torch.ones(4, 3), atol=0.02, rtol=0)
+    assert float(scaled[1, 2].abs().max()) < 1e-4  # flat, and not noise of size 1
 
 
 # ---- losses --------------------------------------------------------------------------------------------------------------------
@@ -120,16 +120,16 @@ def test_evaluation_against_all_orders_of_one_image_after_the_other(name: str, s
 @pytest.mark.parametrize("name", LOSSES)
 def test_an_image_is_alone_in_evaluation(name: str) -> None:
     net, x = net_of().eval(), images_of(9, 3, 8, 8)
-    whole = LOSSES[name](net, x)
+    together = LOSSES[name](net, x)
     for k in range(9):
-        torch.testing.assert_close(whole[k : k + 1], LOSSES[name](net, x[k : k + 1]))
-    assert len(whole.unique()) == 9
+        torch.testing.assert_close(together[k : k + 1], LOSSES[name](net, x[k : k + 1]))
+    assert len(together.unique()) == 9
 
 
 @pytest.mark.parametrize("batch", [1, 6, 8])
 def test_training_sees_four_orders_by_the_place_in_the_batch(batch: int) -> None:
     net, x = net_of().train(), images_of(batch, 3, 8, 8)
-    (views,) = seen_by(net, loss, x)  # one batch, so that batch normalisation sees the orders mixed
+    (views,) = seen_by(net, jigsaw_loss, x)  # one batch, so that batch normalisation sees the orders mixed
     assert len(views) == 4 * batch
     shown = [[c for c in range(24) if torch.equal(views[v], naive_view(net, x[v % batch], ORDERS[c], 0))] for v in range(4 * batch)]
     orders = [sorted(label for (label,) in shown[place::batch]) for place in range(batch)]
@@ -141,21 +141,21 @@ def test_training_sees_four_orders_by_the_place_in_the_batch(batch: int) -> None
 
 def test_training_is_the_mean_over_what_was_seen() -> None:
     net, x = net_of().train(), images_of(7, 3, 8, 8)
-    (views,) = seen_by(net, loss, x)
+    (views,) = seen_by(net, jigsaw_loss, x)
     labels = torch.tensor([6 * (v // 7) + v % 7 % 6 for v in range(28)])
     losses = functional.cross_entropy(net(views), labels, reduction="none")
-    torch.testing.assert_close(loss(net, x), torch.stack([losses[p::7].mean() for p in range(7)]))
+    torch.testing.assert_close(jigsaw_loss(net, x), torch.stack([losses[p::7].mean() for p in range(7)]))
 
 
 @pytest.mark.parametrize(("size", "seen"), [(8, 4), (32, 28), (64, 56)])
 def test_the_gap_is_a_sixteenth_of_a_tile(size: int, seen: int) -> None:
-    views = seen_by(net_of().eval(), with_gap, images_of(1, 3, size, size))
+    views = seen_by(net_of().eval(), jigsaw_gap_loss, images_of(1, 3, size, size))
     assert [view.shape for view in views] == [(4, 3, seen, seen)] * 6
 
 
 def test_tiles_with_a_gap_have_the_moments_of_the_net() -> None:
     net = net_of().eval()
-    view = seen_by(net, with_gap, images_of(1, 3, 32, 32))[0][0]
+    view = seen_by(net, jigsaw_gap_loss, images_of(1, 3, 32, 32))[0][0]
     for tile in tiles(view):
         torch.testing.assert_close(tile.mean(dim=(1, 2)), net.mean, atol=1e-3, rtol=0)
         torch.testing.assert_close(tile.std(dim=(1, 2), correction=0), net.std, atol=0.01, rtol=0)
@@ -170,12 +170,12 @@ def test_light_and_contrast_of_a_tile_say_nothing_with_a_gap() -> None:
         pairs = zip(seen_by(net, loss, x), seen_by(net, loss, changed), strict=True)
         return max(float((before - after).abs().max()) for before, after in pairs)
 
-    assert change(with_gap) < 0.01 and change(loss) > 0.1
+    assert change(jigsaw_gap_loss) < 0.01 and change(jigsaw_loss) > 0.1
 
 
 def test_flat_images_have_a_finite_loss_and_gradient() -> None:
     net = net_of().train()
-    losses = with_gap(net, torch.ones(6, 3, 8, 8))
+    losses = jigsaw_gap_loss(net, torch.ones(6, 3, 8, 8))
     losses.mean().backward()
     assert bool(losses.isfinite().all()) and all(bool(p.grad.isfinite().all()) for p in net.parameters() if p.grad is not None)
 
@@ -192,7 +192,7 @@ def test_crops_move_in_training_and_are_the_same_again() -> None:
     other = jigsaw._offsets(images_of(64, 3, 32, 32, seed=1), 256, 1)
     assert 0.2 < float((other == offsets).float().mean()) < 0.5  # not tied to the place in the batch, which the order is
     net = net_of().train()
-    (first,), (again,) = seen_by(net, with_gap, x), seen_by(net, with_gap, x)
+    (first,), (again,) = seen_by(net, jigsaw_gap_loss, x), seen_by(net, jigsaw_gap_loss, x)
     assert torch.equal(first, again)
     central = joined(net.mean + net.std * standardised(reassembled(x, torch.arange(4).repeat_interleave(64) * 6, None, 1)))
     assert first.shape == (256, 3, 28, 28) and not torch.equal(first[0], central[0])
@@ -207,13 +207,13 @@ def test_images_that_cannot_be_cut_are_refused(name: str, size: tuple[int, int],
 
 def test_orders_are_learned() -> None:
     x = images_of(12, 3, 8, 8) * 0.2
-    for tile, colour in ((0, 0), (1, 1), (2, 2)):  # each tile has a colour of its own
+    for tile, colour in ((0, 0), (1, 1), (2, 2)):  # each tile has another colour
         row, column = tile // 2 * 4, tile % 2 * 4
         x[:, colour, row : row + 4, column : column + 4] += 0.8
     net = net_of(8)
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     for _ in range(60):
         optimiser.zero_grad()
-        loss(net.train(), x).mean().backward()
+        jigsaw_loss(net.train(), x).mean().backward()
         optimiser.step()
-    assert float(loss(net.eval(), x).detach().mean()) < 1.0  # ln 24 is 3.2
+    assert float(jigsaw_loss(net.eval(), x).detach().mean()) < 1.0  # ln 24 is 3.2

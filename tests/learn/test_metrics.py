@@ -11,17 +11,17 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 from alnb.learn import metrics
-from alnb.store import streams as rng
+from alnb.store import Stream
 
 SHAPES = st.tuples(st.integers(1, 30)) | st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))
 
 
 def labels(shape: tuple[int, ...], classes: int, seed: int = 0, low: int = 0) -> Tensor:
-    return torch.randint(low, classes, shape, generator=rng.generator(seed, "labels", low))
+    return torch.randint(low, classes, shape, generator=(Stream(seed) / "labels" / low).generator())
 
 
 def log_probs(shape: tuple[int, ...], seed: int = 0, spread: float = 2.0) -> Tensor:
-    return (spread * torch.randn(shape, generator=rng.generator(seed, "log_probs"))).log_softmax(1)
+    return (spread * torch.randn(shape, generator=(Stream(seed) / "log_probs").generator())).log_softmax(1)
 
 
 @pytest.mark.filterwarnings("ignore:A single label")
@@ -30,11 +30,11 @@ def log_probs(shape: tuple[int, ...], seed: int = 0, spread: float = 2.0) -> Ten
 def test_confusion_is_scikit_learns(shape: tuple[int, ...], classes: int, seed: int) -> None:
     predictions, targets = labels(shape, classes, seed + 1), labels(shape, classes, seed)
     expected = sk.confusion_matrix(targets.flatten(), predictions.flatten(), labels=range(classes))
-    found = metrics.confusion(predictions, targets, classes)
-    assert found.dtype == torch.int64 and found.tolist() == expected.tolist()
-    assert metrics.accuracy(found).item() == pytest.approx(sk.accuracy_score(targets.flatten(), predictions.flatten()))
+    counts = metrics.confusion(predictions, targets, classes)
+    assert counts.dtype == torch.int64 and counts.tolist() == expected.tolist()
+    assert metrics.accuracy(counts).item() == pytest.approx(sk.accuracy_score(targets.flatten(), predictions.flatten()))
     jaccard = sk.jaccard_score(targets.flatten(), predictions.flatten(), average="macro")  # over the classes that occur
-    assert metrics.mean_iou(found).item() == pytest.approx(jaccard)
+    assert metrics.mean_iou(counts).item() == pytest.approx(jaccard)
 
 
 @settings(deadline=None)
@@ -61,10 +61,11 @@ def test_matrices_of_batches_add_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prediction", "target", "message"), [(0, 3, "a target is 3"), (0, -2, "a target is -2"), (5, 0, "a prediction is 5")]
+    ("prediction", "target", "message"),
+    [(0, 3, "1 targets.*is 3:"), (0, -2, "1 targets.*is -2:"), (5, 0, "1 predictions.*is 5:")],
 )
 def test_labels_out_of_range_are_refused(prediction: int, target: int, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"{message} in 1 places.*\[0, 3\)"):
+    with pytest.raises(ValueError, match=message):
         metrics.confusion(torch.tensor([0, prediction]), torch.tensor([1, target]), 3)
 
 
@@ -130,7 +131,8 @@ def test_area_is_scikit_learns_over_the_range(points: list[tuple[int, float]]) -
 
 
 @pytest.mark.parametrize(
-    ("labelled", "message"), [([1], "two points"), ([1, 2, 3], "two points"), ([2, 1], "must increase"), ([1, 1], "must increase")]
+    ("labelled", "message"),
+    [([1], "1 numb.*1 acc"), ([1, 2, 3], "3 numb.*2 acc"), ([2, 1], r"\[2\.0, 1"), ([1, 1], r"\[1\.0, 1")],
 )
 def test_area_refuses(labelled: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -61,9 +61,10 @@ def test_a_net_without_stages_is_a_linear_classifier_of_features() -> None:
 def test_resnet18_large_is_torchvisions() -> None:
     net, theirs = resnet18_large(1000).eval(), torchvision.models.resnet18().eval()
     assert parameters(net) == parameters(theirs) == 11_689_512
-    ours = [name for name, value in net.state_dict().items() if value.ndim]  # all but the counters of batch normalisation
-    own = {name: value for name, value in theirs.state_dict().items() if value.ndim}
-    assert [tuple(net.state_dict()[name].shape) for name in ours if name not in ("mean", "std")] == [tuple(v.shape) for v in own.values()]
+    # all but the normalisation of images and the counters of batch normalisation
+    ours = [name for name, value in net.state_dict().items() if value.ndim and name not in ("mean", "std")]
+    weights = [value for value in theirs.state_dict().values() if value.ndim]
+    assert [net.state_dict()[name].shape for name in ours] == [value.shape for value in weights]
+    net.load_state_dict(dict(zip(ours, weights, strict=True)), strict=False)
     x = torch.rand(1, 3, 64, 64)
-    net.load_state_dict(dict(zip([name for name in ours if name not in ("mean", "std")], own.values(), strict=True)), strict=False)
-    assert torch.allclose(net(x), theirs(x), atol=1e-5)
+    torch.testing.assert_close(net(x), theirs(x), atol=1e-5, rtol=1e-4)

@@ -213,8 +213,8 @@ def test_all_problems_of_values_are_listed_at_once(path: Path) -> None:
         "'cycles' has no value",
         "'dataset' names 'digits' twice",
         "'runs' says where things are: it has one value in a sweep",
-        "over: 'limit' has a single value",
-        "over: there is no parameter 'lots'; lists are strategies, seeds",
+        "over 'limit': it has only one value",
+        "over 'lots': there is no such list: strategies, seeds",
         "strategy 'margn' is not known: there are random, entropy",
         "strategy 'entropi' is not known",
     ]
@@ -318,7 +318,7 @@ parameters:
             r"3 problems.*\n.*has an entry 'parameter' .did you mean 'parameters'.*: it takes .*\n.*'2': it.*\n.*names no notebook",
         ),
         ("notebook: n.ipynb\nparameters: [seeds]", r"parameters is \['seeds'\]: it must be names with values"),
-        ("notebook: n.ipynb\nover: seeds", r"over is 'seeds': it must be a list of parameters, as \[strategies, seeds\]"),
+        ("notebook: n.ipynb\nover: seeds", r"over is 'seeds': it must be a list of parameters, such as \[strategies, seeds\]"),
         ("notebook: n.ipynb\nover: [1]", r"over is \[1\]: it must be a list"),
         ("notebook: n.ipynb", r"there is no notebook .*sweeps/n\.ipynb"),
         (

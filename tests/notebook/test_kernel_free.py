@@ -113,7 +113,7 @@ def test_who_was_asked_to_stop_has_not_failed(write: Callable[..., Path], capsys
 def test_the_command(write: Callable[..., Path], capfd: pytest.CaptureFixture) -> None:
     path = write("a: int = 3  # how many", "assert a < 9, f'a is {a}'\nprint('a is', a)")
     assert main(["run", str(path), "--kernel-free", "-p", "a", "7"]) == 0
-    assert capfd.readouterr().out == "a is 7\ndone without Jupyter: executed with it, the notebook finds all runs complete\n"
+    assert capfd.readouterr().out == "a is 7\nruns complete. Run again with Jupyter to draw the figures\n"
     assert main(["run", str(path), "--kernel-free", "-p", "a", "9"]) == 1
     assert f"alnb: cell 2 of {path} raised AssertionError: a is 9" in capfd.readouterr().err
     assert main(["run", str(path), "--kernel-free", "-p", "a", "x"]) == 2
@@ -162,6 +162,7 @@ described = [store.describe(thing) for thing in things]
 Path(where).write_text(json.dumps([described, str(plain.__annotations__["query"])]))"""
 
 
+@pytest.mark.slow
 def test_runs_are_those_of_a_kernel_and_so_is_what_they_are_named_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
@@ -200,7 +201,7 @@ def test_a_function_is_what_it_is_in_a_kernel(write: Callable[..., Path]) -> Non
 
 GONE = (
     "papermill", "IPython", "ipykernel", "nbclient", "nbformat", "jupyter_client", "ipywidgets", "pandas", "pyarrow", "tqdm", "yaml",
-    "scipy", "sklearn", "matplotlib", "seaborn", "jaxtyping", "distributed", "dask", "psutil",
+    "scipy", "sklearn", "matplotlib", "seaborn", "jaxtyping", "distributed", "dask", "psutil", "rich", "threadpoolctl",
 )  # fmt: skip
 SITE = """\
 import sys
@@ -245,6 +246,7 @@ def bare(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     return run
 
 
+@pytest.mark.slow
 def test_the_quickstart_where_there_is_torch_and_little_else(
     bare: Callable[..., subprocess.CompletedProcess], tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
@@ -252,7 +254,7 @@ def test_the_quickstart_where_there_is_torch_and_little_else(
     few = ["-p", "scale", "smoke", "-p", "seeds", "0", "-p", "device", "cpu", "-p", "runs", str(tmp_path / "runs")]
     lone = bare("-m", "alnb", "run", str(QUICKSTART), *few, "-p", "strategies", "random", "-p", "arms", "from scratch")  # unasked
     assert lone.returncode == 0, lone.stdout + lone.stderr
-    assert "done without Jupyter" in lone.stdout and "of 3" in lone.stderr  # lines in the place of a bar
+    assert "runs complete" in lone.stdout and "of 3" in lone.stderr  # lines in the place of a bar
     first = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("record.json")}
     both = ["-p", "strategies", "random", "margin", "-p", "arms", "from scratch"]
     swept = bare("-m", "alnb", "sweep", "--kernel-free", str(QUICKSTART), *few, *both, "--workers", "2", "--threads", "1")
@@ -266,6 +268,7 @@ def test_the_quickstart_where_there_is_torch_and_little_else(
     capfd.readouterr()
 
 
+@pytest.mark.slow
 def test_where_nothing_is_installed_what_needs_it_says_so(bare: Callable[..., subprocess.CompletedProcess], tmp_path: Path) -> None:
     script = f"""
 import sys
@@ -274,10 +277,10 @@ from alnb.__main__ import main
 print(sorted(set(sys.modules) & {set(GONE)!r}))
 print(main(["sweep", "some.yaml"]))
 print(main(["sweep", {str(QUICKSTART)!r}, "--dry-run", "-p", "download", "true", "-p", "seeds", "[0, 1]", "-p", "strategies", "entropi"]))
-print(main(["sweep", {str(QUICKSTART)!r}, "--cluster", "tcp://127.0.0.1:1", "-p", "scale", "smoke"]))
+print(main(["sweep", {str(QUICKSTART)!r}, "--scheduler", "tcp://127.0.0.1:1", "-p", "scale", "smoke"]))
 """
     done = bare("-c", script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[]", "2", "2", "2"]
     assert "sweep file some.yaml needs PyYAML" in done.stderr and "strategy 'entropi' is not known" in done.stderr
-    assert "a cluster needs dask.distributed" in done.stderr
+    assert "needs dask.distributed" in done.stderr

@@ -1,5 +1,6 @@
 """Strict execution: parameters are checked before a kernel starts, and every notebook runs at smoke scale."""
 
+import ast
 import json
 import os
 import signal
@@ -8,9 +9,11 @@ import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from conftest import Executed
 
 import alnb
 from alnb import notebook
@@ -22,6 +25,10 @@ from alnb.notebook.parameters import Parameter, check, parse
 
 PROJECT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(p for p in (PROJECT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+SIMILAR = {  # their code is that of another notebook, which is executed whole
+    "bengar2021/figure4", "bengar2021/figure5", "yi2022/figure5b", "yi2022/figure6", "yi2022/protocols", "yi2022/table2",
+}  # fmt: skip
+FROM_RECORDS = {"bengar2021/figure3", "bengar2021/table1"}
 KNOWN = {
     p.name: p
     for p in (
@@ -158,7 +165,7 @@ def test_devices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert notebook.device("") == notebook.device("cpu") == "cpu"
     with pytest.raises(BadParameter, match="device is 'gpu': it must be cpu, cuda"):
         notebook.device("gpu")
-    with pytest.raises(BadParameter, match="device is 'cuda:1', but .*no GPU"):
+    with pytest.raises(BadParameter, match=r"device is 'cuda:1', but .*no GPU"):
         notebook.device("cuda:1")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert notebook.device("") == "cuda" and notebook.device("cuda:1") == "cuda:1"
@@ -182,18 +189,62 @@ def test_command_line(write: Callable, tmp_path: Path, capsys: pytest.CaptureFix
 # ---- the notebooks of the project ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != "report"], ids=lambda p: p.stem)
-def test_every_notebook_at_smoke_scale(path: Path, tmp_path: Path) -> None:
-    values = {"scale": "smoke", "runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures"), "seeds": [0, 1], "device": "cpu"}
+def named(path: Path) -> str:
+    return path.relative_to(PROJECT / "notebooks").with_suffix("").as_posix()
+
+
+def smoke_values(path: Path, folder: Path) -> dict[str, Any]:
+    """The whole figure, or where another notebook has the same code one strategy, one seed, one of everything."""
+    values = {"scale": "smoke", "runs": str(folder / "runs"), "figures": str(folder / "figures"), "seeds": [0, 1], "device": "cpu"}
     known = parameters.read(path)
-    out = execute(path, {name: value for name, value in values.items() if name in known}, tmp_path / "out.ipynb")
-    figures = list((tmp_path / "figures").glob("*.png"))
-    assert figures and all(5_000 < f.stat().st_size < 300_000 for f in figures)
-    assert out.stat().st_size < 2_000_000
-    assert "seeds" not in known or json.loads(next((tmp_path / "runs").rglob("record.json")).read_text())["n_labelled"] > 0
-    assert any(o.get("data", {}).get("image/png") for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", []))
+    if named(path) in SIMILAR:
+        for name, parameter in known.items():
+            if parameter.annotation.startswith("list") and (items := ast.literal_eval(parameter.default)):
+                values[name] = items[-1:]
+    return {name: value for name, value in values.items() if name in known}
 
 
+def check_executed(path: Path, copy: Path, folder: Path) -> list[Path]:
+    """That there is a figure, in the copy and in a file of its own, and a record. Returns the figures."""
+    figures = list(folder.rglob("*.png"))
+    assert figures and all(5_000 < figure.stat().st_size < 300_000 for figure in figures)
+    assert copy.stat().st_size < 2_000_000
+    if "seeds" in parameters.read(path):
+        assert json.loads(next((folder / "runs").rglob("record.json")).read_text())["n_labelled"] > 0
+    assert any(o.get("data", {}).get("image/png") for cell in nbformat.read(copy, 4).cells for o in cell.get("outputs", []))
+    return figures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem not in ("report", "quickstart")], ids=named)
+def test_every_notebook_at_smoke_scale(path: Path, tmp_path: Path) -> None:
+    """A part of a figure is drawn beside its runs. The whole is drawn from records alone, too, as on a laptop to which those of a GPU
+    were brought: without images, backbone and features.
+    """
+    values = smoke_values(path, tmp_path)
+    (figure, *_) = check_executed(path, execute(path, values, tmp_path / "out.ipynb"), tmp_path)
+    if named(path) in SIMILAR:
+        assert not (tmp_path / "figures").exists(), "a part replaced the figure of the whole"
+    if named(path) in FROM_RECORDS:
+        records = sorted((tmp_path / "runs").rglob("record.json"))
+        drawn, before = figure.read_bytes(), [record.stat().st_mtime_ns for record in records]
+        for tensors in (tmp_path / "runs").rglob("*.pt"):
+            tensors.unlink()
+        figure.unlink()
+        execute(path, {**values, "device": "meta"}, tmp_path / "again.ipynb")  # a device without any data
+        assert figure.read_bytes() == drawn and [record.stat().st_mtime_ns for record in records] == before
+
+
+@pytest.mark.slow
+def test_a_part_of_a_sweep_and_then_the_whole(quickstart: Executed) -> None:
+    """Of the quickstart, which has no other test at smoke scale."""
+    check_executed(PROJECT / "notebooks/quickstart.ipynb", quickstart.whole, quickstart.folder)
+    assert [path.is_relative_to(quickstart.folder / "runs") for path in quickstart.part_figures] == [True]
+    assert len(quickstart.part) == 3 and len(quickstart.records) == 12 and quickstart.part.items() <= quickstart.records.items()
+    assert list((quickstart.folder / "figures").glob("*.png"))
+
+
+@pytest.mark.slow
 def test_the_report_of_runs_from_anywhere(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
     for strategy, seed in product(("random", "margin", "entropy"), range(2)):
         roles = dict(learner=learner, strategy=alnb.acquire.STRATEGIES[strategy], oracle=alnb.oracle.simulated(train.targets))
@@ -207,21 +258,7 @@ def test_the_report_of_runs_from_anywhere(train: ImageSet, test: ImageSet, learn
     assert "5 finished runs" in printed and "1 unfinished" in printed and "3 tests" not in printed and out.stat().st_size < 2_000_000
 
 
-@pytest.mark.parametrize(("name", "less"), [("figure3", {"strategies": ["random", "svm_margin"]}), ("table1", {"seeds": [0]})])
-def test_records_alone_draw_the_figure(name: str, less: dict, tmp_path: Path) -> None:
-    """As on a laptop to which the records of a GPU were brought: without images, backbone and features."""
-    path, places = PROJECT / f"notebooks/bengar2021/{name}.ipynb", {"runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures")}
-    values = {**places, "scale": "smoke", "seeds": [0, 1], "device": "cpu", **less}
-    execute(path, values, tmp_path / "out.ipynb")
-    figure, records = next(tmp_path.rglob("*.png")), sorted((tmp_path / "runs").rglob("record.json"))
-    drawn, before = figure.read_bytes(), [record.stat().st_mtime_ns for record in records]
-    for tensors in (tmp_path / "runs").rglob("*.pt"):
-        tensors.unlink()
-    figure.unlink()
-    execute(path, {**values, "device": "meta"}, tmp_path / "again.ipynb")  # a device without any data
-    assert figure.read_bytes() == drawn and [record.stat().st_mtime_ns for record in records] == before
-
-
+@pytest.mark.slow
 def test_quickstart_on_a_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     from PIL import Image
 
@@ -242,24 +279,7 @@ def test_quickstart_on_a_folder_of_images(tmp_path: Path, capsys: pytest.Capture
     assert len(list((tmp_path / "runs").rglob("record.json"))) == 2 * 2 * 3
 
 
-def test_a_part_of_a_sweep_and_then_the_whole(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    values = {
-        "scale": "smoke",
-        "runs": str(tmp_path / "runs"),
-        "figures": str(tmp_path / "figures"),
-        "arms": ["from scratch"],
-        "device": "cpu",
-    }
-    quickstart = PROJECT / "notebooks/quickstart.ipynb"
-    execute(quickstart, {**values, "strategies": ["margin"], "seeds": [1]}, tmp_path / "part.ipynb")
-    assert not (tmp_path / "figures").exists() and list((tmp_path / "runs").rglob("*.png"))
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("record.json")}
-    execute(quickstart, {**values, "strategies": ["random", "margin"], "seeds": [0, 1]}, tmp_path / "whole.ipynb")
-    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("record.json")}
-    assert len(before) == 3 and len(after) == 12 and before.items() <= after.items()
-    assert list((tmp_path / "figures").glob("*.png"))
-
-
+@pytest.mark.slow
 def test_interrupted_by_the_keyboard(write: Callable, tmp_path: Path) -> None:
     path, out = write("a: int = 3  # how many", "print('running', flush=True)\nimport time\ntime.sleep(60)"), tmp_path / "o.ipynb"
     command = [sys.executable, "-m", "alnb", "run", str(path), "-o", str(out)]
@@ -270,7 +290,7 @@ def test_interrupted_by_the_keyboard(write: Callable, tmp_path: Path) -> None:
     assert not out.exists() and not (tmp_path / "o.running.ipynb").exists() and (tmp_path / "o.failed.ipynb").exists()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
 def test_notebook_hygiene(path: Path) -> None:
     content = nbformat.read(path, 4)
     nbformat.validate(content)

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import platform
 import signal
 import threading
 import time
@@ -21,9 +22,10 @@ from alnb import store
 from alnb.__main__ import main
 from alnb.notebook import BadParameter
 from alnb.notebook.execute import NotebookFailed
-from alnb.notebook.sweep import Sweep, Workers, child, command, engine, sweep
+from alnb.notebook.sweep import Sweep, child, command, engine, sweep
 from alnb.notebook.sweep import cell as cells_of
-from alnb.notebook.sweep.cell import BUSY, DIED, DONE, EMPTY, FAILED, NEW, RUNNING, STOPPED, Outcome, Work
+from alnb.notebook.sweep.cell import BUSY, CORE, DONE, FAILED, KILLED, RUNNING, TODO, Outcome, Work
+from alnb.notebook.sweep.engine import Options, Workers
 from alnb.notebook.sweep.grid import grid
 from alnb.store import stop as pause
 
@@ -46,8 +48,9 @@ class Pretended:
         self.act: Callable[[Work], Outcome] = lambda work: DONE_WELL
         self.draw: Callable[[dict[str, Any]], None] = lambda values: None
 
-    def work(self, work: Work) -> Outcome:
+    def work(self, work: Work, processes: list[int]) -> Outcome:
         self.works.append(work)
+        processes.append(process_of(work))
         return self.act(work)
 
     def report(self, path: Path, values: dict[str, Any], output: Path, **options: Any) -> Path:
@@ -58,6 +61,11 @@ class Pretended:
     @property
     def names(self) -> list[str]:
         return [work.cell.name for work in self.works]
+
+
+def process_of(work: Work) -> int:
+    """The number of the process that the cell pretends to have."""
+    return int(work.token[:7], 16)
 
 
 @pytest.fixture
@@ -97,20 +105,25 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
 
 
+def edit_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the core had been edited before this process began."""
+    monkeypatch.setattr(cells_of, "code_version", lambda *rooms: "another")
+    monkeypatch.setattr(cells_of, "core_version", lambda: "another")
+
+
 def states(done: Sweep) -> list[str]:
     return [done.statuses[cell.key].state for cell in done.cells]
 
 
 def leave_run(work: Work, name: str, finished: int = 2, cycles: int = 2) -> Path:
-    """A run folder such as `loop.cycles` makes, which the cell names as its own."""
+    """A run folder such as `loop.cycles` makes, and the process of the cell locked it."""
     folder = work.cell.below.parents[1] / name
     store.write_json(folder / "manifest.json", {"format": 1, "experiment": {"protocol": {"cycles": cycles}}, "environment": {}})
     for cycle in range(finished):
         store.write_json(
             folder / f"cycle_{cycle:03d}" / "record.json", {"cycle": cycle, "metrics": {"accuracy": 0.5}, "seconds": {"fit": 0.0}}
         )
-    with open(work.cell.folder / store.RUNS, "a", encoding="utf-8") as file:
-        file.write(f"{os.path.relpath(folder, work.cell.folder)}\n")
+    (folder / ".owner").write_text(f"{process_of(work)} on {platform.node()}")
     return folder
 
 
@@ -157,7 +170,7 @@ def test_a_cell_whose_runs_are_not_whole_is_executed_again(
     elif harm == "damage":
         (runs[1] / "cycle_001/record.json").write_text("{")
     else:
-        monkeypatch.setattr(store, "package", lambda: "another")
+        edit_core(monkeypatch)
     assert start(parameters={"seeds": [0]}).finished
     assert pretended.names[2:] == (["a, seeds 0", "b, seeds 0"] if harm == "version" else ["b, seeds 0"])
     assert start(parameters={"seeds": [0]}).finished and len(pretended.works) == (4 if harm == "version" else 3)  # old runs are forgotten
@@ -168,10 +181,10 @@ def test_combinations_that_there_are_not_are_finished(
 ) -> None:
     pretended.act = lambda work: cells_of._outcome("NothingToRun", "b has no 1", False) if work.cell.name == "b, seeds 1" else DONE_WELL
     done = start()
-    assert states(done) == [DONE, DONE, DONE, EMPTY] and done.finished and len(pretended.reports) == 1
-    assert command.conclude(done) == 0 and "3 done, 1 no such combination" in capsys.readouterr().out
-    assert states(start()) == [DONE, DONE, DONE, EMPTY] and len(pretended.works) == 4
-    monkeypatch.setattr(store, "package", lambda: "another")  # which may have it
+    assert states(done) == [DONE] * 4 and done.finished and len(pretended.reports) == 1
+    assert command.conclude(done) == 0 and "4 cells: 4 done" in capsys.readouterr().out
+    assert states(start()) == [DONE] * 4 and len(pretended.works) == 4
+    edit_core(monkeypatch)  # which may have it
     pretended.act = lambda work: DONE_WELL
     assert states(start()) == [DONE] * 4 and pretended.names[4:] == pretended.names[:4]
 
@@ -213,11 +226,11 @@ def test_an_error_of_the_worker_is_kept_too(start: Callable[..., Sweep], pretend
 def test_a_killed_cell_is_started_again_so_many_times(
     start: Callable[..., Sweep], pretended: Pretended, deaths: int, retries: int, executed: int
 ) -> None:
-    pretended.act = lambda work: (DIED, "Died", "by SIGKILL") if len(pretended.works) <= deaths else DONE_WELL
+    pretended.act = lambda work: (KILLED, "Died", "by SIGKILL") if len(pretended.works) <= deaths else DONE_WELL
     one = {"seeds": [0], "names": ["a"]}
     done = start(parameters=one, retries=retries)
     survived = executed > deaths
-    assert len(pretended.works) == executed and states(done) == [DONE if survived else DIED] and done.finished is survived
+    assert len(pretended.works) == executed and states(done) == [DONE if survived else KILLED] and done.finished is survived
     assert command.conclude(done) == (0 if survived else 1)
     assert done.statuses[done.cells[0].key].attempts == executed
     assert start(parameters=one, retries=10).finished  # the next call tries anew, without --retry
@@ -237,7 +250,7 @@ def test_a_process_that_says_nothing_has_died(path: Path, tmp_path: Path, monkey
     done = sweep(path, {"runs": str(tmp_path / "runs"), "names": ["a"], "seeds": [0]}, kernel_free=True, workers=1, retries=0)
     (cell,) = done.cells
     told = done.statuses[cell.key]
-    assert (told.state, told.kind, told.reason) == (DIED, "Died", died + str(cell.folder / "log.txt"))
+    assert (told.state, told.kind, told.reason) == (KILLED, "Died", died + str(cell.folder / "log.txt"))
     assert (cell.folder / "log.txt").read_text() == ("words\n" if "words" in program else "")
 
 
@@ -246,8 +259,8 @@ def test_a_process_that_says_nothing_has_died(path: Path, tmp_path: Path, monkey
     [
         ("print(names)", ("", ""), DONE),
         ("raise ValueError('no such thing')", ("ValueError", "no such thing"), FAILED),
-        ("from alnb.store.stop import TimeIsUp\nraise TimeIsUp('stopped')", ("TimeIsUp", "stopped"), STOPPED),
-        ("from alnb.loop.experiment import NothingToRun\nraise NothingToRun('none')", ("NothingToRun", "none"), EMPTY),
+        ("from alnb.store.stop import TimeIsUp\nraise TimeIsUp('stopped')", ("TimeIsUp", "stopped"), TODO),
+        ("from alnb.loop.experiment import NothingToRun\nraise NothingToRun('none')", ("NothingToRun", "none"), DONE),
         ("from alnb.store import Locked\nraise Locked('in use')", ("Locked", "in use"), BUSY),
     ],
 )
@@ -268,7 +281,7 @@ def test_what_the_process_of_a_cell_tells(
 def test_what_says_that_it_runs_and_is_held_by_nobody_has_died(start: Callable[..., Sweep], pretended: Pretended) -> None:
     (cell,) = start(parameters={"seeds": [0], "names": ["a"]}).cells
     cells_of._write(cell, replace(cells_of.read(cell), state=RUNNING))
-    assert cells_of.look(cell).state == DIED and "killed" in cells_of.look(cell).reason
+    assert cells_of.look(cell).state == KILLED and "killed" in cells_of.look(cell).reason
     with store.exclusive(cell.folder, wait=False):
         seen: list[str] = []
         thread = threading.Thread(target=lambda: seen.append(cells_of.look(cell).state))
@@ -292,7 +305,7 @@ def test_a_cell_file_that_is_damaged_is_named(
     file.unlink()
     assert start().finished and pretended.names[6:] == ["a, seeds 1"]
     store.write_json(file, {**store.read_json(file), "mood": "good"})
-    with pytest.raises(store.Corrupted, match=r"cell\.json has mood, of which this version knows nothing"):
+    with pytest.raises(store.Corrupted, match=r"cell\.json has unknown fields .mood."):
         start()
 
 
@@ -305,7 +318,12 @@ def test_a_worker_of_another_version_is_refused_and_named(start: Callable[..., S
         done = start(executor=executor)
     told = done.statuses[done.cells[0].key]
     assert states(done) == [FAILED] * 4 and told.kind == "OtherVersion" and pretended.works == []
-    parts = (f"(process {os.getpid()})", f"has alnb {store.package()}", "the sweep has 0.0.9 abcdef", "install the same version there")
+    parts = (
+        f"(process {os.getpid()})",
+        f"has alnb {cells_of.package_version()}",
+        "the sweep has 0.0.9 abcdef",
+        "install the same version there",
+    )
     assert all(part in told.reason for part in parts)
     assert start().finished  # a cell that was never begun is no failed one
 
@@ -437,13 +455,13 @@ def test_a_run_that_stays_in_use_is_not_waited_for_without_end(
 
 def test_no_two_pieces_of_work_are_equal(start: Callable[..., Sweep], pretended: Pretended) -> None:
     """An engine that takes equal work for done, as Dask does, would hand out the outcome of the first attempt again."""
-    pretended.act = lambda work: (DIED, "Died", "killed")
+    pretended.act = lambda work: (KILLED, "Died", "killed")
     start(parameters={"seeds": [0], "names": ["a"]})
     assert len(set(map(repr, pretended.works))) == len(pretended.works) == 3
 
 
 def test_who_was_begun_with_other_threads_keeps_them_whatever_befalls_it(start: Callable[..., Sweep], pretended: Pretended) -> None:
-    pretended.act = lambda work: (STOPPED, "TimeIsUp", "")
+    pretended.act = lambda work: (TODO, "TimeIsUp", "")
     start(parameters={"seeds": [0], "names": ["a"]}, threads=3)
 
     class Broken(ThreadPoolExecutor):
@@ -474,28 +492,49 @@ def test_a_notebook_that_was_edited_meanwhile_is_not_executed(start: Callable[..
     assert start(retry=True).finished
 
 
-def test_a_process_with_other_code_computes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(store.CELL, str(tmp_path))
-    monkeypatch.setenv(store.CODE, store.package())
-    store.Run(tmp_path / "run").announce()
-    monkeypatch.setenv(store.CODE, "0.0 of yesterday")
-    with pytest.raises(store.CodeChanged, match=r"it was 0\.0 of yesterday when the sweep began: nothing was computed"):
-        store.Run(tmp_path / "run").announce()
-
-
-def test_what_a_cell_took_is_what_its_runs_took_and_a_second_look_is_no_work(
+def test_nothing_is_computed_after_the_core_was_edited(
     start: Callable[..., Sweep], pretended: Pretended, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A new process would run the new code, and records would mix two versions."""
+
     def act(work: Work) -> Outcome:
-        record = leave_run(work, work.cell.name) / "cycle_001/record.json"
-        store.write_json(record, {**store.read_json(record), "seconds": {"fit": 500.0}})
+        monkeypatch.setattr(cells_of, "code_version", lambda *rooms: "0.1.0 of now")
         return DONE_WELL
 
     pretended.act = act
-    done = start(parameters={"seeds": [0]})
-    assert [status.seconds for status in done.statuses.values()] == [500.0, 500.0]
-    monkeypatch.setattr(store, "package", lambda: "another")
-    assert [status.seconds for status in start(parameters={"seeds": [0]}).statuses.values()] == [500.0, 500.0]
+    cells_of.core_version(), cells_of.package_version()
+    done = start()
+    assert states(done) == [DONE, FAILED, FAILED, FAILED] and len(pretended.works) == 1
+    status = done.statuses[done.cells[1].key]
+    assert status.kind == "CodeChanged" and "alnb in " in status.reason and "nothing was computed" in status.reason
+
+
+def test_only_the_core_counts_for_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = ("store", "data", "learn", "acquire", "loop", "report", "notebook", "widgets", "papers")
+    for room in rooms:
+        (tmp_path / "alnb" / room / "part").mkdir(parents=True)
+        (tmp_path / "alnb" / room / "part/file.py").write_text("a = 1")
+    monkeypatch.setattr(cells_of, "PACKAGE", tmp_path)
+    before = {"core": cells_of.code_version(*CORE), "all": cells_of.code_version()}
+    for room in rooms:
+        (tmp_path / "alnb" / room / "part/file.py").write_text("a = 2")
+        assert (cells_of.code_version(*CORE) != before["core"]) == (room in CORE) and cells_of.code_version() != before["all"]
+        (tmp_path / "alnb" / room / "part/file.py").write_text("a = 1")
+    assert {"core": cells_of.code_version(*CORE), "all": cells_of.code_version()} == before
+
+
+def test_a_second_look_at_complete_runs_is_no_work(
+    start: Callable[..., Sweep], pretended: Pretended, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act(work: Work) -> Outcome:
+        clock.time += 500 if len(pretended.works) <= 2 else 3
+        return DONE_WELL
+
+    pretended.act = act
+    one = {"seeds": [0]}
+    assert [status.seconds for status in start(parameters=one).statuses.values()] == [500, 500]
+    edit_core(monkeypatch)
+    assert [status.seconds for status in start(parameters=one).statuses.values()] == [500, 500] and len(pretended.works) == 4
     assert start(parameters={"seeds": [0, 1]}, dry_run=True).left_seconds == 1000
 
 
@@ -534,9 +573,8 @@ def test_any_executor_will_do_and_gets_plain_values(start: Callable[..., Sweep],
             return future
 
     assert start(executor=Sent()).finished and len(pretended.works) == 4
-    assert engine.given(Sent()).capacity > 1000
-    with ThreadPoolExecutor(3) as pool:
-        assert engine.given(pool).capacity == 3
+    with engine._workers(Sent(), Options()) as many, ThreadPoolExecutor(3) as pool, engine._workers(pool, Options(threads=2)) as few:
+        assert (many.capacity > 1000, many.threads, few.capacity, few.threads) == (True, 1, 3, 2)
 
 
 def test_no_more_cells_are_handed_out_than_there_are_workers(start: Callable[..., Sweep], pretended: Pretended) -> None:
@@ -563,7 +601,8 @@ def test_workers_get_a_gpu_each_and_their_share_of_the_cores(
     both = threading.Barrier(2, timeout=30)
     pretended.act = lambda work: (both.wait(), DONE_WELL)[1]
     with ThreadPoolExecutor(2) as pool:
-        done = start(executor=nullcontext(Workers(pool, 2, threads=3, gpus=("4", "7"))), threads=None)
+        monkeypatch.setattr(engine, "local", lambda *_: nullcontext(Workers(pool, 2, threads=3, gpus=("4", "7"))))
+        done = start(threads=None)
     assert done.finished
     given = [work.environment["CUDA_VISIBLE_DEVICES"] for work in pretended.works]
     assert {*given[:2]} == {*given[2:]} == {"4", "7"}
@@ -571,14 +610,14 @@ def test_workers_get_a_gpu_each_and_their_share_of_the_cores(
         environment = cells_of.environment(work)
         assert work.threads == 3 and {environment[name] for name in environment if name.endswith("_NUM_THREADS")} == {"3"}
         assert environment["ALNB_DATA"] == "/data/sets" and environment["OMP_WAIT_POLICY"] == "PASSIVE"
-        assert environment["ALNB_WORKSPACE"] == str(store.workspace()) and environment[store.CELL] == str(work.cell.folder)
+        assert environment["ALNB_WORKSPACE"] == str(store.workspace())
         assert environment[pause.STOP] == work.stop and environment[pause.DEADLINE] == "" and work.cell.folder.is_absolute()
         assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(Path(cells_of.__file__).parents[3])
 
 
 def test_a_cell_goes_on_with_the_threads_it_was_begun_with(start: Callable[..., Sweep], pretended: Pretended) -> None:
     one = {"seeds": [0], "names": ["a"]}
-    pretended.act = lambda work: (STOPPED, "TimeIsUp", "")
+    pretended.act = lambda work: (TODO, "TimeIsUp", "")
     start(parameters=one, threads=3)
     start(parameters=one, threads=None)
     start(parameters=one, threads=2)
@@ -629,7 +668,7 @@ def test_an_executor_that_breaks_ends_the_sweep_and_asks_its_cells_to_stop(
     with Broken(2) as executor, pytest.raises(RuntimeError, match="the pool is broken"):
         start(executor=executor)
     assert len(pretended.works) == 1 and not list((tmp_path / "runs/cells").glob(".*"))
-    assert cells_of.read(pretended.works[0].cell).state == STOPPED
+    assert cells_of.read(pretended.works[0].cell).state == TODO
 
 
 def until_asked_to_stop(work: Work) -> Outcome:
@@ -649,17 +688,17 @@ def test_nothing_is_begun_when_time_is_up_and_what_is_left_is_said(
 ) -> None:
     def act(work: Work) -> Outcome:
         clock.time += 30
-        return (STOPPED, "TimeIsUp", "stopped as asked for") if clock.time > (work.deadline or clock.time) else DONE_WELL
+        return (TODO, "TimeIsUp", "stopped as asked for") if clock.time > (work.deadline or clock.time) else DONE_WELL
 
     pretended.act = act
     began = clock.time
     done = start(time_limit=80)
-    assert states(done) == [DONE, DONE, STOPPED, NEW] and len(pretended.works) == 3 and pretended.reports == []
+    assert states(done) == [DONE, DONE, TODO, TODO] and len(pretended.works) == 3 and pretended.reports == []
     assert {work.deadline for work in pretended.works} == {began + 80}
     assert command.conclude(done) == command.LEFT == 75
     told = capsys.readouterr().err
-    assert "2 cells left: the rest may take 60 s of work, as finished cells suggest; the same command goes on from there" in told
-    assert states(start(time_limit=1)) == [DONE, DONE, STOPPED, NEW] and len(pretended.works) == 3  # too short for anything
+    assert "2 cells left: the rest may take 60 s of work; the same command continues from there" in told
+    assert states(start(time_limit=1)) == [DONE, DONE, TODO, TODO] and len(pretended.works) == 3  # too short for anything
     assert start().finished and pretended.names[3:] == ["b, seeds 0", "b, seeds 1"]
 
 
@@ -695,8 +734,8 @@ def test_a_notebook_is_found_in_the_project_too(pretended: Pretended, path: Path
 
 
 def test_workers_of_this_machine_are_none_of_a_cluster(path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["sweep", str(path), "--cluster", "tcp://127.0.0.1:1", "--workers", "2"]) == 2
-    assert "--workers is how many cells run on this machine at once" in capsys.readouterr().err
+    assert main(["sweep", str(path), "--scheduler", "tcp://127.0.0.1:1", "--workers", "2"]) == 2
+    assert "--workers is for this machine" in capsys.readouterr().err
 
 
 def test_the_whole_is_stopped_too_when_time_is_up(start: Callable[..., Sweep], pretended: Pretended) -> None:
@@ -725,7 +764,7 @@ def test_who_has_not_stopped_yet_can_still_see_that_it_is_to(start: Callable[...
 def test_a_worker_that_is_late_begins_nothing(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
     start(parameters={"seeds": [0], "names": ["a"]})
     work = pretended.works[0]
-    begun = replace(cells_of.read(work.cell), state=STOPPED, package="other")
+    begun = replace(cells_of.read(work.cell), state=TODO, core="other")
     cells_of._write(work.cell, begun)
     assert cells_of.run(replace(work, deadline=time.time() - 1)) == begun
     (tmp_path / "stop").touch()
@@ -741,9 +780,9 @@ def test_who_does_not_stop_when_asked_is_late_after_some_time(start: Callable[..
     assert not work.late
     os.utime(stop, (now - cells_of.GRACE - 1, now - cells_of.GRACE - 1))
     assert work.late
-    assert cells_of._outcome("DeadKernelError", "it was killed", False)[0] == DIED
-    assert cells_of._outcome("DeadKernelError", "it was killed", True)[0] == STOPPED
-    assert cells_of._outcome("RuntimeError", "Kernel died before replying to kernel_info", False)[0] == DIED
+    assert cells_of._outcome("DeadKernelError", "it was killed", False)[0] == KILLED
+    assert cells_of._outcome("DeadKernelError", "it was killed", True)[0] == TODO
+    assert cells_of._outcome("RuntimeError", "Kernel died before replying to kernel_info", False)[0] == KILLED
     assert cells_of._outcome("RuntimeError", "mat1 and mat2 shapes cannot be multiplied", False)[0] == FAILED
 
 
@@ -758,7 +797,7 @@ def test_ctrl_c_stops_at_a_checkpoint(
     arguments = ["sweep", str(path), "--kernel-free", "--workers", "1", "-p", "runs", str(tmp_path / "runs")]
     assert main(arguments) == 130
     assert "stopping at the next checkpoint" in capsys.readouterr().err and not list((tmp_path / "runs/cells").glob(".*"))
-    assert len(pretended.works) == 1 and cells_of.look(pretended.works[0].cell).state == STOPPED
+    assert len(pretended.works) == 1 and cells_of.look(pretended.works[0].cell).state == TODO
     pretended.act = lambda work: DONE_WELL
     assert main(arguments) == 0 and len(pretended.works) == 5
 
@@ -772,7 +811,7 @@ def test_a_request_to_end_is_as_ctrl_c_while_it_sweeps(start: Callable[..., Swee
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         start()
-    assert signal.getsignal(signal.SIGTERM) is before and cells_of.look(pretended.works[0].cell).state == STOPPED
+    assert signal.getsignal(signal.SIGTERM) is before and cells_of.look(pretended.works[0].cell).state == TODO
 
 
 def test_a_second_ctrl_c_gives_no_more_time(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
@@ -788,7 +827,7 @@ def test_a_second_ctrl_c_gives_no_more_time(start: Callable[..., Sweep], pretend
     pretended.act = act
     with pytest.raises(KeyboardInterrupt):
         start()
-    assert cells_of.look(pretended.works[0].cell).state == STOPPED and not list((tmp_path / "runs/cells").glob(".*"))
+    assert cells_of.look(pretended.works[0].cell).state == TODO and not list((tmp_path / "runs/cells").glob(".*"))
 
 
 # ---- dry runs --------------------------------------------------------------------------------------------------------------------
@@ -796,9 +835,9 @@ def test_a_second_ctrl_c_gives_no_more_time(start: Callable[..., Sweep], pretend
 
 def test_a_dry_run_writes_nothing(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     done = start(dry_run=True)
-    assert states(done) == [NEW] * 4 and done.left_seconds is None and pretended.works == []
+    assert states(done) == [TODO] * 4 and done.left_seconds is None and pretended.works == []
     told = capsys.readouterr().out
-    assert "a, seeds 0  to do" in told and "4 cells: 4 to do" in told and "is not known before one such cell has finished" in told
+    assert "a, seeds 0  to do" in told and "4 cells: 4 to do" in told and "is known once one such cell has finished" in told
     assert not (tmp_path / "runs").exists()
 
 
@@ -821,10 +860,10 @@ def test_a_dry_run_says_what_is_done_and_how_long_the_rest_may_take(
     assert {name: held for name, held in tree(tmp_path / "runs").items() if not name.endswith("/.lock")} == {
         name: held for name, held in before.items() if not name.endswith("/.lock")
     }
-    assert states(done) == [DONE, NEW, DONE, DIED] and done.left_seconds == 500  # as those of the same name took
+    assert states(done) == [DONE, TODO, DONE, KILLED] and done.left_seconds == 500  # as those of the same name took
     told = capsys.readouterr().out
     assert "a, seeds 0  done    2 min" in told and "2 done, 1 killed, 1 to do" in told
-    assert "the rest may take 8 min of work, 4 min on 2 workers, as finished cells suggest" in told
+    assert "the rest may take 8 min of work, 4 min on 2 workers" in told
     cells_of._write(pretended.works[2].cell, replace(cells_of.read(pretended.works[2].cell), state=FAILED, kind="ValueError", reason="no"))
     assert start(dry_run=True).left_seconds == 100 and start(dry_run=True, retry=True).left_seconds == 500
     assert "b, seeds 1  failed  ValueError: no" in capsys.readouterr().out
@@ -857,7 +896,7 @@ def test_without_papermill_the_whole_is_left_to_another_machine(
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     done = start(kernel_free=None)
     assert done.finished and len(pretended.works) == 4 and pretended.reports == [] and command.conclude(done) == 0
-    assert "papermill is not installed here: execute the same sweep where it is" in capsys.readouterr().err
+    assert "papermill is not installed here: start the same sweep where it is" in capsys.readouterr().err
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------------------

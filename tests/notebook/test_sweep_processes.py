@@ -17,10 +17,10 @@ from sweeping import ORDER, UPDATES, experiment_of, table
 
 from alnb import store
 from alnb.__main__ import main
-from alnb.notebook import kernel_free
 from alnb.notebook.sweep import Sweep, command, engine, sweep
 from alnb.notebook.sweep import cell as cells_of
-from alnb.notebook.sweep.cell import DONE, FAILED, STOPPED
+from alnb.notebook.sweep.cell import DONE, FAILED, TODO
+from alnb.report import records
 
 
 @pytest.fixture(autouse=True)
@@ -37,18 +37,17 @@ def until(happened: Callable[[], object], process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_whatever_befalls_a_sweep_it_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """In the middle of the training of each cycle in turn: its time is up, Ctrl-C, SIGTERM, SIGKILL of the sweep, SIGKILL of the cell.
+    """In the middle of the training of each cycle in turn: its time is up, Ctrl-C, SIGKILL of the sweep, SIGKILL of the cell.
 
     One test, since each process that imports torch takes seconds.
     """
     path, runs, order = experiment_of(tmp_path), tmp_path / "runs", tmp_path / "order"
     monkeypatch.setattr(engine, "_report", lambda result, deadline: None)  # the execution over the whole is another test's
     one = {"strategies": ["nearly_tied"], "seeds": [0]}
-    kernel_free.execute(path, {**one, "runs": str(tmp_path / "undisturbed")})  # in this process, and in peace
-    expected = table(tmp_path / "undisturbed")
 
     def start(**options: Any) -> Sweep:
         return sweep(path, {**one, "runs": str(runs)}, kernel_free=True, workers=1, threads=1, **options)
@@ -56,27 +55,27 @@ def test_whatever_befalls_a_sweep_it_ends_with_the_same_bits(
     order.write_text("late 0")  # so that the time is up just there, however slow the machine
     done = start(time_limit=3600)
     (cell,) = done.cells
-    assert done.statuses[cell.key].state == STOPPED and command.conclude(done) == 75
+    assert done.statuses[cell.key].state == TODO and command.conclude(done) == 75
     assert f"stopped as asked for, cycle 0, update {UPDATES // 2} of {UPDATES}" in done.statuses[cell.key].reason
-    assert "1 cell left: how long the rest takes is not known" in capsys.readouterr().err
-    (run,) = cell.runs()
+    assert "1 cell left: how long the rest takes is known once" in capsys.readouterr().err
+    (run,) = records.runs(runs)
     assert store.read_tensors(run.folder(0) / "net.pt")["step"] == UPDATES // 2 and run.records() == []
 
-    for cycle, what, number in ((1, "wait", signal.SIGINT), (2, "wait", signal.SIGTERM), (3, "hang", signal.SIGKILL)):
+    for cycle, what, number in ((1, "wait", signal.SIGINT), (2, "hang", signal.SIGKILL)):
         order.write_text(f"{what} {cycle}")
         end_sweep(path, runs, number, order.with_suffix(".here"))
         assert len(run.records()) == cycle
         assert number is signal.SIGKILL or store.read_tensors(run.folder(cycle) / "net.pt")["step"] == UPDATES // 2
 
-    order.write_text("kill 4")
+    order.write_text("kill 3")
     capsys.readouterr()
     done = start()
     log = cell.folder / "log.txt"
     said = f"killed Died: its process ended by signal SIGKILL (out of memory?); what it printed: {log}"
     assert order.with_suffix(".here").exists() and said in capsys.readouterr().out and "nearly_tied 22" in log.read_text()
-    assert done.finished and done.statuses[cell.key].attempts == 6 and cells_of.look(cell) == done.statuses[cell.key]
-    assert table(runs) == expected and [len(records) for records in expected.values()] == [5, 0]
-    assert [one.path for one in cell.runs()] == [run.path]
+    assert done.finished and done.statuses[cell.key].attempts == 5 and cells_of.look(cell) == done.statuses[cell.key]
+    assert table(runs) == undisturbed and [len(cycles) for cycles in undisturbed.values()] == [5, 0]
+    assert [cell.folder / name for name in done.statuses[cell.key].runs] == [cell.folder / os.path.relpath(run.path, cell.folder)]
 
 
 def end_sweep(path: Path, runs: Path, number: signal.Signals, here: Path) -> None:
@@ -95,10 +94,11 @@ def end_sweep(path: Path, runs: Path, number: signal.Signals, here: Path) -> Non
     if number is signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 130 and "what was complete is kept; the same command goes on from there" in told
+        assert process.returncode == 130 and "what is complete is kept; the same command continues from there" in told
     assert not list((runs / "cells").glob(".*"))  # no file that asks to stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free", [True, False], ids=["process", "kernel"])
 def test_who_does_not_stop_when_time_is_up_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: bool) -> None:
     monkeypatch.setattr(cells_of, "GRACE", 0.5)
@@ -108,7 +108,7 @@ def test_who_does_not_stop_when_time_is_up_is_killed(tmp_path: Path, monkeypatch
     limit = 1 if free else 4  # a kernel that does not run yet would not be the case
     done = sweep(path, {"runs": str(tmp_path / "runs")}, kernel_free=free, workers=1, threads=1, time_limit=limit)
     assert time.monotonic() - began < 60
-    assert done.statuses[done.cells[0].key].state == STOPPED and cells_of.look(done.cells[0]).state == STOPPED and len(done.left) == 1
+    assert done.statuses[done.cells[0].key].state == TODO and cells_of.look(done.cells[0]).state == TODO and len(done.left) == 1
 
 
 CELLS = """\
@@ -126,6 +126,7 @@ if seeds == [2] and first("died"):
     os.kill(os.getpid(), signal.SIGKILL)"""
 
 
+@pytest.mark.slow
 def test_a_sweep_by_papermill(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     """One cell fails, one is killed; then, the cause being mended, the rest, and the notebook over the whole grid."""
     path = notebook_of(

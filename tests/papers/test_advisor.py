@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alnb.papers import advisor
-from alnb.papers.advisor import ADVISED, Advice, _Anchor, _interpolate, advise
-from alnb.papers.bengar2021 import claims
+from alnb.papers.advisor import ADVISED, Advice, Threshold, _interpolate, advise
+from alnb.papers.bengar2021 import claims, thresholds
 from alnb.papers.published import published
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
@@ -123,7 +123,7 @@ def test_records_count_before_the_papers() -> None:
 def test_kcenter_below_where_records_show_so() -> None:
     frame = runs("cifar10", at=40, below="kcenter", steps=(5, 50))
     frame.loc[(frame["n_labelled"] == 250) & (frame["strategy"] != "random"), "accuracy"] -= 0.1  # there random is best
-    assert claims.threshold(frame) == 100
+    assert thresholds.threshold(frame) == 100
     advice = advise(10, 50_000, 200, True, frame)
     assert advice.strategy == "kcenter" and "On cifar10, up to this budget, at scale laptop, over random: entropy -" in advice.why
     assert advise(10, 50_000, 99, True, frame).strategy == "random"  # no point is as small: nothing shows it
@@ -183,7 +183,7 @@ def test_what_the_records_do_not_decide_is_left_to_random() -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(2, 300), st.floats(1, 500)), min_size=1, max_size=5, unique_by=lambda p: p[0]), st.integers(2, 400))
 def test_interpolation_is_numpys(points: list[tuple[int, float]], classes: int) -> None:
-    anchors = [_Anchor(f"d{c}", c, labels, False, (str(c),)) for c, labels in points]
+    anchors = [Threshold(f"d{c}", c, labels, False, (str(c),)) for c, labels in points]
     x, y = zip(*sorted(points), strict=True)
     assert _interpolate(anchors, classes).labels == pytest.approx(numpy.interp(classes, x, y))
     bounds = [dataclasses.replace(anchor, bound=True) for anchor in anchors]
@@ -196,7 +196,7 @@ def test_paper_scale_counts_before_laptop_and_smoke_never() -> None:
     assert advice.strategy == "random" and "scale paper" in advice.evidence[0] and "threshold of 150" in advice.why
     assert "scale laptop" in advise(10, 50_000, 1_000, True, pandas.concat([laptop, smoke])).evidence[0]
     advice = advise(10, 50_000, 1_000, True, smoke)
-    assert advice.source == "papers" and "because the records hold no runs at scale paper or laptop" in advice.why
+    assert advice.source == "papers" and "because the records hold no runs at a scale that decides" in advice.why
     assert "in independent numbers" in advise(10, 50_000, 300, False, smoke).why
 
 

@@ -268,7 +268,8 @@ def test_strategies_that_have_not_chosen_yet_refute_nothing() -> None:
 def test_the_correlation_is_drawn_again_with_the_seeds() -> None:
     three = pandas.concat([runs(as_claimed), runs(cifar100_as_claimed, "cifar100"), runs(tiny_as_claimed, "tiny_imagenet")])
     assert (
-        thresholds.bootstrap_correlation(three[three["dataset"] != "cifar10"]) == "no bootstrap of the correlation: 2 data sets, and it needs 3"
+        thresholds.bootstrap_correlation(three[three["dataset"] != "cifar10"])
+        == "no bootstrap of the correlation: 2 data sets, and it needs 3"
     )
     wins = pandas.concat(
         runs(

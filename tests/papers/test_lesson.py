@@ -13,9 +13,11 @@ import torch
 from conftest import images_of
 
 import alnb
-from alnb import notebook
+from alnb import papers
 from alnb.acquire import STRATEGIES
 from alnb.data import ImageSet
+from alnb.notebook.cells import BATCH
+from alnb.notebook.execute import execute
 from alnb.papers import lesson as teaching
 from alnb.papers import quickstart
 from alnb.report import records
@@ -30,7 +32,10 @@ def naive_neighbours(features: torch.Tensor, i: int, k: int) -> list[int]:
 def setting_of(train: ImageSet, test: ImageSet) -> quickstart.Setting:
     recipe = alnb.Recipe(epochs=1, batch=8, lr=0.05)
     net = functools.partial(alnb.nets.small, width=4)
-    return quickstart.Setting(train, test, "smoke", 6, 3, 2, net, recipe, recipe, recipe)
+    return quickstart.Setting(
+        dataset="bars", scale="smoke", cycles=2, net=net, train=train, test=test, initial=6, budget=3, recipe=recipe, pretraining=recipe,
+        head=recipe,
+    )  # fmt: skip
 
 
 def frame_of(accuracies: dict[tuple[str, str, int], list[float]]) -> pandas.DataFrame:
@@ -52,7 +57,7 @@ def test_starts_keep_the_contract(name: str, train: ImageSet, learner: alnb.Lear
     pool = alnb.Pool.of(train.images).acquire(torch.arange(5), train.targets[:5], 0)
 
     def asked(seed: int) -> list[int]:
-        found: list[int] = first(alnb.Query(pool, None, pool.unlabelled, 6, alnb.rng.generator(seed, "query", 0))).tolist()
+        found: list[int] = first(alnb.Query(pool, None, pool.unlabelled, 6, alnb.Stream(seed))).tolist()
         return found
 
     assert len(set(asked(0))) == 6 and set(asked(0)) <= set(pool.unlabelled.tolist())
@@ -61,46 +66,22 @@ def test_starts_keep_the_contract(name: str, train: ImageSet, learner: alnb.Lear
     assert not name.startswith("class-even") or torch.bincount(train.targets[asked(0)]).tolist() == [2, 2, 2]
 
 
-def test_an_untrained_net_is_asked_as_any_other(train: ImageSet, learner: alnb.Learner) -> None:
-    pool = alnb.Pool.of(train.images)
-    query = alnb.Query(pool, None, pool.unlabelled, 4, alnb.rng.generator(3, "query", 0))
-    found = teaching.untrained(learner, 3, STRATEGIES["margin"])(query)
-    seed = int(torch.randint(2**31, (), generator=alnb.rng.generator(3, "query", 0)))
-    net = learner.build(3, seed, "untrained").eval()
-    assert found.tolist() == STRATEGIES["margin"](alnb.Query(pool, net, pool.unlabelled, 4, query.rng)).tolist() and query.net is None
-
-
-def test_typical_images_are_of_all_bars(train: ImageSet) -> None:
-    """Three bars, three clusters."""
-    pool = alnb.Pool.of(train.images)
-    found = teaching.typical_start(alnb.Query(pool, None, pool.unlabelled, 3, alnb.rng.generator(0, "query", 0)))
-    assert sorted(train.targets[found].tolist()) == [0, 1, 2]
-    with pytest.raises(ValueError, match="7 typical images were asked for, of 4 candidates"):
-        teaching.typical_start(alnb.Query(pool, None, torch.arange(4), 7, alnb.rng.generator(0, "query", 0)))
-
-
 def test_cold_starts_go_through_the_loop(tmp_path: Path) -> None:
     """And are found again; each start of a seed has a folder of its own."""
     setting = setting_of(images_of(60), images_of(30, seed=1))
-    start = quickstart.start(setting, "from scratch", runs=tmp_path)
-    found = []
-    for name in teaching.STARTS:
-        arguments = teaching.cold(setting, start, name, 0)
-        run = quickstart.run(arguments, tmp_path)
-        assert [cycle.n_labelled for cycle in alnb.cycles(run, **arguments)] == [3, 6]
-        before = (run.folder(1) / "record.json").stat().st_mtime_ns
-        assert len(list(alnb.cycles(quickstart.run(arguments, tmp_path), **arguments))) == 2
-        assert (run.folder(1) / "record.json").stat().st_mtime_ns == before
-        found.append((run, arguments["columns"]))
-    asked = teaching.asked(found)
+    start, jobs = quickstart.start(setting, "scratch", runs=tmp_path), teaching.cold_jobs(setting, [0])
+    finished = papers.run(jobs, lambda job: teaching.cold(setting, start, job), tmp_path)
+    assert [tags["strategy"] for _, tags in finished] == list(teaching.STARTS) and not papers.find(jobs, tmp_path)[1]
+    assert all([record["n_labelled"] for record in run.records()] == [3, 6] for run, _ in finished)
+    asked = teaching.asked(finished)
     assert list(asked) == list(teaching.STARTS) and all(run[k].shape == (3,) for (run,) in asked.values() for k in (0, 1))
     assert asked["random, then random"][0][0].tolist() == asked["random, then entropy"][0][0].tolist()
     variety = teaching.variety(asked, setting.train.targets)
     assert variety == {name: len(set(setting.train.targets[run[0]].tolist())) for name, (run,) in asked.items()}
     assert variety["class-even, then entropy"] == 3
-    lines = teaching.about_starts(records.frame(found), asked, setting.train.targets)
+    lines = teaching.about_starts(records.frame(finished), asked, setting.train.targets)
     assert len(lines) == 6 and "class-even, then entropy 3.0" in lines[0] and all("is not decided" in line for line in lines[1:])
-    assert teaching.draw_starts(records.frame(found), [3, 6]).axes[1].get_title() == "6 labels"
+    assert teaching.draw_starts(records.frame(finished), [3, 6]).axes[1].get_title() == "6 labels"
 
 
 # ---- what lies near what ---------------------------------------------------------------------------------------------------------
@@ -120,8 +101,8 @@ def test_neighbours_are_those_of_the_report_room() -> None:
 
 def test_the_image_that_spaces_differ_about() -> None:
     shares = {"a": torch.tensor([0.5, 0.9, 0.1]), "b": torch.tensor([0.4, 0.2, 0.8]), "c": torch.tensor([0.5, 0.5, 0.5])}
-    assert teaching.told_apart(shares) == 1
-    assert teaching.told_apart({"a": torch.tensor([1.0, 1.0])}) == 0
+    assert teaching.most_different(shares) == 1
+    assert teaching.most_different({"a": torch.tensor([1.0, 1.0])}) == 0
 
 
 def test_pixels(train: ImageSet) -> None:
@@ -158,9 +139,9 @@ def test_spread_against_loops() -> None:
 
 
 def test_sentences_say_what_was_measured_and_not_what_is_said() -> None:
-    worse = {("from scratch", "random", k): [0.8, 0.81, 0.82] for k in range(3)}
-    worse |= {("from scratch", "margin", k): [0.7, 0.71, 0.73] for k in range(3)}
-    worse |= {("from scratch", "kcenter", k): [0.9, 0.92, 0.93] for k in range(3)}
+    worse = {("scratch", "random", k): [0.8, 0.81, 0.82] for k in range(3)}
+    worse |= {("scratch", "margin", k): [0.7, 0.71, 0.73] for k in range(3)}
+    worse |= {("scratch", "kcenter", k): [0.9, 0.92, 0.93] for k in range(3)}
     places = {"random": [(2.0, 0.1), (2.2, 0.3)], "margin": [(1.5, 0.2), (1.6, 0.6)], "kcenter": [(1.0, 0.5), (1.3, 0.9)]}
     rows = [{"strategy": name, "run": k, "radius": r, "mixed": m} for name, own in places.items() for k, (r, m) in enumerate(own)]
     lines = teaching.about_coverage(frame_of(worse), pandas.DataFrame(rows))
@@ -178,14 +159,14 @@ def test_sentences_say_what_was_measured_and_not_what_is_said() -> None:
 
 
 def test_pretraining_is_compared_in_the_first_and_in_the_last_cycle() -> None:
-    gains = {"from scratch": (0.5, 0.8), "rotation": (0.6, 0.7)}
+    gains = {"scratch": (0.5, 0.8), "warm": (0.6, 0.7)}
     both = [(arm, name, k) for arm in gains for name in ("random", "margin") for k in (0, 1)]
     values = {(arm, name, k): [gains[arm][k] + 0.01 * seed for seed in range(3)] for arm, name, k in both}
     lines = teaching.about_pretraining(frame_of(values), {"pixels": torch.tensor([1.0, 0.5]), "net": torch.tensor([1.0, 1.0])})
     assert lines[0].endswith("net 100.0; pixels 75.0")
     assert "first labels pre-training helps” holds here: +10.0 points" in lines[1]
     assert "last labels it still helps” is wrong here" in lines[2] and "-10.0 points" in lines[2]
-    assert "from scratch, over all cycles: +0.0 points" in lines[3] and "rotation, over all cycles: +0.0 points" in lines[4]
+    assert "scratch, over all cycles: +0.0 points" in lines[3] and "warm, over all cycles: +0.0 points" in lines[4]
 
 
 # ---- pictures and controls -------------------------------------------------------------------------------------------------------
@@ -245,11 +226,12 @@ def test_controls_draw_anew_what_is_chosen() -> None:
         teaching.controls(draw, strategy=["random"], cycle=range(1, 1))
 
 
+@pytest.mark.slow
 def test_the_lesson_with_somebody_looking_at_it(tmp_path: Path) -> None:
     """Each part has controls, and beside them a figure for readers without a kernel; one seed is enough."""
     places = {"runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures")}
     values = {**places, "scale": "smoke", "seeds": [1], "start_seeds": [1], "device": "cpu"}
-    out = notebook.execute(LESSON, values, tmp_path / "out.ipynb", environment={notebook.BATCH: ""})
+    out = execute(LESSON, values, tmp_path / "out.ipynb", environment={BATCH: ""})
     cells = nbformat.read(out, 4).cells
     shown = {cell["id"]: [kind for output in cell.get("outputs", []) for kind in output.get("data", {})] for cell in cells}
     parts = ("query", "cover", "cold", "ssl")

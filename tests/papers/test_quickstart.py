@@ -1,18 +1,18 @@
 """The experiment of the quickstart: what a scale decides, how nets start, and that notebook and explorer make the same records."""
 
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import images_of
 
 import alnb
-from alnb import notebook
+from alnb import papers
 from alnb.loop.experiment import Cycle
 from alnb.papers import quickstart
-from alnb.report import records
-from alnb.widgets.explorer.trail import Trail
 
-PROJECT = Path(__file__).parents[2]
 STRATEGIES = ["random", "margin", "kcenter"]
 
 
@@ -31,21 +31,26 @@ def test_what_a_scale_decides(setting: quickstart.Setting) -> None:
     other = quickstart.setting("digits", "laptop", initial=7, cycles=2)
     assert (other.initial, other.budget, other.cycles) == (7, 30, 2)
     assert setting.net(10).width < other.net(10).width
-    with pytest.raises(ValueError, match=r"scale is 'tiny': it must be one of smoke, laptop, paper"):
-        quickstart.setting("digits", "tiny")
+    for missing in ("tiny", "overnight"):
+        with pytest.raises(ValueError, match=f"scale is '{missing}'.*smoke, laptop, paper"):
+            quickstart.setting("digits", missing)
+
+
+def test_changed_images_are_another_setting(setting: quickstart.Setting) -> None:
+    """A folder may change between two executions: its runs are then not found."""
+    other = replace(setting, train=images_of(60))
+    assert setting.digest == quickstart.setting("digits", "smoke").digest != other.digest
 
 
 def test_how_the_nets_of_an_arm_start(setting: quickstart.Setting, runs: Path) -> None:
-    scratch, tuned, frozen = (quickstart.start(setting, arm, runs=runs) for arm in quickstart.ARMS)
+    scratch, warm, frozen = (quickstart.start(setting, arm, runs=runs) for arm in quickstart.ARMS)
     assert scratch.learner.backbone is None and scratch.pretrained is None
-    assert tuned.pretrained is not None and frozen.pretrained is not None
-    weights = tuned.learner.build(10, 0).trunk.state_dict()
-    assert all(torch.equal(weights[name], value) for name, value in tuned.pretrained.backbone.state.items())
+    assert warm.pretrained is not None and frozen.pretrained is not None
+    weights = warm.learner.build(10, alnb.Stream(0)).trunk.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in warm.pretrained.backbone.state.items())
     everything = torch.arange(len(setting.train))
-    torch.testing.assert_close(frozen.images.batch(everything), tuned.pretrained.features)  # frozen: the very features
-    assert [name for name, _ in frozen.learner.build(10, 0).named_parameters()] == ["head.weight", "head.bias"]
-    with pytest.raises(ValueError, match=r"arm is 'warm': it must be one of from scratch, rotation, frozen rotation"):
-        quickstart.start(setting, "warm", runs=runs)
+    torch.testing.assert_close(frozen.images.batch(everything), warm.pretrained.features)  # frozen: the very features
+    assert [name for name, _ in frozen.learner.build(10, alnb.Stream(0)).named_parameters()] == ["head.weight", "head.bias"]
 
 
 def test_what_images_are_laid_out_by(setting: quickstart.Setting, runs: Path) -> None:
@@ -54,28 +59,36 @@ def test_what_images_are_laid_out_by(setting: quickstart.Setting, runs: Path) ->
     assert torch.equal(pixels, setting.train.images.batch(torch.arange(N)).flatten(1).float() / 255)
     rotation, supervised = (quickstart.features(setting, name, runs=runs) for name in ("rotation", "supervised"))
     assert rotation.shape == supervised.shape == (N, setting.net(10).width) and not torch.equal(rotation, supervised)
-    assert torch.equal(supervised, quickstart.features(setting, "supervised", runs=runs))  # kept
-    with pytest.raises(ValueError, match=r"embedding is 'umap': it must be one of rotation, supervised, pixels"):
-        quickstart.features(setting, "umap", runs=runs)
+    assert torch.equal(supervised, quickstart.features(setting, "supervised", runs=runs))  # cached
 
 
-def test_an_unknown_strategy(setting: quickstart.Setting, runs: Path) -> None:
-    with pytest.raises(ValueError, match=r"strategy is 'best': it must be one of random, entropy"):
-        quickstart.arguments(setting, quickstart.start(setting, "from scratch", runs=runs), "best", 0)
+def test_unknown_names(setting: quickstart.Setting, runs: Path) -> None:
+    start = quickstart.start(setting, "scratch", runs=runs)
+    for call, message in (
+        (lambda: quickstart.start(setting, "from scratch", runs=runs), r"arm is 'from scratch'.*scratch, warm, frozen"),
+        (lambda: quickstart.jobs(setting, ["rotation"], ["random"], [0]), r"arm is 'rotation'"),
+        (lambda: quickstart.jobs(setting, ["warm"], ["best"], [0]), r"strategy is 'best'"),
+        (lambda: quickstart.experiment(setting, start, "best", 0), r"strategy is 'best'.*random, entropy"),
+        (lambda: quickstart.features(setting, "umap", runs=runs), r"embedding is 'umap'.*rotation, supervised, pixels"),
+        (lambda: quickstart.check(replace(setting, initial=5000), "warm", ["random"], "pixels"), r"5060 labels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
-@pytest.mark.parametrize("arm", ["rotation", "frozen rotation"])
-def test_stepped_and_executed_by_papermill_the_records_are_the_same(setting: quickstart.Setting, arm: str, tmp_path: Path) -> None:
-    """Bit for bit, in folders of the same name, for three strategies."""
-    values = {"scale": "smoke", "arms": [arm], "strategies": STRATEGIES, "seeds": [1], "device": "cpu"}
-    places = {"runs": str(tmp_path / "batch"), "figures": str(tmp_path / "figures")}
-    notebook.execute(PROJECT / "notebooks/quickstart.ipynb", {**values, **places}, tmp_path / "executed.ipynb")
-    start = quickstart.start(setting, arm, runs=tmp_path / "stepped")
-    for strategy in STRATEGIES:
-        trail = Trail(setting, start, strategy, 1, tmp_path / "stepped")
-        while trail.advance() is not None:
-            pass
-        executed = alnb.Run(tmp_path / "batch/quickstart" / trail.run.path.name)
-        assert executed.manifest is not None and executed.manifest["experiment"] == trail.run.manifest["experiment"]
-        assert [Cycle.read(record).reproducible for record in executed.records()] == [cycle.reproducible for cycle in trail.cycles]
-    assert len(records.find(tmp_path / "batch")) == len(STRATEGIES)
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["warm", "frozen"])
+def test_stepped_and_run_at_once_the_records_are_the_same(setting: quickstart.Setting, arm: str, tmp_path: Path) -> None:
+    """Bit for bit, in folders of the same name, for three strategies. The explorer steps as here: a generator for each click."""
+    jobs, start = quickstart.jobs(setting, [arm], STRATEGIES, [1]), quickstart.start(setting, arm, runs=tmp_path / "stepped")
+    batch = quickstart.start(setting, arm, runs=tmp_path / "batch")
+    finished = papers.run(jobs, lambda job: quickstart.experiment(setting, batch, job["strategy"], job["seed"]), tmp_path / "batch")
+    for (executed, tags), job in zip(finished, jobs, strict=True):
+        experiment = quickstart.experiment(setting, start, job["strategy"], job["seed"])
+        run, cycles = quickstart.run(experiment, tmp_path / "stepped"), list[Cycle]()
+        while len(cycles) < setting.cycles:
+            with closing(alnb.cycles(run, experiment)) as clicks:
+                cycles = [next(clicks) for _ in range(len(cycles) + 1)]
+        assert executed.path.name == run.path.name and executed.path != run.path and tags["pretext"] == "rotation"
+        assert (executed.manifest or {})["experiment"] == (run.manifest or {})["experiment"]
+        assert [Cycle.read(record).reproducible for record in executed.records()] == [cycle.reproducible for cycle in cycles]

@@ -7,17 +7,18 @@ import pytest
 
 from alnb.papers.published import published
 from alnb.papers.yi2022 import figures as yi2022_report
-from alnb.papers.yi2022.claims import STATEMENTS, claims, every, spread, worth
-from alnb.papers.yi2022.experiment import METHODS
+from alnb.papers.yi2022.claims import STATEMENTS, claims, correlations, labelled, protocol_effects, spread
+from alnb.papers.yi2022.strategies import STRATEGIES
 from alnb.report import stats
-from alnb.report.stats import FAILS, HOLDS, OPEN
+from alnb.report.stats import FAILS, HOLDS, OPEN, every
 
 
 def made(levels: dict[str, list[float]], seeds: int = 4, **columns: object) -> pandas.DataFrame:
     """Accuracies of each strategy at each iteration, with a little of the seed in them."""
     rows = [
         {"dataset": "cifar10", "scale": "laptop", "strategy": name, "seed": seed, "cycle": k, "n_labelled": 50 * (k + 1),
-         "accuracy": level + 0.001 * seed + 0.0001 * (seed * 7 % 3) * len(name), "run": f"{name}{seed}", "preset": "clean", **columns}
+         "accuracy": level + 0.001 * seed + 0.0001 * (seed * 7 % 3) * len(name), "run": f"{name}{seed}",
+         "preset": "clean", "pretext": "", **columns}
         for name, own in levels.items() for seed in range(seeds) for k, level in enumerate(own)
     ]  # fmt: skip
     return pandas.DataFrame(rows)
@@ -25,7 +26,7 @@ def made(levels: dict[str, list[float]], seeds: int = 4, **columns: object) -> p
 
 def test_statements_name_methods_that_there_are() -> None:
     names = {name.split(", ")[0] for own in STATEMENTS.values() for one in own for name in (*one.first, *one.second)}
-    assert names <= set(METHODS)
+    assert names <= set(STRATEGIES)
     numbers = [one.claim for own in STATEMENTS.values() for one in own]
     assert len(numbers) == len(set(numbers))
 
@@ -52,7 +53,7 @@ def test_smoke_decides_nothing() -> None:
     smoke = made({"random": [0.2, 0.3], "pt4al": [0.3, 0.4]}, scale="smoke")
     assert set(claims(smoke, "table1")["verdict"]) == {OPEN} and "smoke runs decide nothing" in claims(smoke, "table1").loc[0, "evidence"]
     assert claims(smoke.assign(scale="laptop"), "table1").loc[0, "verdict"] == HOLDS
-    with pytest.raises(ValueError, match=r"mix several values of scale .laptop, smoke."):
+    with pytest.raises(ValueError, match=r"several values of scale .laptop, smoke."):
         claims(pandas.concat([smoke, smoke.assign(scale="laptop")]), "table1")
     wide = smoke.assign(accuracy=[(0.001 if row.strategy == "pt4al" else 0.05) * math.sin(row.seed) for row in smoke.itertuples()])
     assert spread(wide)[0] == OPEN
@@ -70,11 +71,11 @@ def test_spread_of_first_accuracies() -> None:
 def test_worth_is_paired_with_the_clean_protocol() -> None:
     clean = made({"random": [0.2, 0.3], "pt4al": [0.25, 0.35]})
     warm = made({"random": [0.22, 0.32], "pt4al": [0.26, 0.36]}, preset="clean, init=warm")
-    table = worth(pandas.concat([clean, warm]), "clean").set_index(["preset", "strategy"])
+    table = protocol_effects(pandas.concat([clean, warm]), "clean").set_index(["preset", "strategy"])
     assert table.loc[("clean, init=warm", "random"), "difference"] == pytest.approx(0.02)
     assert table.loc[("clean, init=warm", "pt4al"), "gain"] == pytest.approx(0.04, abs=1e-3)
     assert table.loc[("clean", "pt4al"), "difference"] == 0 and math.isnan(table.loc[("clean", "random"), "gain"])
-    figure = yi2022_report.draw_worth(table.reset_index(), "worth")
+    figure = yi2022_report.draw_protocol_effects(table.reset_index(), "worth")
     assert len(figure.axes) == 2 and len(figure.axes[0].get_yticklabels()) == 2
 
 
@@ -112,7 +113,7 @@ def test_correlations_and_balance() -> None:
 
     def verdicts(low: float, high: float, scale: str = "paper") -> list[tuple[str, str]]:
         one = stats.Correlation((low + high) / 2, low, high, 0.15, (), {1: low}, math.nan, ())
-        table = yi2022_report.correlations({"rotation": one, "simsiam": one}, printed, scale)
+        table = correlations({"rotation": one, "simsiam": one}, printed, scale)
         return [(row.claim, row.verdict) for row in table.itertuples()]
 
     assert verdicts(0.15, 0.3) == [("H1 value", FAILS), ("H1", HOLDS), ("H1 value", FAILS), ("H1 SimSiam", FAILS)]
@@ -129,17 +130,21 @@ def test_correlations_and_balance() -> None:
     assert yi2022_report.balance(counts).loc["a"].tolist() == [0, 1]
 
 
-def test_whole_figures_only_replace_figures() -> None:
-    frame = made({"random": [0.1], "pt4al": [0.1]})
-    assert yi2022_report.whole(frame, {"strategy": 2, "seed": 4})
-    assert not yi2022_report.whole(frame, {"strategy": 3}) and not yi2022_report.whole(frame, {"strategy": 2}, "paper")
-    assert not yi2022_report.whole(frame.assign(preset="clean, init=warm"), {"strategy": 2})
-
-
 def test_panels_share_pt4al_and_random() -> None:
-    frame = made({name: [0.1] for name in ("random", "pt4al", "sampling_only", "pt4al, jigsaw", "pt4al_top_k")})
+    frame = pandas.concat(
+        [made({name: [0.1] for name in ("random", "pt4al", "sampling_only", "pt4al_top_k")}), made({"pt4al": [0.2]}, pretext="jigsaw")]
+    )
+    assert set(labelled(frame)["strategy"]) == {"random", "pt4al", "sampling_only", "pt4al_top_k", "pt4al, jigsaw"}
     parts = yi2022_report.panels(frame)
     assert {arm: set(own["strategy"]) for arm, own in parts.groupby("arm")} == {
         "(a) parts": {"random", "pt4al", "sampling_only"}, "(b) pretexts": {"random", "pt4al", "pt4al, jigsaw"},
         "6.3: first labels, order": {"random", "pt4al", "pt4al_top_k"},
     }  # fmt: skip
+
+
+def test_a_pretext_is_a_strategy_of_its_own_in_claims() -> None:
+    frame = pandas.concat(
+        [made({"pt4al": [0.4]}, pretext="rotation"), *(made({"pt4al": [0.2]}, pretext=name) for name in ("jigsaw", "simsiam"))]
+    )
+    table = claims(frame, "figure6").set_index("claim")
+    assert "pt4al over pt4al, jigsaw +20" in table.loc["P9", "evidence"] and "colorization was not run" in table.loc["P9", "evidence"]

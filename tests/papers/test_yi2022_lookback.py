@@ -7,12 +7,12 @@ import pandas
 import pytest
 import torch
 
-from alnb import store
+from alnb import papers, store
 from alnb.papers.yi2022 import experiment as yi2022
-from alnb.papers.yi2022 import lookback as yi2022_analysis
-from alnb.papers.yi2022.lookback import check_iterations, compared, queries, read_compared, read_viewed, shown, supervised, viewed
+from alnb.papers.yi2022 import lookback
+from alnb.papers.yi2022.lookback import check_iterations, compare_losses, map_queries, queries, read_comparison, shown, supervised
 from alnb.report import layout as tsne
-from alnb.report import queries as query_analysis
+from alnb.report.queries import summary
 
 SETTING = yi2022.setting("cifar10", "smoke")
 
@@ -21,78 +21,62 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alnb.learn.train.fit", lambda *args, **kwargs: pytest.fail("trained again"))
 
 
-def test_the_net_that_knows_all_labels_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, test = yi2022.images(SETTING)
-    known = supervised(SETTING, train, test, epochs=1, runs=tmp_path)
-    assert known.features.shape[0] == len(train) and known.log_probs.shape == (len(train), len(train.classes))
-    assert known.test_losses.shape == (len(test),)
-    no_training(monkeypatch)
-    again = supervised(SETTING, train, test, epochs=1, runs=tmp_path)
-    assert torch.equal(again.log_probs, known.log_probs) and again.accuracy == known.accuracy
-
-
-def test_what_figure_2_shows_is_kept_without_its_nets(tmp_path: Path) -> None:
-    train, test = yi2022.images(SETTING)
-    assert read_compared(SETTING, "rotation", 1, tmp_path) is None
-    one = compared(SETTING, train, test, "rotation", epochs=1, runs=tmp_path)
+def test_what_figure_2_shows_is_read_without_its_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = yi2022.prepare(SETTING, tmp_path)
+    assert read_comparison(SETTING, "rotation", 1, tmp_path) is None
+    comparison = compare_losses(data, "rotation", 1)
     for tensors in tmp_path.rglob("*.pt"):
         tensors.unlink()
-    again = read_compared(SETTING, "rotation", 1.0, tmp_path)
-    assert again is not None and repr(asdict(again)) == repr(asdict(one))  # NaN is not equal to itself
-    assert (one.dataset, one.images, one.learned) == (train.name, len(test), len(train)) and -1 <= one.correlation.rho <= 1
-    (path,) = tmp_path.glob("compared-*.json")
+    no_training(monkeypatch)
+    again = compare_losses(yi2022.prepare(SETTING, tmp_path), "rotation", 1.0)
+    assert repr(asdict(again)) == repr(asdict(comparison))  # NaN is not equal to itself
+    sizes = (comparison.dataset, comparison.images, comparison.learned)
+    assert sizes == ("digits", len(data.test), len(data.pool)) and -1 <= comparison.correlation.rho <= 1
+    (path,) = tmp_path.glob("results/compared-*.json")
     assert path.stat().st_size < 100_000
     for other in (("jigsaw", 1), ("rotation", 2)):
-        assert read_compared(SETTING, *other, tmp_path) is None
-    path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(store.Corrupted, match=r"compared-.*truncated or was altered .*delete it, and it is made again"):
-        read_compared(SETTING, "rotation", 1, tmp_path)
-
-
-def test_what_another_pretraining_gave_is_not_read(tmp_path: Path) -> None:
-    train, test = yi2022.images(SETTING)
-    compared(SETTING, train, test, "rotation", epochs=1, runs=tmp_path)
-    (told,) = tmp_path.glob("pretrained-*.json")
-    store.write_json(told, {**store.read_json(told), "losses": "another"})
-    assert read_compared(SETTING, "rotation", 1, tmp_path) is None
+        assert read_comparison(SETTING, *other, tmp_path) is None
+    content = path.read_bytes()
+    path.write_bytes(content[:-300])
+    with pytest.raises(store.Corrupted, match=r"compared-.*delete it"):
+        read_comparison(SETTING, "rotation", 1, tmp_path)
+    path.write_bytes(content)
+    (numbers,) = tmp_path.glob("results/pretrained-*.json")
+    store.write_json(numbers, {**store.read_json(numbers), "losses": "another"})  # learned anew
+    assert read_comparison(SETTING, "rotation", 1, tmp_path) is None
 
 
 @pytest.mark.parametrize("most", [10_000, 300])
-def test_what_figure_4_shows_is_kept_without_its_net(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yi2022_analysis, "SHOWN", most)
-    train, test = yi2022.images(SETTING)
-    prepared = yi2022.prepare(SETTING, train, test, [], runs=tmp_path)
-    jobs = yi2022.grid(SETTING, ["random"], [0])
-    list(yi2022.cycles(prepared, **jobs[0], runs=tmp_path))
-    finished, left = yi2022.find(SETTING, jobs, tmp_path)
-    assert not left and read_viewed(SETTING, finished, [1, 3], 1, tmp_path) is None
-    known = supervised(SETTING, train, test, epochs=1, runs=tmp_path)
-    viewed(SETTING, finished, [1, 3], train, known, epochs=1, runs=tmp_path)
-    asked = queries(finished, [1, 3])
-    some = shown(len(train), asked, most)
-    layout = tsne.layout(known.features[some], cache=tmp_path / "tsne")
-    table = query_analysis.summary(asked, features=known.features, log_probs=known.log_probs, targets=train.targets)
+def test_what_figure_4_shows_is_read_without_its_net(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookback, "SHOWN", most)
+    data, jobs = yi2022.prepare(SETTING, tmp_path), yi2022.jobs(SETTING, ["random"], [0])
+    finished = papers.run(jobs, lambda job: yi2022.experiment(data, job), tmp_path)
+    map_queries(data, finished, [1, 3], 1)
+    net, asked = supervised(data, 1), queries(finished, [1, 3])
+    images = shown(len(data.pool), asked, most)
+    layout = tsne.layout(net.features[images], cache=tmp_path / "tsne")
+    table = summary(asked, features=net.features, log_probs=net.log_probs, targets=data.pool.targets)
     for tensors in tmp_path.rglob("*.pt"):
         tensors.unlink()
     no_training(monkeypatch)
-    found = read_viewed(SETTING, finished, [1, 3], 1, tmp_path)
-    assert found is not None and len(some) == min(most, len(train)) and found.accuracy == known.accuracy
-    assert torch.allclose(found.layout, layout, atol=0.005 + 1e-9) and torch.equal(found.targets, train.targets[some])
-    pandas.testing.assert_frame_equal(found.table, table)
-    for k, rows in found.queries["random"].items():
-        assert torch.equal(some[rows], asked["random"][k])
-    assert read_viewed(SETTING, finished, [1, 2], 1, tmp_path) is None and read_viewed(SETTING, finished, [1, 3], 2, tmp_path) is None
+    unread = yi2022.prepare(SETTING, tmp_path)
+    again = map_queries(unread, finished, [1, 3], 1.0)
+    assert "images" not in unread.__dict__ and len(images) == min(most, len(data.pool)) and again.accuracy == net.accuracy
+    assert torch.allclose(again.layout, layout, atol=0.005 + 1e-9) and torch.equal(again.targets, data.pool.targets[images])
+    pandas.testing.assert_frame_equal(again.table, table)
+    for k, rows in again.queries["random"].items():
+        assert torch.equal(images[rows], asked["random"][k])
 
 
 def test_queries_shown() -> None:
     asked = {"random": {1: torch.tensor([5, 7]), 2: torch.tensor([900])}}
-    some = shown(1000, asked, most=50)
-    assert len(some) == 50 and {5, 7, 900} <= set(some.tolist()) and some.tolist() == sorted(some.tolist())
+    images = shown(1000, asked, most=50)
+    assert len(images) == 50 and {5, 7, 900} <= set(images.tolist()) and images.tolist() == sorted(images.tolist())
     assert shown(40, asked, most=50).tolist() == list(range(40))
 
 
 def test_an_iteration_that_a_run_does_not_have() -> None:
     for wrong in (0, 11):
-        with pytest.raises(ValueError, match=f"there is no iteration {wrong}: a run has 3, the first of which is 1"):
+        with pytest.raises(ValueError, match=f"no iteration {wrong}: a run has 3"):
             check_iterations([1, wrong], 3)
     check_iterations([1, 2, 3], 3)

@@ -10,7 +10,7 @@ def test_no_two_strategies_of_a_figure_have_one_colour() -> None:
     for names in (list(STRATEGIES), [f"s{k}" for k in range(40)], [*STRATEGIES, "pt4al", "learning_loss", "pt4al, jigsaw"]):
         style = looks(names)
         assert list(style) == names and len({look["color"] for look in style.values()}) == len(names)
-    assert {look["color"] for look in looks(STRATEGIES).values()} == set(CLASS_COLOURS)
+    assert {look["color"] for look in looks(list(STRATEGIES)[:10]).values()} == set(CLASS_COLOURS)
 
 
 def test_strategies_keep_their_look_from_figure_to_figure() -> None:

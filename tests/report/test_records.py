@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import alnb
-from alnb import acquire, store
+from alnb import Experiment, acquire, store
 from alnb.__main__ import main
 from alnb.data import ImageSet
 from alnb.loop import oracle
@@ -25,20 +25,18 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def make(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> Callable[..., store.Run]:
-    def made(name: str, strategy: str = "margin", seed: int = 0, columns: Any = None, cycles: int = 2) -> store.Run:
-        run = store.Run(tmp_path / name)
-        protocol = alnb.Protocol(6, 3, cycles, seed=seed)
-        truth = oracle.simulated(train.targets)
-        roles = dict(learner=learner, strategy=acquire.STRATEGIES[strategy], oracle=truth, protocol=protocol, columns=columns)
-        list(alnb.cycles(run, alnb.Pool.of(train.images), test, **roles))
+    def made(name: str, strategy: str = "margin", seed: int = 0, tags: Any = None, cycles: int = 2) -> store.Run:
+        run, truth = store.Run(tmp_path / name), oracle.simulated(train.targets)
+        protocol, pool = alnb.Protocol(6, 3, cycles, seed=seed), alnb.Pool.of(train.images)
+        list(alnb.cycles(run, Experiment(pool, test, learner, acquire.STRATEGIES[strategy], truth, protocol, tags=tags or {})))
         return run
 
     return made
 
 
 def test_one_row_a_cycle_with_all_that_is_known(make: Callable[..., store.Run], tmp_path: Path) -> None:
-    columns = {"arm": "a", "strategy": "mine", "seed": 7, "regime": 0.5}
-    runs = [make("bars/one", columns=columns), make("bars/two", "entropy", 1, cycles=3)]
+    tags = {"arm": "a", "strategy": "mine", "seed": 7, "regime": 0.5}
+    runs = [make("bars/one", tags=tags), make("bars/two", "entropy", 1, cycles=3)]
     (tmp_path / "bars/begun").mkdir()
     store.Run(tmp_path / "bars/begun").begin({"dataset": "bars"}, CPU)  # not a cycle yet
     frame = alnb.load(tmp_path)
@@ -57,14 +55,16 @@ def test_one_row_a_cycle_with_all_that_is_known(make: Callable[..., store.Run], 
         assert json.loads(row["learner.recipe.milestones"]) == manifest["experiment"]["learner"]["recipe"]["milestones"]
     assert list(frame["protocol"].unique()) == ["6 + 1 x 3 labels, fresh", "6 + 2 x 3 labels, fresh"]
     assert list(frame["commit"].unique()) == [store.commit() or "unknown"]
-    assert all(frame[name].dtype == "category" for name in ("run", "strategy", "arm", "protocol", "learner.loss", "environment.torch"))
+    assert all(
+        frame[name].dtype == "category" for name in ("run", "strategy", "arm", "protocol", "experiment.strategy", "environment.torch")
+    )
     assert frame["accuracy"].dtype == "float64" and frame.columns.is_unique
 
 
 def test_a_frame_is_the_same_as_what_is_loaded(make: Callable[..., store.Run], tmp_path: Path) -> None:
-    make("one", columns={"arm": "a", "seed": 3}), make("two")
+    make("one", tags={"arm": "a", "seed": 3}), make("two")
     found = records.find(tmp_path, arm="a")
-    assert [columns for _, columns in found] == [{"arm": "a", "seed": 3}] and len(records.find(tmp_path)) == 1
+    assert [tags for _, tags in found] == [{"arm": "a", "seed": 3}] and len(records.find(tmp_path)) == 1
     frame, loaded = records.frame(found), alnb.load(tmp_path / "one")
     assert list(frame.columns[:4]) == ["arm", "seed", "cycle", "n_labelled"] and list(frame.columns[-3:]) == ["protocol", "commit", "run"]
     for name in frame.columns:
@@ -107,13 +107,13 @@ def test_nothing_there_and_what_is_damaged(make: Callable[..., store.Run], tmp_p
 
 
 def test_tags_with_names_of_measurements_are_refused(make: Callable[..., store.Run], tmp_path: Path) -> None:
-    make("one", columns={"accuracy": 1.0})
+    make("one", tags={"accuracy": 1.0})
     with pytest.raises(ValueError, match="names of measurements: accuracy"):
         alnb.load(tmp_path)
 
 
 def test_class_counts_are_those_of_the_records(make: Callable[..., store.Run], tmp_path: Path) -> None:
-    run = make("one", columns={"arm": "a"})
+    run = make("one", tags={"arm": "a"})
     long = records.class_counts(tmp_path)
     naive = [(r["cycle"], c, n) for r in run.records() for c, n in enumerate(r["class_counts"])]
     assert list(long[["cycle", "class", "count"]].itertuples(index=False, name=None)) == naive
@@ -125,7 +125,7 @@ def test_class_counts_are_those_of_the_records(make: Callable[..., store.Run], t
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_export_and_back(suffix: str, make: Callable[..., store.Run], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    make("runs/one", columns={"arm": "a"}), make("runs/two", "entropy")
+    make("runs/one", tags={"arm": "a"}), make("runs/two", "entropy")
     out = tmp_path / f"deep/table{suffix}"
     assert main(["export", str(tmp_path / "runs"), "-o", str(out)]) == 0
     assert f"4 rows of 2 runs: {out}" in capsys.readouterr().out
@@ -148,7 +148,7 @@ def test_export_says_what_it_cannot(make: Callable[..., store.Run], tmp_path: Pa
 
 
 def test_parameters_that_only_some_runs_have(make: Callable[..., store.Run], tmp_path: Path) -> None:
-    one, two = make("one", columns={"fold": 1}), make("two", columns={"fold": "x", "note": None})
+    one, two = make("one", tags={"fold": 1}), make("two", tags={"fold": "x", "note": None})
     frame = alnb.load(tmp_path).set_index("run")
     assert list(frame.loc[str(one.path), "fold"]) == ["1", "1"] and list(frame.loc[str(two.path), "fold"]) == ["x", "x"]
     assert frame["note"].isna().all() and math.isnan(frame["seconds"].sum()) is False

@@ -319,18 +319,6 @@ def test_a_folder_that_cannot_be_held_is_named(tmp_path: Path) -> None:
     assert not store.held(tmp_path / "a")
 
 
-def test_a_run_tells_the_cell_of_a_sweep_that_it_is_a_part_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(store.CELL, raising=False)
-    Run(tmp_path / "runs/a").announce()
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "cells/one").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(store.CELL, "cells/one")
-    Run("runs/a").announce()
-    Run(tmp_path / "runs/ä b").announce()
-    assert (tmp_path / "cells/one" / store.RUNS).read_text(encoding="utf-8").splitlines() == ["../../runs/a", "../../runs/ä b"]
-
-
 def test_run_folders_are_named_by_their_experiment(tmp_path: Path) -> None:
     assert Run.named(tmp_path, "a", {"s": 1}).path == Run.named(tmp_path, "a", {"s": 1}).path
     assert Run.named(tmp_path, "a", {"s": 1}).path != Run.named(tmp_path, "a", {"s": 2}).path

@@ -1,4 +1,4 @@
-"""The labeller's widget without a browser: what messages from one do, and what it would show."""
+"""The labeller without a browser: what its messages do, and what it would show."""
 
 import io
 import os
@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flat_images import flat_image
 from PIL import Image
-from test_folder import drawn
 
 from alnb.widgets.labeller.folder import Labelling
-from alnb.widgets.labeller.widget import Labeller, View, picture, sheet
+from alnb.widgets.labeller.rounds import Settings
+from alnb.widgets.labeller.widget import Labeller, View, as_picture, sheet
 
 
 def send(labeller: Labeller, **content: object) -> View:
@@ -31,7 +33,7 @@ def act(labeller: Labeller, action: str) -> View:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for k in range(30):
-        drawn(tmp_path / "pictures" / f"{k}.png", 8 * k, size=8)
+        flat_image(tmp_path / "pictures" / f"{k}.png", 8 * k, size=8)
     return tmp_path / "pictures"
 
 
@@ -39,14 +41,14 @@ def folder(tmp_path: Path) -> Path:
 def opened(folder: Path) -> Iterator[Callable[..., Labeller]]:
     made: list[Labeller] = []
 
-    def make(**options: object) -> Labeller:
-        usual = {"classes": ["cat", "dog"], "features": "pixels", "batch": 5, "image_size": 8, "background": False}
-        made.append(Labeller(folder, **{**usual, **options}))
+    def make(**options: Any) -> Labeller:
+        settings = Settings("pixels", batch=options.pop("batch", 5), image_size=8)
+        made.append(Labeller(folder, settings, **{"classes": ["cat", "dog"], "background": False, **options}))
         return made[-1]
 
     yield make
-    for one in made:
-        one.close()
+    for labeller in made:
+        labeller.close()
 
 
 def test_images_are_shown_one_by_one_and_the_answer_is_on_disk_first(opened: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +67,7 @@ def test_images_are_shown_one_by_one_and_the_answer_is_on_disk_first(opened: Cal
     assert view.counts == [3, 2] and view.status.startswith("Round 2, 5 to go; 5 labelled") and not view.busy
 
 
-def test_every_key_does_what_it_says(opened: Callable) -> None:
+def test_every_key(opened: Callable) -> None:
     labeller = opened()
     first = labeller.view.shown
     act(labeller, "skip")
@@ -75,7 +77,7 @@ def test_every_key_does_what_it_says(opened: Callable) -> None:
     assert labeller.state.labels == {second: None}
     act(labeller, "undo")
     assert labeller.view.shown == second and labeller.state.labels == {}
-    assert "nothing to take back" in act(labeller, "undo").problem
+    assert "no answer to take back" in act(labeller, "undo").problem
     for _ in range(4):
         key(labeller, 0)
     assert labeller.view.shown == first and labeller.view.problem == ""  # the skipped one comes last
@@ -83,7 +85,7 @@ def test_every_key_does_what_it_says(opened: Callable) -> None:
     assert act(labeller, "guess").guess == ""
 
 
-def test_a_second_press_before_the_next_image_came_labels_nothing(opened: Callable) -> None:
+def test_a_second_press_before_the_next_image_labels_nothing(opened: Callable) -> None:
     labeller = opened()
     shown = labeller.view.shown
     for _ in range(2):
@@ -99,23 +101,23 @@ def test_a_second_press_before_the_next_image_came_labels_nothing(opened: Callab
     assert labeller.view.shown != shown and len(labeller.asked) == 3 and labeller.asked[-1] == shown
 
 
-def test_an_image_that_is_gone_is_told_and_no_other_gets_its_label(opened: Callable, folder: Path) -> None:
+def test_a_missing_image_is_reported_and_no_other_gets_its_label(opened: Callable, folder: Path) -> None:
     labeller = opened()
-    files = {one: labeller.state.by_key[one].files[0] for one in labeller.asked}
+    files = {image: labeller.state.by_key[image].files[0] for image in labeller.asked}
     first, second, third, *rest = labeller.asked
     (folder / files[second]).unlink()
     (folder / files[rest[0]]).write_bytes(b"damaged")
     key(labeller, 0)
-    assert labeller.view.shown == third and f"{files[second]} cannot be shown any more" in labeller.view.news[-1]
+    assert labeller.view.shown == third and f"{files[second]} can no longer be shown" in labeller.view.news[-1]
     key(labeller, 1)
     assert labeller.view.shown == rest[1] and "UnidentifiedImageError" in labeller.view.news[-1]
     key(labeller, 1)
     assert list(labeller.state.labels) == [first, third, rest[1]]
     assert "Round 2" in labeller.view.status and not {second, rest[0]} & set(labeller.asked)
-    for one in labeller.asked:
-        (folder / labeller.state.by_key[one].files[0]).unlink()
+    for image in labeller.asked:
+        (folder / labeller.state.by_key[image].files[0]).unlink()
     act(labeller, "guess")
-    assert "Round 3" in labeller.view.status and labeller.view.shown == labeller.asked[0], "a batch that is gone is no end"
+    assert "Round 3" in labeller.view.status and labeller.view.shown == labeller.asked[0], "a missing batch is not the end"
     for path in folder.glob("*.png"):
         path.unlink()
     act(labeller, "guess")
@@ -131,43 +133,44 @@ def test_a_cell_may_be_run_again(opened: Callable) -> None:
     assert again.view.shown == shown and len(again.state.labels) == 1 and again.view.problem == ""
 
 
-def test_labels_are_taken_over_before_anything_is_asked(opened: Callable, folder: Path, tmp_path: Path) -> None:
+def test_labels_are_imported_before_anything_is_asked(opened: Callable, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{k}.png,cat\n" for k in range(28)))
     labeller = opened(labels=tmp_path / "labels.csv")
     assert len(labeller.state.labels) == 28 and labeller.view.counts == [28, 0] and len(labeller.asked) == 2
     assert "labels.csv: 28" in labeller.view.news[0]
     labeller.close()
     wrong = opened(labels="sub-folders")
-    assert "no image of" in wrong.view.problem and wrong.view.closed
-    with Labelling(folder) as state:  # it let go of the folder
+    assert "sub-folders" in wrong.view.problem and wrong.view.closed
+    with Labelling(folder) as state:  # it unlocked the folder
         assert len(state.labels) == 28
 
 
-def test_a_key_without_a_class_is_told(opened: Callable) -> None:
+def test_a_key_without_a_class_is_reported(opened: Callable) -> None:
     labeller = opened(classes=[])
-    assert "No class has a name yet" in labeller.view.status and "1" in labeller.view.free_keys
-    assert "the key 1 is of no class: name the first one" in send(labeller, free="1").problem
+    assert "There is no class yet" in labeller.view.status and "1" in labeller.view.free_keys
+    assert "no class has the key 1" in send(labeller, free="1").problem
     send(labeller, add="3")
-    assert "No class has a name" not in labeller.view.status
-    assert labeller.view.class_keys == ["3"] and "3" not in labeller.view.free_keys and labeller.view.heard == 2
+    assert "There is no class yet" not in labeller.view.status
+    assert labeller.view.class_keys == ["3"] and "3" not in labeller.view.free_keys and labeller.view.received == 2
 
 
-def test_the_model_guesses_only_where_it_is_asked_to(opened: Callable) -> None:
+def test_the_guess_is_hidden_at_first(opened: Callable) -> None:
     labeller = opened()
     for k in range(5):
         key(labeller, k % 2)
     assert labeller.view.guess == "" and act(labeller, "guess").guess.startswith("the model says ")
 
 
-def test_a_class_can_be_added_and_a_bad_name_is_told(opened: Callable) -> None:
+def test_a_class_can_be_added_and_a_bad_name_is_refused(opened: Callable) -> None:
     labeller = opened()
     send(labeller, add="bird")
     assert labeller.view.classes == ["cat", "dog", "bird"] and labeller.view.problem == ""
-    assert "there is a class 'cat' already" in send(labeller, add="Cat").problem
+    assert "'cat'" in send(labeller, add="Cat").problem
     key(labeller, 2)
     assert labeller.view.counts == [0, 0, 1] and labeller.view.problem == ""
 
 
+@pytest.mark.usefixtures("short_training")
 def test_to_the_end_and_a_second_session(opened: Callable, folder: Path) -> None:
     labeller = opened(batch=7)
     for k in range(12):
@@ -176,28 +179,28 @@ def test_to_the_end_and_a_second_session(opened: Callable, folder: Path) -> None
     labeller.close()
     assert labeller.view.closed and "every label is on disk" in labeller.view.status
     again = opened(batch=7)
-    assert again.view.shown == left and len(again.state.labels) == 12  # the very image it stopped at
+    assert again.view.shown == left and len(again.state.labels) == 12  # the image at which it stopped
     while again.view.shown:
         key(again, 0)
-    assert "Every image has been asked about: 30 labelled, 0 not sure." in again.view.status and "Every image" in again.view.estimate
+    assert "Every image has an answer: 30 labelled, 0 not sure." in again.view.status and "Every image" in again.view.estimate
     act(again, "undo")
     assert again.view.shown and key(again, 1).shown == ""
 
 
-def test_what_cannot_be_opened_is_told_in_the_widget(tmp_path: Path, opened: Callable, folder: Path) -> None:
+def test_folders_that_cannot_be_opened_are_reported_in_the_widget(tmp_path: Path, opened: Callable, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     holder = Labelling(folder)
     for labeller, message in (
-        (Labeller(tmp_path / "empty"), "empty holds no image"),
-        (Labeller(tmp_path / "none"), "none is no folder"),
-        (Labeller(folder), "is in use by process"),
-        (Labeller(folder, features="magic"), "choose one of rotation, resnet18, pixels"),
-        (Labeller(tmp_path / "empty", classes=["a/b"]), "holds no image"),
+        (Labeller(tmp_path / "empty"), "empty"),
+        (Labeller(tmp_path / "none"), "none is not a folder"),
+        (Labeller(folder), str(os.getpid())),
+        (Labeller(folder, Settings(features="magic")), "magic"),
+        (Labeller(tmp_path / "empty", classes=["a/b"]), "empty"),
         (Labeller(folder, place="/proc/labels"), "/proc/labels"),  # where nobody may write, root included
     ):
         assert message in labeller.view.problem and labeller.view.closed and not labeller.view.busy
         send(labeller, label=0, image="")  # a dead widget takes no harm
-        assert message in labeller.view.problem, "and goes on saying why"
+        assert message in labeller.view.problem, "and still shows the reason"
     holder.close()
 
 
@@ -209,7 +212,7 @@ def test_a_full_disk_keeps_the_image_in_place(opened: Callable, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert "free some space and do it again" in key(labeller, 0).problem and labeller.view.shown == shown
+    assert "No space left" in key(labeller, 0).problem and labeller.view.shown == shown
     monkeypatch.undo()
     assert key(labeller, 0).problem == "" and labeller.view.shown != shown and len(labeller.state.labels) == 1
 
@@ -228,12 +231,12 @@ def test_in_the_background_the_buttons_are_off_until_it_is_done(opened: Callable
 def test_pictures_and_the_sheet(tmp_path: Path) -> None:
     Image.new("RGB", (1200, 600), "red").save(tmp_path / "large.jpg")
     Image.new("LA", (20, 10), (0, 0)).save(tmp_path / "clear.png")
-    large, small = (Image.open(io.BytesIO(picture(tmp_path / name))) for name in ("large.jpg", "clear.png"))
+    large, small = (Image.open(io.BytesIO(as_picture(tmp_path / name))) for name in ("large.jpg", "clear.png"))
     assert large.size == (400, 200) and large.format == "JPEG"
     assert small.size == (20, 10) and small.format == "PNG" and small.getpixel((3, 3)) == (255, 255, 255)
     with Labelling(tmp_path, classes=["a long name of a class"]) as state:
         state.label(state.items[0].key, "a long name of a class")
-        figure = sheet(state, [item.key for item in state.items], "what was asked")
+        figure = sheet(state, [item.key for item in state.items], "questions")
         assert [axis.get_title() for axis in figure.axes[:2]] == ["a long nam…", "?"]
         sheet(state, [], "nothing").draw_without_rendering()
 
@@ -247,7 +250,7 @@ def test_labels_so_far_are_written_as_a_table(opened: Callable, folder: Path) ->
     assert [line.split(",")[1] for line in (folder / "alnb-labels/labels.csv").read_text().splitlines()] == ["label", "dog"]
 
 
-def test_of_an_image_of_an_earlier_round_there_is_no_guess(opened: Callable) -> None:
+def test_an_image_of_an_earlier_round_has_no_guess(opened: Callable) -> None:
     labeller = opened()
     act(labeller, "guess")
     assert labeller.view.guess == "the model has not learned yet"
@@ -255,29 +258,29 @@ def test_of_an_image_of_an_earlier_round_there_is_no_guess(opened: Callable) -> 
         key(labeller, k % 2)
     assert labeller.round == 2 and labeller.view.guess.startswith("the model says")
     act(labeller, "undo")
-    assert labeller.view.guess == "the model has no guess of this one"
+    assert labeller.view.guess == "the model has no guess for this image"
 
 
 def test_a_picture_for_readers_without_a_kernel(opened: Callable) -> None:
     labeller = opened()
     key(labeller, 1)
-    drawn, words = labeller._drawn_still()
-    assert words == "1 of 30 images labelled; what round 1 asks" and Image.open(io.BytesIO(drawn)).width > 300
+    png, words = labeller._draw_static()
+    assert words == "1 of 30 images labelled; questions of round 1" and Image.open(io.BytesIO(png)).width > 300
 
 
-def test_what_two_threads_tell_at_once_all_reaches_the_browser(opened: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_of_two_threads_at_once_all_reach_the_browser(opened: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     labeller, sent, sends = opened(), set(), threading.Event()
 
     def slowly(names: set[str]) -> None:
         sent.update(names)
         if not sends.is_set():
             sends.set()
-            time.sleep(0.5)  # in which the other would tell
+            time.sleep(0.2)  # long enough for the other thread
 
     monkeypatch.setattr(labeller.view, "send_state", slowly)
-    first = threading.Thread(target=lambda: labeller._tell(status="learning"))
-    second = threading.Thread(target=lambda: labeller._tell(guess="the model says cat"))
-    labeller.view.observe(lambda _: first.join(), "guess")  # the other ends just before what was told is sent
+    first = threading.Thread(target=lambda: labeller._show(status="learning"))
+    second = threading.Thread(target=lambda: labeller._show(guess="the model says cat"))
+    labeller.view.observe(lambda _: first.join(), "guess")  # the first ends just before this change is sent
     first.start()
     sends.wait()
     second.start()

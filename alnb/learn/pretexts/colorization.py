@@ -1,7 +1,7 @@
-"""Colorization: the colours of an image from its grey version, as numbers or as bins.
+"""Colorization: the net predicts the colours of an image from its grey version, as numbers or as bins.
 
-The net sees lightness alone, on three channels, so that its trunk is one that takes coloured images too. Source: R. Zhang, P. Isola,
-A. A. Efros: *Colorful Image Colorization*, 2016; PT4AL (Yi et al. 2022) names the pretext and publishes no code of it.
+The net sees lightness alone, on three channels, so that its trunk takes coloured images too. Source: R. Zhang, P. Isola, A. A. Efros:
+*Colorful Image Colorization*, 2016. PT4AL (Yi et al. 2022) names the pretext and publishes no code of it.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from torch.nn import functional
 from alnb.learn.nets import Net
 from alnb.store.shapes import Float, Int
 
-# linear sRGB to CIE XYZ; the white point D65 is what (1, 1, 1) becomes, so that grey has exactly no colour. Source: IEC 61966-2-1
+# Linear sRGB to CIE XYZ. The white point D65 is what (1, 1, 1) becomes, so that grey has exactly no colour. Source: IEC 61966-2-1
 XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
 WHITE = tuple(map(sum, XYZ))
-BEND = 6 / 29  # below the cube of it, Lab's cube root is a straight line. Source: CIE 15:2004, 8.2.1
+BEND = 6 / 29  # below its cube, Lab replaces the cube root by a straight line. Source: CIE 15:2004, 8.2.1
 
 SCALE = 110.0  # of a and b: no colour of sRGB reaches further. Source: Zhang et al. 2016, their code
-GRID = 10  # between the bins of a and b. Source: Zhang et al. 2016, section 2.1
-BINS = 226  # of the grid, in gamut: `len(bins())`. The paper has 313, more than the 261 cells of it that any colour of sRGB falls into
-SMALLEST = 8  # pixels a side: a quarter of it is what is predicted
+GRID = 10  # distance between the bins of a and b. Source: Zhang et al. 2016, section 2.1
+BINS = 226  # `len(bins())`. The paper has 313, although colours of sRGB fall into only 261 cells of the grid
+SMALLEST = 8  # pixels a side: the prediction has a quarter of it
 
 
 # ---- colours -------------------------------------------------------------------------------------------------------------------
 
 
 def lab(x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """CIE Lab of sRGB images in [0, 1]: L in [0, 100], a and b within 110 of 0, under the white point D65.
+    """CIE Lab of sRGB images in [0, 1]: L in [0, 100], a and b in [-110, 110], under the white point D65.
 
-    Element by element, without a matrix product, which autocast would round to bfloat16. Source: IEC 61966-2-1; CIE 15:2004, 8.2.1.
+    It works element by element: autocast would round a matrix product to bfloat16. Source: IEC 61966-2-1; CIE 15:2004, 8.2.1.
     """
     x = x.float()
     red, green, blue = torch.where(x > 0.04045, ((x + 0.055) / 1.055) ** 2.4, x / 12.92).unbind(dim=1)
@@ -43,7 +43,7 @@ def _root(t: Tensor) -> Tensor:
 
 
 def bins() -> Float[Tensor, "Q 2"]:
-    """The points (a, b) of a grid of `GRID` that are a colour of sRGB at some whole lightness from 0 to 100; by a, then b.
+    """The points (a, b) of the grid that are a colour of sRGB at one of the lightnesses 0, 1, ..., 100; sorted by a, then b.
 
     Source: Zhang et al. 2016, section 2.1 and figure 3.
     """
@@ -58,7 +58,7 @@ def bins() -> Float[Tensor, "Q 2"]:
 
 
 def nearest(ab: Float[Tensor, "B 2 H W"], centres: Float[Tensor, "Q 2"]) -> Int[Tensor, "B H W"]:
-    """The bin whose centre is nearest to each colour; the first of several. Memory: O(B Q H W)."""
+    """The bin whose centre is nearest to each colour; the first if several are. Memory: O(B Q H W)."""
     a, b = centres[:, :, None, None].unbind(dim=1)
     return ((ab[:, :1] - a) ** 2 + (ab[:, 1:] - b) ** 2).argmin(dim=1)
 
@@ -66,10 +66,10 @@ def nearest(ab: Float[Tensor, "B 2 H W"], centres: Float[Tensor, "Q 2"]) -> Int[
 # ---- the net and its losses ----------------------------------------------------------------------------------------------------
 
 
-class Head(nn.Module):
+class ColourHead(nn.Module):
     """A decoder in place of a net's linear head: from the trunk's last map to `outputs` values at each of h x w places.
 
-    Two convolutions that halve the channels, 1x1 and 3x3, with a bilinear resizing between them. At 32x32 pixels that is 4 % of the
+    Two convolutions, 1x1 and 3x3, halve the channels; a bilinear resizing stands between them. At 32x32 pixels that is 4 % of the
     multiplications of `nets.resnet18`, and 17 % of those of `nets.small`.
     """
 
@@ -96,11 +96,11 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
-def regression(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+def colour_regression_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
     """The squared error [B] of a / 110 and b / 110, averaged over both and over the pixels of images [B,3,H,W] in [0, 1].
 
-    It is predicted at a quarter of the resolution and compared at the whole one. The loss follows an image's saturation: a grey image is
-    always an easy one, whatever it shows. As |error| is below 1 nearly everywhere, smooth L1 would be half of it.
+    The net predicts at a quarter of the resolution; the loss compares at the full one. The loss follows an image's saturation: a grey
+    image is always easy, whatever it shows. |error| is below 1 nearly everywhere, so smooth L1 would be half of this loss.
 
     Raises:
         ValueError: images below 8x8.
@@ -110,12 +110,12 @@ def regression(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
     return (predicted - colours[:, 1:] / SCALE).square().mean(dim=(1, 2, 3))
 
 
-def quantised(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy [B] of telling the bin of (a, b), of `BINS`, at a quarter of the resolution of images [B,3,H,W] in [0, 1].
+def colour_bin_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy [B] of predicting the bin of (a, b), of `BINS`, at a quarter of the resolution of images [B,3,H,W] in [0, 1].
 
-    The colour of a place is the mean of its 4x4 pixels, and its bin the nearest one. Rare colours weigh no more than common ones, since
-    the weights would order the images by how rare their colours are; so grey images, the commonest colour, are easy here as well.
-    Source: Zhang et al. 2016, section 2.1; they spread a colour over its 5 nearest bins, and balance rare ones.
+    The colour of a place is the mean of its 4x4 pixels, and its bin the nearest one. Rare colours weigh no more than common ones: weights
+    would order the images by how rare their colours are. Grey is the commonest colour, so grey images are easy here too.
+    Source: Zhang et al. 2016, section 2.1. They spread a colour over its 5 nearest bins, and give rare colours more weight.
 
     Raises:
         ValueError: images below 8x8.
@@ -128,11 +128,11 @@ def quantised(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
 
 
 def _predict(net: Net, colours: Tensor) -> Tensor:
-    """What the head makes of the lightness in [B,3,H,W], in [0, 1] and on three channels: [B,outputs,H // 4,W // 4]."""
+    """The head's output [B,outputs,H // 4,W // 4] for the lightness of `colours` [B,3,H,W], in [0, 1] and on three channels."""
     height, width = colours.shape[2:]
     if min(height, width) < SMALLEST:
         raise ValueError(
-            f"images of {height}x{width} pixels are too small for colorization, which predicts colours at a quarter of their resolution: "
+            f"images of {height}x{width} pixels are too small for colorization, which predicts at a quarter of their resolution; "
             f"resize them to {SMALLEST}x{SMALLEST} or more"
         )
     grey = (colours[:, :1] / 100).expand(-1, 3, -1, -1)
@@ -140,6 +140,6 @@ def _predict(net: Net, colours: Tensor) -> Tensor:
     return out
 
 
-def _head(net: Net) -> Head:
-    assert isinstance(net.head, Head), "a net for colorization has its own head: build it with pretrain.build"
+def _head(net: Net) -> ColourHead:
+    assert isinstance(net.head, ColourHead), "a net for colorization needs its own head: build it with pretrain.build"
     return net.head

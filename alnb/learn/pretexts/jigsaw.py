@@ -1,7 +1,8 @@
-"""Jigsaw: an image is cut into 2x2 tiles, they are put together in another order, and the net tells which of 24 it is.
+"""Jigsaw: an image is cut into 2x2 tiles, they are put together in another order, and the net predicts which of the 24 orders it is.
 
-Source: M. Noroozi, P. Favaro: *Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles*, 2016. They have 3x3 tiles and
-a net for each; here the whole goes through one net, as it does for rotation. PT4AL (Yi et al. 2022) names the pretext, without its code.
+Source: M. Noroozi, P. Favaro: *Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles*, 2016. They cut 3x3 tiles and
+send each through a net of its own; here the whole image goes through one net, as in rotation. PT4AL (Yi et al. 2022) names the pretext,
+without its code.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from torch.nn import functional
 from alnb.learn.nets import Net
 from alnb.store.shapes import Float, Int
 
-ORDERS = tuple(permutations(range(4)))  # in order of class; cell j (top left, top right, bottom left, bottom right) shows tile ORDERS[c][j]
-VIEWS = 4  # of each image in an update, as many as rotation has: the classes of one remainder modulo GROUPS
+ORDERS = tuple(permutations(range(4)))  # by class; cell j (top left, top right, bottom left, bottom right) shows tile ORDERS[c][j]
+VIEWS = 4  # of each image in an update, as many as in rotation: the classes of one remainder modulo GROUPS
 GROUPS = len(ORDERS) // VIEWS
-SMALLEST = 8  # pixels a side: with a gap, tiles of 4x4 have 2x2 left
-GAP = 16  # a tile of so many pixels loses 1 on each side, a larger one as many times 1, and none loses nothing
+SMALLEST = 8  # pixels a side: with a gap, tiles of 4x4 keep 2x2
+GAP = 16  # pixels of a tile for each pixel of margin; the margin is 1 at least
 MIXING = ((16, 0x85EBCA6B), (13, 0xC2B2AE35))  # shifts and factors of a 32-bit hash. Source: the last step of MurmurHash3
-FLAT = 1 / 255  # added to a tile's standard deviation: what is flat stays flat
+FLAT = 1 / 255  # added to a tile's standard deviation, so that a flat tile stays flat
 
 
 # ---- tiles ---------------------------------------------------------------------------------------------------------------------
@@ -31,11 +32,11 @@ FLAT = 1 / 255  # added to a tile's standard deviation: what is flat stays flat
 def reassembled(
     x: Float[Tensor, "B 3 H W"], classes: Int[Tensor, " V"], offsets: Int[Tensor, "V 4 2"] | None = None, margin: int = 0
 ) -> Float[Tensor, "V 4 h w 3"]:
-    """The cells of V views, view v of image v modulo B, in the order of their class; channels are last.
+    """The cells of V views, in the order of each view's class; channels are last. View v is of image v modulo B.
 
     Args:
-        offsets: rows and columns, from 0 to 2 `margin`, at which each cell begins within its tile; None: all at `margin`.
-        margin: pixels that a cell has less than its tile on each side, on average: h = H / 2 - 2 `margin`.
+        offsets: row and column, in 0..2*margin, at which each cell begins within its tile; None: all at `margin`.
+        margin: pixels that a cell is smaller than its tile on each side, on average: h = H / 2 - 2 * margin.
     """
     views, (height, width) = len(classes), (x.shape[2] // 2, x.shape[3] // 2)
     tile = torch.tensor(ORDERS).to(x.device, non_blocking=True)[classes]
@@ -53,7 +54,7 @@ def joined(cells: Float[Tensor, "V 4 h w 3"]) -> Float[Tensor, "V 3 H W"]:
 
 
 def standardised(cells: Float[Tensor, "V 4 h w 3"]) -> Float[Tensor, "V 4 h w 3"]:
-    """Each cell with mean 0 and standard deviation 1 in each channel; flat ones with 0. Source: Noroozi and Favaro 2016, section 4.2."""
+    """Each cell with mean 0 and standard deviation 1 in each channel; 0 if it is flat. Source: Noroozi and Favaro 2016, section 4.2."""
     centred = cells - cells.mean(dim=(2, 3), keepdim=True)
     return centred / (centred.square().mean(dim=(2, 3), keepdim=True).sqrt() + FLAT)
 
@@ -61,13 +62,13 @@ def standardised(cells: Float[Tensor, "V 4 h w 3"]) -> Float[Tensor, "V 4 h w 3"
 # ---- losses --------------------------------------------------------------------------------------------------------------------
 
 
-def loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy [B] of telling the order of the tiles of images [B,3,H,W] in [0, 1].
+def jigsaw_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy [B] of predicting the order of the tiles of images [B,3,H,W] in [0, 1].
 
-    In evaluation it is the mean over all 24 orders. In training an image is seen in four of them: those whose number is its place in the
-    batch modulo 6. Each of its tiles comes first in one, six neighbours make up all 24, and as every pass is shuffled, each image sees
-    them all in time; a killed training goes on with the same ones. The four go through the net in one batch, so that batch
-    normalisation sees all orders mixed. The edges of neighbouring tiles fit, and the net will use that: see `with_gap`.
+    In evaluation it is the mean over all 24 orders. In training each image is seen in four of them: those whose number is the image's
+    place in the batch, modulo 6. Each tile comes first in one of the four. Every pass is shuffled, so each image sees all orders in time,
+    and a killed training continues with the same ones. The four views go through the net in one batch, so that batch normalisation
+    sees all orders mixed. The edges of neighbouring tiles fit, and the net will use that: see `jigsaw_gap_loss`.
     Source: Noroozi and Favaro 2016, section 4.
 
     Raises:
@@ -77,12 +78,12 @@ def loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
     return _mean(net, x, lambda classes: joined(reassembled(x, classes)))
 
 
-def with_gap(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
-    """As `loss`, where tiles are cropped, 16x16 to 14x14, and have the net's mean and standard deviation in each channel.
+def jigsaw_gap_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+    """`jigsaw_loss` of tiles that are cropped, 16x16 to 14x14, and have the net's mean and standard deviation in each channel.
 
-    So neither edges that fit nor a gradient of light or colour over the image tells the order. The crop is central in evaluation. In
-    training each cell's is anywhere in the tile, by a hash of the image's pixels and the place in the batch, as a loss gets no
-    generator. Where the tiles meet again the net sees an image of 28x28. Source: Noroozi and Favaro 2016, section 4.2.
+    So neither fitting edges nor a gradient of light or colour over the image tells the order. In evaluation the crop is central. In
+    training it lies anywhere in the tile, by a hash of the image's pixels and its place in the batch, because a loss gets no generator.
+    The net sees an image of 28x28, in which the tiles touch. Source: Noroozi and Favaro 2016, section 4.2.
 
     Raises:
         ValueError: sides that are odd, or below 8 pixels.
@@ -98,31 +99,28 @@ def with_gap(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
 
 
 def _mean(net: Net, x: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
-    place = torch.arange(len(x), device=x.device)
-    groups = [place % GROUPS] if net.training else [torch.full_like(place, group) for group in range(GROUPS)]
-    losses = [_told(net, view, group) for group in groups]  # one group after the other: never more than 4B images at once
-    return torch.stack(losses).mean(dim=0)
-
-
-def _told(net: Net, view: Callable[[Tensor], Tensor], group: Tensor) -> Tensor:
-    classes = (torch.arange(VIEWS, device=group.device)[:, None] * GROUPS + group).flatten()
-    return functional.cross_entropy(net(view(classes)), classes, reduction="none").view(VIEWS, -1).mean(dim=0)
+    """Mean cross-entropy [B] over the views that are seen; `view` makes them from their classes i64 [4B]."""
+    place, losses = torch.arange(len(x), device=x.device), []
+    for group in [place % GROUPS] if net.training else [torch.full_like(place, group) for group in range(GROUPS)]:
+        classes = (torch.arange(VIEWS, device=x.device)[:, None] * GROUPS + group).flatten()
+        losses.append(functional.cross_entropy(net(view(classes)), classes, reduction="none").view(VIEWS, -1))
+    return torch.cat(losses).mean(dim=0)
 
 
 def _offsets(x: Tensor, views: int, margin: int) -> Tensor:
-    """Whole numbers from 0 to 2 `margin`, [views,4,2], which look random: whole arithmetic, the same on every device."""
+    """Pseudo-random integers [views,4,2] in 0..2*margin, the same on every device."""
     pixels = (x * 255).round().long().sum(dim=(1, 2, 3))
     key = (torch.arange(views * 8, device=x.device).view(views, 4, 2) + pixels.repeat(views // len(x))[:, None, None]) % 2**32
-    for shift, factor in MIXING:  # one multiplication alone would move neighbouring cells together
+    for shift, factor in MIXING:  # a single multiplication would move neighbouring cells together
         key = (key ^ key >> shift) * factor % 2**32
     return (key ^ key >> 16) % (2 * margin + 1)
 
 
 def _check(x: Tensor) -> None:
     height, width = x.shape[2:]
-    if height % 2 or width % 2 or min(height, width) < SMALLEST:
-        whole = [max(SMALLEST, side + side % 2) for side in (height, width)]
+    rows, columns = (max(SMALLEST, side + side % 2) for side in (height, width))
+    if (rows, columns) != (height, width):
         raise ValueError(
             f"images of {height}x{width} pixels cannot be cut into 2x2 tiles for jigsaw: sides must be even, and at least {SMALLEST}; "
-            f"resize them to {whole[0]}x{whole[1]}"
+            f"resize them to {rows}x{columns}"
         )

@@ -1,4 +1,4 @@
-"""Rotation: tell by which of four angles an image was turned. Source: Gidaris et al. 2018."""
+"""Rotation: the net predicts by which of four angles an image is turned. Source: Gidaris et al. 2018."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch.nn import functional
 from alnb.learn.nets import Net
 
 TURNS = 4  # 0, 90, 180 and 270 degrees
-SMALLEST = 8  # pixels, the side of the digits: smaller images do not show how they were turned
+SMALLEST = 8  # pixels, the side of the digits: smaller images do not show how they are turned
 
 
 def turned(x: Tensor) -> Tensor:
-    """The four rotations [4B,...,H,W] of images [B,...,H,W], square, one angle after the other along the batch axis.
+    """The four rotations [4B,...,H,W] of square images [B,...,H,W]: all images at one angle, then all at the next.
 
     Raises:
         ValueError: images that are not square, or smaller than `SMALLEST`.
@@ -24,16 +24,16 @@ def turned(x: Tensor) -> Tensor:
     return torch.cat([torch.rot90(x, turns, dims=(-2, -1)) for turns in range(TURNS)])
 
 
-def loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy [B] of the four angles of each image [B,3,H,W]; the first `TURNS` outputs of the net are its logits.
+def rotation_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy [B] over the four angles of each image [B,3,H,W]. The first `TURNS` outputs of the net are the logits.
 
-    The four views pass through the net in one batch of 4B: batch normalisation sees all rotations mixed, and cannot give the answer
-    away. Source: Gidaris et al. 2018; Yi et al. 2022, equation 1.
+    The four views pass through the net in one batch of 4B. So batch normalisation sees all angles mixed, and cannot give the answer away.
+    Source: Gidaris et al. 2018; Yi et al. 2022, equation 1.
     """
     return losses_of_logits(net(turned(x))[:, :TURNS])
 
 
 def losses_of_logits(logits: Tensor) -> Tensor:
-    """Mean cross-entropy [B] over the four angles from logits [4B,4] of `turned` images."""
+    """Mean cross-entropy [B] over the four angles, from the logits [4B,4] of `turned` images."""
     angles = torch.arange(TURNS, device=logits.device).repeat_interleave(len(logits) // TURNS)
     return functional.cross_entropy(logits, angles, reduction="none").view(TURNS, -1).mean(dim=0)

@@ -1,4 +1,4 @@
-"""SimSiam: two views of an image, a predictor, and a gradient that stops.
+"""SimSiam: the net predicts one view of an image from another, and no gradient flows into what it predicts.
 
 Source: X. Chen, K. He: *Exploring Simple Siamese Representation Learning*, 2021.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional
 from alnb.learn.nets import Net
 
 
-class Head(nn.Module):
+class SimSiamHead(nn.Module):
     """Projector and predictor, in place of a net's linear head.
 
     The projector is the one for CIFAR: two layers, the last followed by batch normalisation without affine part and without ReLU. The
@@ -39,13 +39,13 @@ def _layer(before: int, after: int) -> list[nn.Module]:
     return [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
 
 
-def loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+def simsiam_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
     """The negative cosine similarity [B], in [-1, 1], of each view's prediction and the other view's projection, both ways.
 
     Args:
-        x: [2B,3,H,W], the first views of all images and then the second ones. Each half goes through the net on its own, so that
+        x: [2B,3,H,W], the first views of all images and then the second ones. Each half goes through the net separately, so that
             batch normalisation never mixes them.
-    Source: Chen and He 2021, equations 1 to 4; no gradient flows into the projections.
+    Source: Chen and He 2021, equations 1 to 4. No gradient flows into the projections.
     """
     head = _head(net)
     first, second = (head(net.features(view)) for view in x.chunk(2))
@@ -57,12 +57,13 @@ def _distance(p: Tensor, z: Tensor) -> Tensor:
 
 
 def spread(net: Net, x: Tensor) -> float:
-    """How far the projections of images [B,3,H,W] in [0, 1] are from all being the same: 1 for scattered, 0 for collapsed.
+    """How different the projections of images [B,3,H,W] in [0, 1] are: 1 if their directions are scattered, 0 if all are the same.
 
-    It is the standard deviation of z / |z| per channel, averaged, over the 1 / sqrt(outputs) of scattered directions. The projector
-    works on a copy in training mode, since running statistics would hide a collapse. A collapse to a few directions, and not to one, is not
-    seen by it: without the stop-gradient the loss comes near -1 and the nearest-neighbour accuracy falls while the spread is still large.
-    Source: Chen and He 2021, section 4.1.
+    It is the standard deviation of z / |z| per channel, averaged, over the 1 / sqrt(outputs) of scattered directions. A copy of the
+    projector in training mode computes z, because running statistics would hide a collapse.
+
+    It detects a collapse to one direction, not to a few: without the stop-gradient the loss comes near -1 and the nearest-neighbour
+    accuracy falls while the spread is still large. Source: Chen and He 2021, section 4.1.
     """
     projector = copy.deepcopy(_head(net).projector).train()
     with torch.no_grad():
@@ -70,6 +71,6 @@ def spread(net: Net, x: Tensor) -> float:
     return float(z.std(dim=0).mean() * z.shape[1] ** 0.5)
 
 
-def _head(net: Net) -> Head:
-    assert isinstance(net.head, Head), "a SimSiam net has its own head: build it with pretrain.build"
+def _head(net: Net) -> SimSiamHead:
+    assert isinstance(net.head, SimSiamHead), "a SimSiam net needs its own head: build it with pretrain.build"
     return net.head

@@ -1,10 +1,9 @@
-"""Sweeps of a notebook over strategies, seeds and whatever else it has as parameters.
+"""Sweeps of a notebook over strategies, seeds and its other parameters.
 
-`grid` says which cells there are, `cell` executes one of them, `engine` hands them out, `table` shows them, `cluster` reaches beyond this
-machine.
+`grid` says which cells there are, `cell` executes one, `engine` hands them out, `table` shows them, `cluster` reaches other machines.
 """
 
-from alnb.notebook.sweep.engine import Sweep, Workers, sweep
+from alnb.notebook.sweep.engine import Sweep, sweep
 from alnb.notebook.sweep.grid import read_file, read_words
 
-__all__ = ["Sweep", "Workers", "read_file", "read_words", "sweep"]
+__all__ = ["Sweep", "read_file", "read_words", "sweep"]

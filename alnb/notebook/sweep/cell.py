@@ -1,11 +1,15 @@
-"""One cell of a sweep: a notebook with one value on each axis, executed by whichever worker gets it, on whichever machine.
+"""One cell of a sweep: a notebook with one value on each axis, executed by whichever worker takes it, on any machine.
 
-Its folder tells everything about it: `cell.json` how far it is, `runs.txt` which run folders it has worked on, `log.txt` what it printed,
-`notebook.ipynb` its executed copy. A sweep keeps nothing else, so that any number of them may share a folder.
+A cell's folder holds all that is known about it: `cell.json` (its status), `log.txt` (what it printed) and `notebook.ipynb` (its executed
+copy). A sweep keeps nothing else, so several sweeps may share a folder.
+
+Killing any process at any instant is safe. A cell is done only when its notebook has reached its end and `cell.json`, written
+atomically while the folder is locked, says so.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import signal
@@ -21,52 +25,84 @@ from pathlib import Path
 from typing import Any
 
 from alnb import store
-from alnb.loop import cycles as loop
 from alnb.notebook import parameters
 from alnb.notebook.execute import PACKAGE, NotebookFailed, execute, python_path
-from alnb.store import stop as pause
+from alnb.report import records
+from alnb.store import stop
 
-DONE, EMPTY, FAILED, STOPPED, DIED, RUNNING, BUSY, NEW = "done", "empty", "failed", "stopped", "died", "running", "busy", "new"
-FINISHED = (DONE, EMPTY)  # EMPTY: the experiment has no such combination
+DONE = "done"  # the notebook has reached its end, or the experiment has no such combination (kind "NothingToRun")
+FAILED = "failed"  # a cell of the notebook raised an error; only `retry` executes it again
+KILLED = "killed"  # its process died
+RUNNING = "running"
+BUSY = "in use elsewhere"  # another sweep has it, or another process has one of its runs
+TODO = "to do"  # not begun, or stopped at a checkpoint
+CORE = ("store", "data", "learn", "acquire", "loop")  # the rooms whose code decides what a run's records are
 GRACE = 20.0  # seconds that a cell has to reach a checkpoint when it is asked to stop
-LOCK_SECONDS = 20  # that a run may still be held by a process that is being killed
-PLACES = ("runs", "figures", "data_root", "download")  # parameters that say where things are: not part of an experiment
+LOCK_SECONDS = 20  # seconds to wait for a run whose process is being killed
+PLACES = ("runs", "figures", "data_root", "download")  # parameters that say where things are: they are no part of an experiment
 FORGET = "delete it: the cell's runs are found complete, and nothing is lost"
 
 
 class OtherVersion(Exception):
-    """A worker has another version of this package than the one who sweeps."""
+    """A worker has another version of this package than the sweep."""
+
+
+class CodeChanged(Exception):
+    """The package or the notebook was edited while the sweep ran."""
+
+
+# ---- versions -----------------------------------------------------------------------------------------------------------------
+
+
+def code_version(*rooms: str) -> str:
+    """The package's version, and a digest of the code on disk in these rooms; of all code if none is named."""
+    files = sorted(path for room in rooms or ("",) for path in (PACKAGE / "alnb" / room).rglob("*.py"))
+    content = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in files}
+    return f"{store.version()} {store.fingerprint(content)[:10]}"
+
+
+@functools.cache
+def package_version() -> str:
+    """Of all code of this process. A worker must have the same: what a notebook does depends on all rooms."""
+    return code_version()
+
+
+@functools.cache
+def core_version() -> str:
+    """Of the code of this process that decides what a run's records are. A finished cell of another core version is executed again.
+
+    A digest, since a version number kept by hand is forgotten. The rooms report, notebook, widgets and papers do not count: a run's folder
+    is named by its manifest, so if an edit of a paper's settings gives other runs, the execution over the whole grid computes them.
+    """
+    return code_version(*CORE)
+
+
+# ---- what is stored -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What to execute, and what it is called."""
+    """What to execute, and its name."""
 
     notebook: Path
-    values: Mapping[str, Any]  # parameters that differ from the notebook's
+    values: Mapping[str, Any]  # the parameters that differ from the notebook's defaults
     point: Mapping[str, Any]  # the value on each axis
-    below: Path
-    key: str  # of the notebook's code and all its parameters, whatever else is swept with it
+    below: Path  # RUNS/cells/NOTEBOOK
+    key: str  # names the notebook's code and all parameters, whatever else is swept with it
 
     @property
     def name(self) -> str:
-        """For people: the values on the axes."""
+        """The values on the axes, for people."""
         return named(self.point) or self.notebook.stem
 
     @property
     def folder(self) -> Path:
-        """Where everything about it is."""
+        """Where all that is known about it is."""
         return self.below / self.key
-
-    def runs(self) -> list[store.Run]:
-        """The run folders that it has worked on or found complete, in order."""
-        path = self.folder / store.RUNS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [store.Run(Path(os.path.normpath(self.folder / line))) for line in dict.fromkeys(lines)]
 
 
 def named(values: Mapping[str, Any]) -> str:
-    """Parameters for people: texts say what they are, numbers have their parameter's name before them."""
+    """Parameters for people, such as "margin, seeds 3": texts stand alone, numbers have their parameter's name before them."""
     single = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in values.items()}
     words = (v if isinstance(v, str) else f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in single.items())
     return ", ".join(words)
@@ -74,23 +110,88 @@ def named(values: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a cell is: what `cell.json` holds."""
+    """What `cell.json` holds."""
 
     state: str
     attempts: int = 0
-    seconds: float = 0.0  # of all attempts that came to an end
+    seconds: float = 0.0  # of all attempts that ended
     threads: int = 0
-    began: float = 0.0  # the present or last attempt, seconds since the epoch
-    host: str = ""
-    package: str = ""
-    kind: str = ""  # of the error
-    reason: str = ""
+    began: float = 0.0  # the last attempt, in seconds since the epoch
+    core: str = ""  # `core_version`
+    kind: str = ""  # the type of the error
+    reason: str = ""  # its message
+    runs: tuple[str, ...] = ()  # the run folders that the cell worked on, relative to its own
     values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def finished(self) -> bool:
-        """Nothing is left to do."""
-        return self.state in FINISHED
+    def wrong(self) -> bool:
+        """Whether the last attempt ended in an error or died."""
+        return self.state in (FAILED, KILLED)
+
+
+def read(cell: Cell) -> Status:
+    """What `cell.json` says."""
+    path = cell.folder / "cell.json"
+    return read_status(path) if path.exists() else Status(TODO)
+
+
+def read_status(path: Path) -> Status:
+    """The status in a `cell.json`.
+
+    Raises:
+        store.Corrupted: the file is damaged, or written by a later version.
+    """
+    content = store.read_json(path, FORGET)
+    unknown = sorted(set(content) - {each.name for each in fields(Status)})
+    if unknown:
+        raise store.Corrupted(f"{path} has unknown fields ({', '.join(unknown)}), as a later version may write; {FORGET}")
+    return Status(**{**content, "runs": tuple(content["runs"])})
+
+
+def _write(cell: Cell, status: Status) -> None:
+    store.write_json(cell.folder / "cell.json", asdict(status))
+
+
+def look(cell: Cell) -> Status:
+    """How far `cell` is. A cell that is stored as running but is not locked was killed.
+
+    Raises:
+        store.Corrupted: its `cell.json` is damaged.
+    """
+    status = read(cell)
+    if status.state == RUNNING and not store.held(cell.folder):
+        return replace(status, state=KILLED, kind="Died", reason="its process was killed, or its machine went down")
+    if status.state == DONE and not _valid(cell, status):
+        return replace(status, state=TODO)
+    return status
+
+
+def _valid(cell: Cell, status: Status) -> bool:
+    """Whether a finished cell is of this core version and all its runs are still complete."""
+    return status.core == core_version() and all(complete(store.Run(cell.folder / name)) for name in status.runs)
+
+
+def complete(run: store.Run) -> bool:
+    """Whether a run has all its cycles. A damaged one has not: executed again, it says what is damaged."""
+    with suppress(store.Corrupted, store.NewerFormat, OSError):
+        protocol = (run.manifest or {"experiment": {}})["experiment"].get("protocol", {})  # a pre-training has none
+        return len(run.records()) == protocol.get("cycles")
+    return False
+
+
+def _worked_on(cell: Cell, processes: list[int]) -> Iterator[str]:
+    """The complete runs that one of these processes of this machine locked last, relative to the cell's folder.
+
+    Runs that were complete before the cell looked at them are not listed: whoever made them answers for them.
+    """
+    owners = [f"{process} on {platform.node()}" for process in processes]
+    for run in records.runs(cell.below.parents[1]):
+        owner = run.path / ".owner"
+        if owner.exists() and owner.read_text() in owners and complete(run):
+            yield os.path.relpath(run.path, cell.folder)
+
+
+# ---- executing ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -101,80 +202,38 @@ class Work:
     kernel_free: bool
     environment: Mapping[str, str]
     threads: int
-    package: str
-    folder: str  # to work in
-    stop: str  # a file: to stop once it is there
+    package: str  # `package_version` of the sweep
+    folder: str  # the working folder
+    stop: str  # a file: stop once it exists
     deadline: float | None  # seconds since the epoch
-    code: str  # `parameters.digest` when the sweep began
-    wait: bool = False  # for others that work on the cell
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)  # no two are the same: Dask would take equal work for done
+    code: str  # `parameters.digest` of the notebook when the sweep began
+    wait: bool = False  # if another sweep has the cell
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)  # makes no two equal: Dask computes equal work only once
 
     @property
     def late(self) -> bool:
-        """Whether it was to stop so long ago that it has to be killed."""
-        asked = Path(self.stop)
+        """Whether it was asked to stop more than `GRACE` ago, so that it has to be killed."""
         with suppress(OSError):
-            if time.time() > asked.stat().st_mtime + GRACE:
+            if time.time() > Path(self.stop).stat().st_mtime + GRACE:
                 return True
         return self.deadline is not None and time.time() > self.deadline + GRACE
 
 
-def look(cell: Cell) -> Status:
-    """How far `cell` is, for everybody. What says of itself that it runs, yet is held by nobody, has died.
-
-    Raises:
-        store.Corrupted: its `cell.json` is damaged.
-    """
-    status = read(cell)
-    if status.state == RUNNING and not store.held(cell.folder):
-        return replace(status, state=DIED, kind="Died", reason="its process was killed, or its machine went down")
-    if status.finished and not _stands(cell, status, store.package()):
-        return replace(status, state=NEW)  # a look at its runs, which are found complete, or are made again
-    return status
-
-
-def read(cell: Cell) -> Status:
-    """What `cell.json` says."""
-    path = cell.folder / "cell.json"
-    return read_status(path) if path.exists() else Status(NEW)
-
-
-def read_status(path: Path) -> Status:
-    """Of any cell, from its `cell.json`.
-
-    Raises:
-        store.Corrupted: it is damaged, or a later version's.
-    """
-    content = store.read_json(path, FORGET)
-    unknown = sorted(set(content) - {each.name for each in fields(Status)})
-    if unknown:
-        raise store.Corrupted(f"{path} has {', '.join(unknown)}, of which this version knows nothing; {FORGET}")
-    return Status(**content)
-
-
-def _stands(cell: Cell, status: Status, package: str) -> bool:
-    """Whether what a finished cell came to is what `package` would make of it, and all its runs are still there and complete."""
-    try:
-        return status.package == package and all(0 < cycles == finished for finished, cycles, _ in map(loop.progress, cell.runs()))
-    except (store.Corrupted, store.NewerFormat):
-        return False  # it is executed again, and says what is damaged
-
-
 def run(work: Work) -> Status:
-    """Execute a cell: the one function that goes to a worker. What the cell did wrong is in its status, not raised.
+    """Execute a cell: the one function that goes to a worker. An error of the notebook is in the status, not raised.
 
     Raises:
-        OtherVersion: this worker would do something else than was asked for.
-        OSError: the cell's folder cannot be written to.
+        OtherVersion: this worker has other code than the sweep.
+        OSError: the cell's folder is not writable.
     """
-    if store.package() != work.package:
+    if package_version() != work.package:
         raise OtherVersion(
-            f"worker {platform.node()} (process {os.getpid()}) has alnb {store.package()} in {PACKAGE}, "
-            f"the sweep has {work.package}: install the same version there"
+            f"worker {platform.node()} (process {os.getpid()}) has alnb {package_version()} in {PACKAGE}, the sweep has {work.package}: "
+            "install the same version there"
         )
     while True:
-        if pause.there(Path(work.stop)) or (work.deadline is not None and time.time() > work.deadline):
-            return replace(read(work.cell), state=STOPPED)
+        if stop.there(Path(work.stop)) or (work.deadline is not None and time.time() > work.deadline):
+            return replace(read(work.cell), state=TODO)
         try:
             with store.exclusive(work.cell.folder, wait=1.0 if work.wait else False):
                 return _attempt(work)
@@ -184,147 +243,119 @@ def run(work: Work) -> Status:
 
 
 def _attempt(work: Work) -> Status:
-    """With the cell held: execute it, unless somebody else has done so meanwhile."""
-    before = read(work.cell)
-    if before.finished and _stands(work.cell, before, work.package):
+    """Execute the cell, whose folder is locked, unless another sweep has done so meanwhile."""
+    before, began = read(work.cell), time.time()
+    if before.state == DONE and _valid(work.cell, before):
         return before
-    began = Status(
-        RUNNING,
-        before.attempts + 1,
-        before.seconds,
-        work.threads,
-        time.time(),
-        platform.node(),
-        work.package,
-        values=dict(work.cell.values),
+    status = Status(
+        RUNNING, before.attempts + 1, before.seconds, work.threads, began, core_version(), runs=before.runs, values=dict(work.cell.values)
     )
-    _write(work.cell, began)
-    (work.cell.folder / store.RUNS).unlink(missing_ok=True)  # each execution names them all
-    try:
-        _unchanged(work)
-        state, kind, reason = (_by_itself if work.kernel_free else _by_papermill)(work)
-    except KeyboardInterrupt:
-        state, kind, reason = STOPPED, "KeyboardInterrupt", "interrupted"
-    except Exception as error:  # not of the notebook: papermill is missing here, say, or the disk is full
-        state, kind, reason = FAILED, type(error).__name__, str(error) or repr(error)
-    spent = before.seconds + (0 if before.state == DONE else time.time() - began.began)  # a second look is no work
-    if state == DONE:
-        spent = max(spent, _recorded(work.cell))  # runs that were there before
-    ended = replace(began, state=state, seconds=spent, kind=kind, reason=reason)
+    _write(work.cell, status)
+    with _watched(work) as processes:
+        try:
+            _unchanged(work)
+            state, kind, reason = (_by_itself if work.kernel_free else _by_papermill)(work, processes)
+        except KeyboardInterrupt:
+            state, kind, reason = TODO, "KeyboardInterrupt", "interrupted"
+        except Exception as error:  # not of the notebook: papermill is missing here, for example, or the disk is full
+            state, kind, reason = FAILED, type(error).__name__, str(error) or repr(error)
+    earlier = {name for name in before.runs if complete(store.Run(work.cell.folder / name))}
+    runs = tuple(sorted({*earlier, *_worked_on(work.cell, processes)}))
+    seconds = before.seconds + (0 if before.state == DONE else time.time() - began)  # to look again at complete runs is no work
+    ended = replace(status, state=state, seconds=seconds, kind=kind, reason=reason, runs=runs)
     _write(work.cell, ended)
     return ended
 
 
 def _unchanged(work: Work) -> None:
-    """Raises: CodeChanged, where the notebook was edited since the sweep began."""
-    if parameters.digest(work.cell.notebook) != work.code:
-        raise store.CodeChanged(f"{work.cell.notebook} was edited while the sweep ran: nothing was computed; start the sweep again")
-
-
-def _recorded(cell: Cell) -> float:
-    """Seconds that the cycles of its runs took, as far as they can be read."""
-    with suppress(store.Corrupted, store.NewerFormat):
-        return sum(sum(record["seconds"].values()) for run in cell.runs() for record in run.records())
-    return 0.0
-
-
-def _write(cell: Cell, status: Status) -> None:
-    store.write_json(cell.folder / "cell.json", asdict(status))
+    """Raises: CodeChanged if the notebook or the core was edited since the sweep began: records must not mix two versions."""
+    edited = [str(work.cell.notebook)] if parameters.digest(work.cell.notebook) != work.code else []
+    edited += [f"alnb in {PACKAGE}"] if code_version(*CORE) != core_version() else []
+    if edited:
+        raise CodeChanged(f"{', '.join(edited)} was edited while the sweep ran: nothing was computed; start the sweep again")
 
 
 Outcome = tuple[str, str, str]  # state, kind of error, its message
 
 
 def _outcome(kind: str, reason: str, late: bool) -> Outcome:
-    """What an error means for the cell."""
-    known = {"TimeIsUp": STOPPED, "NothingToRun": EMPTY, "Locked": BUSY, "DeadKernelError": DIED, "Died": DIED}
-    if kind == "RuntimeError" and reason.startswith("Kernel died"):  # before it could answer for the first time
-        return STOPPED if late else DIED, "Died", reason
-    return STOPPED if late else known.get(kind, FAILED), kind, reason
+    """What an error in the notebook means for the cell."""
+    states = {"TimeIsUp": TODO, "NothingToRun": DONE, "Locked": BUSY, "DeadKernelError": KILLED, "Died": KILLED}
+    if kind == "RuntimeError" and reason.startswith("Kernel died"):  # before its first answer
+        kind = "Died"
+    return TODO if late else states.get(kind, FAILED), kind, reason
 
 
 def environment(work: Work) -> dict[str, str]:
-    """The variables of the process that executes the cell, beside those that are there."""
+    """The variables that the process of a cell gets, added to those of the worker."""
     threads = {name: str(work.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    asked = {pause.STOP: work.stop, pause.DEADLINE: "" if work.deadline is None else str(work.deadline)}
-    own = {
-        store.CELL: str(work.cell.folder),
-        store.LOCK_SECONDS: str(LOCK_SECONDS),
-        store.CODE: work.package,
-        "PYTHONPATH": python_path(),
-    }
-    return {**threads, **own, **asked, **work.environment}
+    requests = {stop.STOP: work.stop, stop.DEADLINE: "" if work.deadline is None else str(work.deadline)}
+    return {**threads, **requests, store.LOCK_SECONDS: str(LOCK_SECONDS), "PYTHONPATH": python_path(), **work.environment}
 
 
-def _by_papermill(work: Work) -> Outcome:
+def _by_papermill(work: Work, processes: list[int]) -> Outcome:
     cell, copy = work.cell, work.cell.folder / "notebook.ipynb"
-    with open(cell.folder / "log.txt", "w", encoding="utf-8") as log, _watch(work) as kill:
+    with open(cell.folder / "log.txt", "w", encoding="utf-8") as log:
         try:
             execute(
                 cell.notebook, cell.values, copy, environment=environment(work), folder=Path(work.folder), log=log,
-                started=lambda manager: kill.append(lambda: _kill(manager.provisioner.pid)),
+                started=lambda manager: processes.append(manager.provisioner.pid),
             )  # fmt: skip
         except NotebookFailed as error:
             return _outcome(error.kind, error.reason or str(error), work.late)
         finally:
             _close_loop()
-        copy.with_suffix(".failed.ipynb").unlink(missing_ok=True)
+    copy.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     return DONE, "", ""
 
 
 def _close_loop() -> None:
-    """That of this thread, which nbclient makes and leaves open."""
+    """Close this thread's event loop, which nbclient makes and leaves open."""
     with suppress(ImportError):
         from jupyter_core.utils import ensure_event_loop
 
-        own = ensure_event_loop()
-        if not own.is_running():  # it is no notebook's own
-            own.close()
+        loop = ensure_event_loop()
+        if not loop.is_running():  # a running one belongs to a notebook
+            loop.close()
 
 
-def _by_itself(work: Work) -> Outcome:
+def _by_itself(work: Work, processes: list[int]) -> Outcome:
     """Without Jupyter, in a process of its own: see `child`."""
     folder = work.cell.folder
     outcome = folder / "outcome.json"
     outcome.unlink(missing_ok=True)
     store.write_json(folder / "values.json", {"notebook": str(work.cell.notebook), "values": dict(work.cell.values)})
     command = [sys.executable, "-m", "alnb.notebook.sweep.child", str(folder), str(os.getpid())]
-    with open(folder / "log.txt", "wb") as log, _watch(work) as kill:
+    with open(folder / "log.txt", "wb") as log:
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
         with subprocess.Popen(command, env={**os.environ, **environment(work)}, cwd=work.folder, **options) as process:
-            kill.append(lambda: _kill(process.pid))
+            processes.append(process.pid)
             status = process.wait()
     if not outcome.exists():
-        died = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        return _outcome("Died", f"its process ended by {died} (out of memory?); what it printed: {folder / 'log.txt'}", work.late)
-    told = store.read_json(outcome)
-    return _outcome(told["kind"], told["reason"], work.late) if told["kind"] else (DONE, "", "")
-
-
-def _kill(pid: int) -> None:
-    """End a process that leads a group of its own, and its children."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL) if os.name == "posix" else os.kill(pid, signal.SIGTERM)
+        end = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        return _outcome("Died", f"its process ended by {end} (out of memory?); what it printed: {folder / 'log.txt'}", work.late)
+    answer = store.read_json(outcome)
+    return _outcome(answer["kind"], answer["reason"], work.late) if answer["kind"] else (DONE, "", "")
 
 
 @contextmanager
-def _watch(work: Work) -> Iterator[list[Callable[[], None]]]:
-    """While it is open, what is in the list is called once the work is late."""
-    kill: list[Callable[[], None]] = []
+def _watched(work: Work) -> Iterator[list[int]]:
+    """While it is open, the processes in the list are killed, with their children, once the work is late."""
+    processes: list[int] = []
 
-    def watching(ended: threading.Event) -> None:
+    def watch(ended: threading.Event) -> None:
         while not ended.wait(0.5):
-            if work.late:
-                for one in kill:
-                    one()
+            for process in processes if work.late else ():
+                with suppress(ProcessLookupError, PermissionError):  # each leads a process group of its own
+                    os.killpg(process, signal.SIGKILL) if os.name == "posix" else os.kill(process, signal.SIGTERM)
 
-    with beside(watching):
-        yield kill
+    with in_thread(watch):
+        yield processes
 
 
 @contextmanager
-def beside(follow: Callable[[threading.Event], None]) -> Iterator[None]:
-    """While it is open, `follow` runs in a thread of its own; it is to return soon after the event that it is given is set."""
+def in_thread(follow: Callable[[threading.Event], None]) -> Iterator[None]:
+    """While it is open, `follow` runs in a thread. It must return soon after the event that it gets is set."""
     ended = threading.Event()
     thread = threading.Thread(target=follow, args=(ended,), daemon=True)
     thread.start()

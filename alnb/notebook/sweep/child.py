@@ -14,11 +14,11 @@ from alnb.notebook.execute import NotebookFailed
 from alnb.notebook.parameters import BadParameter
 from alnb.store.stop import TimeIsUp
 
-DEAD = 3  # exit status of one whose parent is gone
+ORPHANED = 3  # exit status of a process whose parent is gone
 
 
 def main(folder: Path, parent: int) -> int:
-    """Do what `values.json` says, and write into `outcome.json` what came of it."""
+    """Execute what `values.json` in the cell's folder says, and write the error, or "", to `outcome.json`."""
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     work = store.read_json(folder / "values.json")
     kind = reason = ""
@@ -33,10 +33,10 @@ def main(folder: Path, parent: int) -> int:
 
 
 def _follow(parent: int) -> None:
-    """End this process when its parent was killed: its runs are to be free for the next one. Like a kill, that loses nothing."""
+    """End this process once its parent was killed, so that its runs are free for the next one. Like a kill, that loses nothing."""
     while os.getppid() == parent:
         time.sleep(0.5)
-    os._exit(DEAD)
+    os._exit(ORPHANED)
 
 
 if __name__ == "__main__":

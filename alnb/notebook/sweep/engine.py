@@ -1,4 +1,4 @@
-"""Sweeps: a notebook over a grid of parameters, each cell by whichever worker is free, and then once over the whole."""
+"""Sweeps: a notebook over a grid of parameters, each cell by whichever worker is free, then once over the whole grid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,77 +21,90 @@ from alnb import store
 from alnb.notebook.execute import NotebookFailed, execute
 from alnb.notebook.sweep import cell as cells_of
 from alnb.notebook.sweep import table
-from alnb.notebook.sweep.cell import BUSY, DIED, FAILED, Cell, OtherVersion, Status, Work
+from alnb.notebook.sweep.cell import BUSY, DONE, FAILED, KILLED, Cell, OtherVersion, Status, Work
 from alnb.notebook.sweep.grid import Grid, grid
-from alnb.store import stop as pause
+from alnb.store import stop
 
-MOST_WORKERS = 8  # that are started unasked: each is a process of half a gigabyte
+MOST_WORKERS = 8  # that start unasked: each is a process of half a gigabyte
 REFRESH = 1.0  # seconds between two looks at what runs
-BUSY_ROUNDS = 3  # how often a cell is handed out again because a run of it is in use elsewhere
-RESERVE = 2.0  # seconds before a time limit in which nothing is begun
-FORWARDED = ("ALNB_DATA", "ALNB_OTHER_ENVIRONMENT")  # variables that workers get from whoever sweeps
+BUSY_ROUNDS = 3  # how often a cell is tried again because another process uses one of its runs
+RESERVE = 2.0  # seconds before a time limit in which nothing begins
+FORWARDED = ("ALNB_DATA", "ALNB_OTHER_ENVIRONMENT")  # variables that workers get from the sweep
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `sweep` works."""
+
+    workers: int | None = None  # cells at once on this machine; None: one for each GPU, otherwise one for each core, at most 8
+    threads: int | None = None  # of each cell; None: its share of the cores, those it was begun with, or 1 with an executor
+    kernel_free: bool | None = None  # without Jupyter, see `kernel_free`; None: if papermill is not installed
+    retry: bool = False  # execute failed cells again
+    retries: int = 2  # how often a cell whose process was killed is started again
+    time_limit: float | None = None  # seconds after which cells stop at a checkpoint
+    dry_run: bool = False  # execute nothing, print what would be executed and how long it may take
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError if there is less than one worker or thread."""
+        for name, value in (("workers", self.workers), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
 
 
 @dataclass(repr=False)
 class Sweep:
-    """What came of a sweep."""
+    """The result of a sweep."""
 
     grid: Grid
     cells: list[Cell]
     statuses: dict[str, Status]  # by the cell's key
     reports: list[Path] = field(default_factory=list)  # executed notebooks over the whole grid
-    reports_failed: list[str] = field(default_factory=list)  # what was wrong with the others
-    left_seconds: float | None = None  # of work, as finished cells suggest; None: not known
-    why_no_report: str = ""  # where no report was begun
-    late: bool = False  # that is because time was up
+    reports_failed: list[str] = field(default_factory=list)  # the errors of the others
+    left_seconds: float | None = None  # of work, estimated from finished cells; None: not known
+    why_no_report: str = ""
+    late: bool = False  # the time was up before the last report ended
 
     def __repr__(self) -> str:
-        """In a line."""
+        """One line."""
         return f"<Sweep of {self.grid.notebook}: {table.number(len(self.cells))}: {table.counted(self.statuses.values())}>"
 
     @property
     def failed(self) -> list[Cell]:
-        """Cells whose error was kept."""
-        return [cell for cell in self.cells if self.statuses[cell.key].state in (FAILED, DIED)]
+        """The cells whose last attempt ended in an error or died."""
+        return [cell for cell in self.cells if self.statuses[cell.key].wrong]
 
     @property
     def left(self) -> list[Cell]:
-        """Cells that are neither finished nor failed."""
-        return [c for c in self.cells if not self.statuses[c.key].finished and self.statuses[c.key].state not in (FAILED, DIED)]
-
-    def wanted(self, retry: bool) -> list[Cell]:
-        """Cells that a sweep executes: all that are not finished, failed ones if they are to be tried again."""
-        statuses = self.statuses
-        return [c for c in self.cells if not statuses[c.key].finished and (statuses[c.key].state != FAILED or retry)]
+        """The cells that are neither done nor failed."""
+        return [cell for cell in self.cells if self.statuses[cell.key].state != DONE and not self.statuses[cell.key].wrong]
 
     @property
     def finished(self) -> bool:
-        """Whether all cells are finished."""
+        """Whether all cells are done."""
         return not self.failed and not self.left
 
+    def wanted(self, retry: bool) -> list[Cell]:
+        """The cells that a sweep executes: all that are not done; failed ones only with `retry`."""
+        skipped = (DONE,) if retry else (DONE, FAILED)
+        return [cell for cell in self.cells if self.statuses[cell.key].state not in skipped]
 
-@dataclass
+
+# ---- workers ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
 class Workers:
-    """Who works, and how many cells they take at once, which may change meanwhile."""
+    """An executor, and how it is used."""
 
     executor: Executor
-    capacity: int  # cells that are handed out at once
-    threads: int | None = None  # of each cell; None: one
-    gpus: tuple[str, ...] = ()  # given out one by one; empty: workers have their own
-    size: int = 0  # cells that can run at once; 0: as many as are handed out
-    link: str = ""  # where the engine shows itself
+    capacity: int  # how many cells it gets at once
+    threads: int = 1  # of each cell
+    gpus: tuple[str, ...] = ()  # given out one by one; empty: each worker has its own
 
 
 @contextmanager
 def local(workers: int | None = None, threads: int | None = None) -> Iterator[Workers]:
-    """A pool of threads on this machine, each of which waits for a process: on a GPU of its own, or on its share of the cores.
-
-    Raises:
-        ValueError: less than one worker or thread.
-    """
-    for name, value in (("workers", workers), ("threads", threads)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}: it must be at least 1")
+    """Threads of this process. Each waits for the process of a cell, which gets a GPU, or a share of the cores."""
     cores, gpus = _cores(), _gpus()
     workers = workers or min(len(gpus) or cores, MOST_WORKERS)
     pool = ThreadPoolExecutor(workers)
@@ -99,6 +112,17 @@ def local(workers: int | None = None, threads: int | None = None) -> Iterator[Wo
         yield Workers(pool, workers, threads or max(1, cores // workers), gpus)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _workers(executor: Executor | None, options: Options) -> Iterator[Workers]:
+    """Those of this machine, or any executor, which gets as many cells at once as it has workers; all if it does not say."""
+    if executor is None:
+        with local(options.workers, options.threads) as workers:
+            yield workers
+    else:
+        most = getattr(executor, "_max_workers", None)
+        yield Workers(executor, most if isinstance(most, int) else sys.maxsize, options.threads or 1)
 
 
 def _cores() -> int:
@@ -109,16 +133,13 @@ def _gpus() -> tuple[str, ...]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not torch.cuda.is_available():
         return ()
-    return tuple(named.split(",")) if named else tuple(map(str, range(torch.cuda.device_count())))
+    return tuple(visible.split(",")) if visible else tuple(map(str, range(torch.cuda.device_count())))
 
 
-def given(executor: Executor, threads: int | None = None) -> Workers:
-    """Any executor: as many cells at once as it says it has workers, else all."""
-    most = getattr(executor, "_max_workers", None)
-    return Workers(executor, most if isinstance(most, int) else sys.maxsize, threads)
+# ---- the sweep ----------------------------------------------------------------------------------------------------------------
 
 
 def sweep(
@@ -126,74 +147,53 @@ def sweep(
     parameters: Mapping[str, Any] | None = None,
     *,
     over: Iterable[str] | None = None,
-    executor: Executor | AbstractContextManager[Workers] | None = None,
-    workers: int | None = None,
-    threads: int | None = None,
-    kernel_free: bool | None = None,
-    retry: bool = False,
-    retries: int = 2,
-    time_limit: float | None = None,
-    dry_run: bool = False,
+    executor: Executor | None = None,
+    **options: Any,
 ) -> Sweep:
     """Execute a notebook once for each combination of values, in parallel; then once over the whole grid, where all runs are complete.
 
-    Called again it does only what is missing. Each cell's runs, log, executed copy and error are kept below `runs`, in cells/.
+    A second call does only what is missing. Runs are below `runs`; each cell's log, executed copy and error are in cells/ there.
 
     Args:
         path: the notebook.
-        parameters: values by name; those that are lists are cut into single values, each a cell.
+        parameters: values by name. Lists are cut into single values, each a cell.
         over: the list parameters to cut; None: all.
-        executor: who works: any executor that can send plain values, or what `cluster.connect` gives; None: processes on this machine.
-        workers: how many cells at once on this machine; None: one for each GPU, else one for each core, at most 8.
-        threads: of each cell; None: its share of the cores, or what it was begun with.
-        kernel_free: without Jupyter, see `kernel_free`; None: where papermill is not installed. The whole is executed only where
-            it is.
-        retry: cells that failed earlier are tried again.
-        retries: how often a cell whose process was killed is started again.
-        time_limit: seconds after which cells stop at a checkpoint, to be gone on with later.
-        dry_run: nothing is executed; the result says what would be, and how long it may take.
+        executor: runs the cells: any executor that can send plain values, such as Dask's; None: processes on this machine.
+        options: the fields of `Options`.
 
     Raises:
-        BadParameter: all that is wrong with the grid, before anything is started.
-        OSError: the runs' folder cannot be written to.
-        KeyboardInterrupt: by Ctrl-C, or SIGTERM; cells have stopped, and nothing is lost.
+        BadParameter: before anything starts; it lists all that is wrong with the grid.
+        OSError: the folder of the runs is not writable.
+        KeyboardInterrupt: by Ctrl-C or SIGTERM, after the cells have stopped; nothing is lost.
     """
-    deadline = None if time_limit is None else time.time() + time_limit
-    chosen = grid(_found(Path(path)), dict(parameters or {}), over)
-    cells = chosen.cells()
-    result = Sweep(chosen, cells, {cell.key: cells_of.look(cell) for cell in cells})
-    if dry_run:
-        with local(workers, threads) if executor is None else nullcontext() as crew:
-            result.left_seconds = table.estimate(result.wanted(retry))
-            print(table.plan(result.cells, result.statuses, result.left_seconds, crew.capacity if crew else None), flush=True)
+    chosen = Options(**options)
+    deadline = None if chosen.time_limit is None else time.time() + chosen.time_limit
+    made = grid(_located(Path(path)), dict(parameters or {}), over)
+    cells = made.cells()
+    result = Sweep(made, cells, {cell.key: cells_of.look(cell) for cell in cells})
+    if chosen.dry_run:
+        with _workers(executor, chosen) as workers:
+            result.left_seconds = table.estimate(result.wanted(chosen.retry))
+            print(table.plan(cells, result.statuses, result.left_seconds, 1 if executor else workers.capacity), flush=True)
         return result
-    _writable(chosen.root)
-    kernel_free = find_spec("papermill") is None if kernel_free is None else kernel_free
+    _check_writable(made.root)
     with asked_to_end():
-        with _entered(executor, workers, threads) as crew:  # within: what it launches is ended by SIGTERM too
-            _Driver(result, crew, kernel_free, threads, retries, deadline, retry).run()
+        with _workers(executor, chosen) as workers:
+            _Driver(result, workers, chosen, deadline).run()
         result.left_seconds = table.estimate(result.wanted(False))
         _report(result, deadline)
     return result
 
 
-def _found(path: Path) -> Path:
-    """As it is, or where there is no such notebook, in the project: a notebook's kernel works in the folder that the notebook is in."""
-    there = store.workspace() / path
-    return there if there.is_file() and not path.is_file() else path
-
-
-def _entered(
-    executor: Executor | AbstractContextManager[Workers] | None, workers: int | None, threads: int | None
-) -> AbstractContextManager[Workers]:
-    if executor is None:
-        return local(workers, threads)
-    return nullcontext(given(executor, threads)) if isinstance(executor, Executor) else executor
+def _located(path: Path) -> Path:
+    """The notebook, also from another folder: the kernel of a notebook works in the folder that the notebook is in."""
+    in_project = store.workspace() / path
+    return in_project if in_project.is_file() and not path.is_file() else path
 
 
 @contextmanager
 def asked_to_end() -> Iterator[None]:
-    """SIGTERM, as a cluster sends it before it kills, is the same as Ctrl-C."""
+    """SIGTERM, which clusters send before they kill, means the same as Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -208,8 +208,8 @@ def asked_to_end() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _writable(root: Path) -> None:
-    """Raises: OSError, naming the folder, if nothing can be written below it."""
+def _check_writable(root: Path) -> None:
+    """Raises: OSError, which names the folder, if nothing can be written below it."""
     try:
         probe = root / "cells" / f".{uuid.uuid4().hex}"
         store.write_atomic(probe, b"")
@@ -221,46 +221,38 @@ def _writable(root: Path) -> None:
 
 @dataclass
 class _Driver:
-    """Hands out cells until none is left to do, or time is up."""
+    """Hands out cells until none is left, or the time is up."""
 
     result: Sweep
-    crew: Workers
-    kernel_free: bool
-    threads: int | None
-    retries: int
+    workers: Workers
+    options: Options
     deadline: float | None
-    retry: bool
     session: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     running: dict[Future[Status], Cell] = field(default_factory=dict)
-    slots: dict[str, int] = field(default_factory=dict)  # by the cell's key: which place of the crew it has
-    died: Counter[str] = field(default_factory=Counter)
+    slots: dict[str, int] = field(default_factory=dict)  # by the cell's key: which worker's GPU it has
+    deaths: Counter[str] = field(default_factory=Counter)
     busy: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> None:
-        """Raises: KeyboardInterrupt, when the cells that were running have stopped."""
-        todo = self.result.wanted(self.retry)
-        view = table.View(self.result.cells, self.result.statuses, self.crew.link, self.crew.size or self.crew.capacity, len(todo))
+        """Raises: KeyboardInterrupt, after the cells that were running have stopped."""
+        todo = self.result.wanted(self.options.retry)
+        view = table.View(self.result.cells, self.result.statuses, self.workers.capacity, len(todo))
         try:
             with view:
                 while (todo or self.running) and not self.past:
-                    while todo and len(self.running) < self.crew.capacity and not self.over:
+                    while todo and len(self.running) < self.workers.capacity and not _over(self.deadline):
                         self.submit(todo.pop(0))
                     if not self.running:
                         break
                     ended, _ = wait(self.running, REFRESH, FIRST_COMPLETED)
                     todo += [cell for future in ended if (cell := self.collect(future))]
                     view.show({cell.key for cell in self.running.values()})
-        except BaseException:  # Ctrl-C, or an executor that is broken
+        except BaseException:  # Ctrl-C, or a broken executor
             self.end()
             raise
         finally:
-            if all(future.done() for future in self.running):  # else it is still to be seen by somebody
+            if all(future.done() for future in self.running):  # otherwise a cell has still to see it
                 self.stop.unlink(missing_ok=True)
-
-    @property
-    def over(self) -> bool:
-        """Whether it is too late to begin anything."""
-        return _over(self.deadline)
 
     @property
     def past(self) -> bool:
@@ -269,61 +261,54 @@ class _Driver:
 
     @property
     def stop(self) -> Path:
-        """The file whose being there asks this sweep's cells to stop."""
+        """This sweep's cells stop once this file exists."""
         return self.result.grid.root / "cells" / f".stop-{self.session}"
 
     def submit(self, cell: Cell) -> None:
-        """Hand `cell` to whoever is free."""
+        """Hand `cell` to a free worker."""
         used = set(self.slots.values())
         slot = self.slots[cell.key] = next(number for number in range(len(used) + 1) if number not in used)
-        gpus, before = self.crew.gpus, self.result.statuses[cell.key]
-        extra = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
-        kept = {name: os.environ[name] for name in FORWARDED if name in os.environ}
-        threads = self.threads or before.threads or self.crew.threads or 1
-        spinning = {"OMP_WAIT_POLICY": "PASSIVE"} if threads > 1 and self.crew.capacity > 1 else {}
-        surroundings = {"ALNB_WORKSPACE": str(store.workspace()), **spinning, **kept, **extra}
+        threads = self.options.threads or self.result.statuses[cell.key].threads or self.workers.threads
+        variables = {name: os.environ[name] for name in FORWARDED if name in os.environ} | {"ALNB_WORKSPACE": str(store.workspace())}
+        if threads > 1 and self.workers.capacity > 1:
+            variables["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin slow the other cells down
+        if gpus := self.workers.gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+        free = find_spec("papermill") is None if self.options.kernel_free is None else self.options.kernel_free
         work = Work(
-            cell,
-            self.kernel_free,
-            surroundings,
-            threads,
-            store.package(),
-            str(Path.cwd()),
-            str(self.stop),
-            self.deadline,
-            self.result.grid.code,
-            cell.key in self.busy,
-        )
-        self.running[self.crew.executor.submit(cells_of.run, work)] = cell
+            cell, free, variables, threads, cells_of.package_version(), str(Path.cwd()), str(self.stop), self.deadline,
+            self.result.grid.code, cell.key in self.busy,
+        )  # fmt: skip
+        self.running[self.workers.executor.submit(cells_of.run, work)] = cell
 
     def collect(self, future: Future[Status]) -> Cell | None:
-        """Note what came of a cell; the cell itself if it is to be executed once more."""
+        """Note the result of a cell. Returns the cell if it is to be executed once more."""
         cell = self.running.pop(future)
         del self.slots[cell.key]
         try:
             status = future.result()
-        except CancelledError:  # not by this sweep: the executor has come to its end, as by the loss of Dask's scheduler
+        except CancelledError:  # by the executor itself: Dask's scheduler is gone, for example
             raise
-        except Exception as error:  # what `run` raises of itself, or else of an executor whose worker died
-            state = FAILED if isinstance(error, OtherVersion | OSError | store.Corrupted) else DIED
+        except Exception as error:  # of `run`, or of an executor whose worker died
+            state = FAILED if isinstance(error, OtherVersion | OSError | store.Corrupted | ImportError) else KILLED
             before = self.result.statuses[cell.key]
             status = replace(before, state=state, kind=type(error).__name__, reason=str(error) or repr(error))
         self.result.statuses[cell.key] = status
-        if status.state == DIED:
-            self.died[cell.key] += 1
-            return cell if self.died[cell.key] <= self.retries else None
-        if status.state == BUSY and not self.over and self.busy[cell.key] < BUSY_ROUNDS:
-            self.busy[cell.key] += 1  # next time it waits, when all others have been handed out
+        if status.state == KILLED:
+            self.deaths[cell.key] += 1
+            return cell if self.deaths[cell.key] <= self.options.retries else None
+        if status.state == BUSY and not _over(self.deadline) and self.busy[cell.key] < BUSY_ROUNDS:
+            self.busy[cell.key] += 1  # then it waits for the other process, after all other cells
             return cell
         return None
 
     def end(self) -> None:
-        """Ask all that runs to stop at a checkpoint, and wait until it has; interrupted once more, until it was killed."""
+        """Ask all that runs to stop at a checkpoint, and wait for it. A second interruption has it killed."""
         if not self.running:
             return
         print("stopping at the next checkpoint … (interrupt again to stop at once)", file=sys.stderr, flush=True)
         with suppress(OSError):
-            self.stop.touch()  # cells that have not begun end at once; Dask could not tell whether one was cancelled in time
+            self.stop.touch()  # cells that have not begun end at once, too; Dask does not say whether it cancelled one in time
         try:
             wait(self.running, cells_of.GRACE + 10)
         except KeyboardInterrupt:
@@ -334,26 +319,27 @@ class _Driver:
 
 
 def _over(deadline: float | None) -> bool:
+    """Whether it is too late to begin anything."""
     return deadline is not None and time.time() > deadline - RESERVE
 
 
 def _report(result: Sweep, deadline: float | None) -> None:
-    """Execute the notebook over the whole grid, once for each combination of what it takes one at a time."""
+    """Execute the notebook over the whole grid, once for each combination of the parameters that take a single value."""
     if not result.finished:
-        result.why_no_report = "not all cells are finished"
+        result.why_no_report = "not all cells are done"
     elif _over(deadline):
         result.why_no_report, result.late = "time is up", True
     elif find_spec("papermill") is None:
-        result.why_no_report = "papermill is not installed here: execute the same sweep where it is, and it finds all runs complete"
+        result.why_no_report = "papermill is not installed here: start the same sweep where it is, and it finds all runs complete"
     else:
         path, threads = result.grid.notebook, max(status.threads for status in result.statuses.values())
+        variables = {"OMP_NUM_THREADS": str(max(1, threads)), stop.DEADLINE: "" if deadline is None else str(deadline)}
         for values in result.grid.reports():
             print(f"\nover the whole grid: {path}", flush=True)
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{len(result.reports)}.ipynb"
-            copy = result.grid.root / path.stem / "notebooks" / name
-            surroundings = {"OMP_NUM_THREADS": str(max(1, threads)), pause.DEADLINE: "" if deadline is None else str(deadline)}
             try:
-                result.reports.append(execute(path, values, copy, environment=surroundings))
+                copy = execute(path, values, result.grid.root / path.stem / "notebooks" / name, environment=variables)
+                result.reports.append(copy)
             except NotebookFailed as error:
                 if error.kind == "TimeIsUp":
                     result.why_no_report, result.late = "time is up", True

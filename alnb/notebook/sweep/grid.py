@@ -1,4 +1,4 @@
-"""What a sweep is made of: a notebook's parameters, those along which it is cut into cells, and everything that is wrong with them."""
+"""The cells of a sweep: which parameters are cut into single values, and everything that is wrong with the values."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from alnb.notebook.execute import NotebookFailed
 from alnb.notebook.parameters import BadParameter, Parameter
 from alnb.notebook.sweep.cell import PLACES, Cell, named
 
-Words = Sequence[Sequence[str]]
+Words = Sequence[Sequence[str]]  # of the command line: each entry is a parameter's name and the words after it
 FIELDS = ("notebook", "parameters", "over", "says")  # of a sweep file
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A sweep: `axes` are cut into single values, each a cell; the other `values` are the same in every cell."""
+    """A sweep. Each axis is cut into single values; there is a cell for each combination. The other values are the same in all cells."""
 
     notebook: Path
-    values: Mapping[str, Any]  # as given, but for the axes
-    lists: Mapping[str, list[Any]]  # axes that the notebook takes as lists: a cell has one element, the report has them all
-    scalars: Mapping[str, list[Any]]  # axes that the notebook takes one at a time: there is a report for each combination
+    values: Mapping[str, Any]  # without the axes
+    lists: Mapping[str, list[Any]]  # axes that the notebook takes as lists: a cell has one element, a report has all
+    scalars: Mapping[str, list[Any]]  # axes of which the notebook takes one value: there is a report for each combination
 
     @cached_property
     def known(self) -> Mapping[str, Parameter]:
@@ -40,29 +40,25 @@ class Grid:
 
     @property
     def root(self) -> Path:
-        """Where its runs are, and its cells below: the same for a worker elsewhere, whatever folder that was started in."""
+        """The folder of the runs, with the cells in cells/: an absolute path, for workers that started in another folder."""
         return Path(self.values.get("runs") or store.workspace() / "runs").expanduser().absolute()
 
     def cells(self) -> list[Cell]:
-        """A cell for each combination of one value on each axis, the last axis running fastest."""
-        return [self._cell(dict(zip(self._axes, point, strict=True))) for point in product(*self._axes.values())]
+        """A cell for each combination of values. The last axis varies fastest."""
+        axes = {**self.scalars, **self.lists}
+        return [self._cell(dict(zip(axes, point, strict=True))) for point in product(*axes.values())]
 
     def reports(self) -> list[dict[str, Any]]:
         """The parameters of each execution over the whole grid."""
-        whole = {name: list(values) for name, values in self.lists.items()}
+        lists = {name: list(values) for name, values in self.lists.items()}
         points = product(*self.scalars.values())
-        return [{**self.values, **whole, **dict(zip(self.scalars, point, strict=True))} for point in points]
-
-    @property
-    def _axes(self) -> dict[str, list[Any]]:
-        return {**self.scalars, **self.lists}
+        return [{**self.values, **lists, **dict(zip(self.scalars, point, strict=True))} for point in points]
 
     def _cell(self, point: Mapping[str, Any]) -> Cell:
-        single = {name: [value] if name in self.lists else value for name, value in point.items()}
-        values = {**self.values, **single}
+        values = {**self.values, **{name: [value] if name in self.lists else value for name, value in point.items()}}
         experiment = {name: value for name, value in {**self._defaults, **values}.items() if name not in PLACES}
-        own = {name: value for name, value in experiment.items() if value != self._defaults[name]}
-        words = re.sub("[^A-Za-z0-9.]+", "-", named(own)).strip("-")[:80]
+        changed = {name: value for name, value in experiment.items() if value != self._defaults[name]}
+        words = re.sub("[^A-Za-z0-9.]+", "-", named(changed)).strip("-")[:80]
         key = "-".join(filter(None, (words, store.fingerprint(self.code, experiment)[:10])))
         return Cell(self.notebook.resolve(), values, point, self.root / "cells" / self.notebook.stem, key)
 
@@ -72,51 +68,53 @@ class Grid:
 
     @cached_property
     def code(self) -> str:
-        """Digest of what the notebook does, see `parameters.digest`."""
+        """Digest of the notebook's code, see `parameters.digest`."""
         return parameters.digest(self.notebook)
 
 
-def grid(path: Path, given: Mapping[str, Any], over: Iterable[str] | None = None) -> Grid:
-    """The sweep of the notebook at `path` over values by name. Where the notebook takes a single value, several are an axis.
+def grid(path: Path, values: Mapping[str, Any], over: Iterable[str] | None = None) -> Grid:
+    """The sweep of the notebook at `path`. Where the notebook takes a single value, a list of values is an axis.
 
-    The notebook's own cells tagged `check` have looked at the values.
+    The notebook's own cells tagged `check` look at the values.
 
     Args:
-        given: values as the notebook takes them, or a list of these.
         over: the list parameters to cut into cells; None: all that are not empty.
     Raises:
-        BadParameter: all that is wrong, a line each.
+        BadParameter: all that is wrong, one problem a line.
     """
-    found, problems = _grid(path, given, None if over is None else list(over))
-    _refuse([*problems, *_said(found, whole=not problems)])
-    return found
+    made, problems = _grid(path, values, None if over is None else list(over))
+    _refuse([*problems, *_complaints(made, together=not problems)])
+    return made
 
 
-def _grid(path: Path, given: Mapping[str, Any], over: list[str] | None) -> tuple[Grid, list[str]]:
-    """The sweep over what is right, and what is wrong."""
+def _grid(path: Path, values: Mapping[str, Any], over: list[str] | None) -> tuple[Grid, list[str]]:
+    """The sweep over the values that are right, and what is wrong with the others."""
     known, problems = parameters.read(path), list[str]()
     scalars: dict[str, list[Any]] = {}
-    values: dict[str, Any] = {}
-    for name, value in given.items():
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
         try:
             if name in known and isinstance(value, list) and not _takes_list(known[name]):
                 scalars[name] = _axis(name, value, known)
             else:
-                values |= parameters.check({name: value}, known)
+                checked |= parameters.check({name: value}, known)
         except BadParameter as error:
             problems.append(str(error))
-    held = {name: values.get(name, _default(p)) for name, p in known.items() if p.annotation and _takes_list(p)}
-    every = {name: value for name, value in held.items() if isinstance(value, list) and value}
-    wanted = list(every) if over is None else over
-    problems += [f"over: {_no_axis(name, known, every)}" for name in wanted if name not in every and name not in scalars]
-    lists = {name: every[name] for name in every if name in wanted}
-    return Grid(path, {n: v for n, v in values.items() if n not in lists}, lists, scalars), problems
+    present = {name: checked.get(name, _default(p)) for name, p in known.items() if p.annotation and _takes_list(p)}
+    cuttable = {name: value for name, value in present.items() if isinstance(value, list) and value}
+    wanted = list(cuttable) if over is None else over
+    for name in wanted:
+        if name not in cuttable and name not in scalars:
+            reason = "it has only one value, so it cannot be swept" if name in known else f"there is no such list: {', '.join(cuttable)}"
+            problems.append(f"over {name!r}: {reason}")
+    lists = {name: cuttable[name] for name in cuttable if name in wanted}
+    return Grid(path, {name: value for name, value in checked.items() if name not in lists}, lists, scalars), problems
 
 
 def _axis(name: str, values: list[Any], known: Mapping[str, Parameter]) -> list[Any]:
-    """Values of a parameter that takes one at a time.
+    """The checked values of a parameter of which the notebook takes one.
 
-    Raises: BadParameter, also where they can be no axis.
+    Raises: BadParameter, also if the parameter cannot be swept.
     """
     if name in PLACES:
         raise BadParameter(f"parameter {name!r} says where things are: it has one value in a sweep, not {values!r}")
@@ -127,78 +125,78 @@ def _axis(name: str, values: list[Any], known: Mapping[str, Parameter]) -> list[
     return checked
 
 
-def read_words(path: Path, given: Words) -> dict[str, Any]:
-    """Values from the command line as `grid` takes them: each entry is a name and the words after it, see `parameters.parse`.
+def read_words(path: Path, words: Words) -> dict[str, Any]:
+    """Values from the command line, for `grid`. They mean what they mean to `parameters.parse`.
 
     Raises:
-        BadParameter: all that is wrong, a line each.
+        BadParameter: all that is wrong, one problem a line.
     """
     known, problems = parameters.read(path), list[str]()
     values: dict[str, Any] = {}
-    names = [name for name, *_ in given]
-    for name, *words in given:
+    names = [name for name, *_ in words]
+    for name, *rest in words:
         try:
             if names.count(name) > 1:
                 raise BadParameter(f"parameter {name!r} is given twice")
-            values[name] = _value(name, words, known)
+            values[name] = _value(name, rest, known)
         except BadParameter as error:
             problems.append(str(error))
     if problems:
-        found, more = _grid(path, values, None)
-        _refuse(dict.fromkeys([*problems, *more, *_said(found, whole=False)]))
+        made, more = _grid(path, values, None)
+        _refuse(dict.fromkeys([*problems, *more, *_complaints(made, together=False)]))
     return values
 
 
 def _value(name: str, words: Sequence[str], known: Mapping[str, Parameter]) -> Any:
-    """What words mean; several of a parameter that takes one, or a range of numbers, are a list of its values."""
+    """What words mean. Where the notebook takes a single value, several words or a range of numbers are a list of values."""
     if name not in known or _takes_list(known[name]):
         return parameters.parse([[name, *words]], known)[name]
-    spread = list(words)
     if parameters.type_of(known[name]) is int:
-        spread = [str(number) for word in words for number in parameters.integers(word) or (word,)]
-    each = [parameters.parse([[name, word]], known)[name] for word in spread]
-    return each if len(each) > 1 else parameters.parse([[name, *spread]], known)[name]
+        words = [str(number) for word in words for number in parameters.integers(word) or (word,)]
+    values = [parameters.parse([[name, word]], known)[name] for word in words]
+    return values if len(values) > 1 else parameters.parse([[name, *words]], known)[name]
 
 
-def _said(grid: Grid, *, whole: bool) -> list[str]:
-    """What the notebook says is wrong: of each value by itself, and if that is nothing of the `whole`."""
-    if whole and all(_problem(grid, values) is None for values in grid.reports()):
+# ---- what the notebook itself says --------------------------------------------------------------------------------------------
+
+
+def _complaints(grid: Grid, *, together: bool) -> list[str]:
+    """What the notebook's `check` cells say: about each value alone; if that is nothing, and if asked for, about all `together`."""
+    if together and all(_complaint(grid, values) is None for values in grid.reports()):
         return []
-    problems = [problem for values in _singles(grid) if (problem := _problem(grid, values))]
-    if whole and not problems:
-        problems = [problem for values in grid.reports() if (problem := _problem(grid, values))]
+    problems = [problem for values in _single_values(grid) if (problem := _complaint(grid, values))]
+    if together and not problems:
+        problems = [problem for values in grid.reports() if (problem := _complaint(grid, values))]
     return list(dict.fromkeys(problems))
 
 
-def _problem(grid: Grid, values: Mapping[str, Any]) -> str | None:
-    """What the notebook says of these parameters; None where nothing is wrong."""
+def _complaint(grid: Grid, values: Mapping[str, Any]) -> str | None:
     try:
         kernel_free.examine(grid.notebook, values)
     except NotebookFailed as error:
-        return None if error.kind == "NothingToRun" and _is_part(grid, values) else error.reason
+        is_part = any(values.get(name) != every for name, every in grid.lists.items())
+        return None if error.kind == "NothingToRun" and is_part else error.reason  # a part may hold no combination
     return None
 
 
-def _is_part(grid: Grid, values: Mapping[str, Any]) -> bool:
-    return any(values.get(name) != whole for name, whole in grid.lists.items())
-
-
-def _singles(grid: Grid) -> Iterator[dict[str, Any]]:
-    """Parameters with all defaults but one, which has one value."""
+def _single_values(grid: Grid) -> Iterator[dict[str, Any]]:
+    """Parameters that differ from the defaults in one value."""
     for name, values in grid.scalars.items():
         yield from ({name: value} for value in values)
     for name, value in {**grid.lists, **grid.values}.items():
-        yield from ({name: [one]} for one in value) if isinstance(value, list) and value else ({name: value},)
+        yield from ({name: [item]} for item in value) if isinstance(value, list) and value else ({name: value},)
 
 
-def read_file(path: Path, given: Words = ()) -> tuple[Path, dict[str, Any], list[str] | None]:
-    """Notebook, values and axes of a sweep file: YAML with `notebook` (relative to the file), `parameters`, and perhaps `over`.
+# ---- sweep files --------------------------------------------------------------------------------------------------------------
 
-    Its values mean what they mean on the command line, where 0:5 stands for the five whole numbers from 0 on. `given`, words as
-    `read_words` takes them, replace its own.
+
+def read_file(path: Path, words: Words = ()) -> tuple[Path, dict[str, Any], list[str] | None]:
+    """Notebook, values and axes of a sweep file: YAML with `notebook` (relative to the file), `parameters` and, if wanted, `over`.
+
+    Values mean what they mean on the command line: 0:5 stands for 0, 1, 2, 3, 4. `words` replace values of the file.
 
     Raises:
-        BadParameter: it is not there, is no such file, or names what it cannot hold; or all that is wrong with its parameters.
+        BadParameter: the file is missing or malformed; or all that is wrong with its parameters.
     """
     try:
         import yaml
@@ -210,15 +208,16 @@ def read_file(path: Path, given: Words = ()) -> tuple[Path, dict[str, Any], list
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
         raise BadParameter(f"sweep file {path} cannot be read: {error}") from error
     _check_file(path, content)
-    entries, over = content.get("parameters") or {}, content.get("over")
-    target = Path(os.path.relpath((path.parent / content["notebook"]).resolve()))
+    entries = content.get("parameters") or {}
     written = dict(zip(map(str, entries), (plain["parameters"] or {}).values(), strict=True)) if entries else {}
-    own = [[str(name), *_words(written[str(name)], value)] for name, value in entries.items() if name not in {n for n, *_ in given}]
-    return target, read_words(target, [*own, *given]), over
+    replaced = {name for name, *_ in words}
+    kept = [[str(name), *_words(written[str(name)], value)] for name, value in entries.items() if name not in replaced]
+    target = Path(os.path.relpath((path.parent / content["notebook"]).resolve()))
+    return target, read_words(target, [*kept, *words]), content.get("over")
 
 
 def _check_file(path: Path, content: Any) -> None:
-    """Raises: BadParameter, for all that is wrong with what a sweep file has, its parameters aside."""
+    """Raises: BadParameter, with all that is wrong with the entries of a sweep file."""
     if not isinstance(content, dict):
         raise BadParameter(f"sweep file {path} has no entries: write a line such as notebook: ../quickstart.ipynb")
     problems = [
@@ -229,9 +228,9 @@ def _check_file(path: Path, content: Any) -> None:
     if not isinstance(content.get("notebook"), str):
         problems.append(f"sweep file {path} names no notebook: write a line such as notebook: ../quickstart.ipynb")
     if not isinstance(content.get("parameters") or {}, dict):
-        problems.append(f"sweep file {path}: parameters is {content['parameters']!r}: it must be names with values, as seeds: 0:5")
+        problems.append(f"sweep file {path}: parameters is {content['parameters']!r}: it must be names with values, such as seeds: 0:5")
     if not (content.get("over") is None or _is_names(content["over"])):
-        problems.append(f"sweep file {path}: over is {content['over']!r}: it must be a list of parameters, as [strategies, seeds]")
+        problems.append(f"sweep file {path}: over is {content['over']!r}: it must be a list of parameters, such as [strategies, seeds]")
     _refuse(problems)
 
 
@@ -240,24 +239,27 @@ def _is_names(value: Any) -> bool:
 
 
 def _words(written: Any, value: Any) -> list[str]:
-    """An entry of a sweep file as words: texts as they are written there, what is nested as one word."""
+    """A value of a sweep file as words: texts as they are written there, nested values as one word."""
     if isinstance(written, str):
         return [written]
     return written if _is_names(written) and written else [json.dumps(value, default=str)]
+
+
+# ---- helpers ------------------------------------------------------------------------------------------------------------------
 
 
 def _takes_list(parameter: Parameter) -> bool:
     """Whether a list may be one value of it."""
     try:
         kind = parameters.type_of(parameter)
-    except BadParameter:  # it is named where a value is given
+    except BadParameter:  # reported where it gets a value
         return False
     kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)
-    return kind is None or any(one is list or get_origin(one) is list for one in kinds)
+    return kind is None or any(member is list or get_origin(member) is list for member in kinds)
 
 
 def _default(parameter: Parameter) -> Any:
-    """As a value where it is a literal such as JSON has, else as written."""
+    """As a value if it is a literal that JSON has, otherwise as written."""
     try:
         value = ast.literal_eval(parameter.default)
         json.dumps(value)
@@ -266,14 +268,8 @@ def _default(parameter: Parameter) -> Any:
     return value
 
 
-def _no_axis(name: str, known: Mapping[str, Parameter], every: Mapping[str, Any]) -> str:
-    if name in known:
-        return f"{name!r} has a single value, or none: give it several, or leave it out"
-    return f"there is no parameter {name!r}; lists are {', '.join(every) or 'none'}"
-
-
 def _refuse(problems: Iterable[str]) -> None:
-    """Raises: BadParameter, naming all of them, if there are any."""
+    """Raises: BadParameter, with all problems, if there are any."""
     problems = list(problems)
     if len(problems) == 1:
         raise BadParameter(problems[0])

@@ -33,7 +33,7 @@ from alnb.loop import oracle
 from alnb.loop.experiment import Cycle, Experiment, NothingToRun, Protocol
 from alnb.papers import experiment as shared
 from alnb.papers.experiment import Scale, at_scale, runs_folder
-from alnb.papers.jobs import Job, TaggedRun, begun, cached_result, progress
+from alnb.papers.jobs import Job, TaggedRun, begun, cached_result, progress, read_result
 from alnb.report import records
 from alnb.store import Stream
 from alnb.store.checks import one_of
@@ -107,12 +107,16 @@ class Setting(shared.Setting):
     watched: int = field(default=0, metadata={"result": False})  # images of each class that the kNN monitor looks at; 0: all
 
     def labels(self, regime: float, pool: ImageSet) -> int:
-        """Images that each cycle asks for: as many of each class as in the paper, but at most a tenth of the pool.
+        """Images that each cycle asks for: see `budget`."""
+        return self.budget(regime, len(pool), len(pool.classes))
+
+    def budget(self, regime: float, pool: int, classes: int) -> int:
+        """Images that each cycle asks for, of `pool` images: as many of each class as in the paper, but at most a tenth of the pool.
 
         That may be no whole number of each class (4.5 for Tiny ImageNet at 1 %): `oracle.class_uniform` then draws who gets one more.
         """
         per_class = self.published.size * regime / 100 / self.published.classes
-        return min(round(per_class * len(pool.classes)), int(len(pool) * LARGEST))
+        return min(round(per_class * classes), int(pool * LARGEST))
 
 
 def setting(
@@ -137,7 +141,12 @@ def setting(
     Raises:
         ValueError: a name is not known, or `views` is below 0.
     """
-    checks = {"dataset": (dataset, DATASETS), "preset": (preset, PRESETS), "vaal": (vaal, VAALS), "split": (split, SPLITS)}
+    checks: dict[str, tuple[str, Iterable[str]]] = {
+        "dataset": (dataset, DATASETS),
+        "preset": (preset, PRESETS),
+        "vaal": (vaal, VAALS),
+        "split": (split, SPLITS),
+    }
     for name, (value, allowed) in checks.items():
         one_of(name, value, allowed)
     if views is not None and views < 0:
@@ -223,10 +232,16 @@ class PreparedData(shared.PreparedData):
         Raises:
             pretrain.Collapsed, train.NonFiniteLoss, store.Corrupted: as `pretrain.pretrain`.
         """
-        monitor = Monitor(*(at_most(images, self.setting.watched or None) for images in self.images))
+        memory, held_out = (at_most(images, self.setting.watched or None) for images in self.images)
         with progress("SimSiam") as report:
             result = pretrain(
-                self.setting.pretext, self.pool.images, self.base, seed=self.seed, cache=self.cache, report=report, monitor=monitor
+                self.setting.pretext,
+                self.pool.images,
+                self.base,
+                seed=self.seed,
+                cache=self.cache,
+                report=report,
+                monitor=Monitor(memory, held_out),
             )
         numbers = {"seconds": result.seconds, "loss": float(result.losses.mean()), "history": list(result.history)}
         cached_result(self.runs, *_summary_file(self.setting), lambda: numbers)
@@ -274,14 +289,9 @@ def _summary_file(setting: Setting) -> tuple[str, str]:
 def pretraining(setting: Setting, runs: Path | str) -> dict[str, Any]:
     """Numbers of the pre-training whose runs lie below `runs`: seconds, loss (the mean over images) and history; see `Pretrained`.
 
-    Raises:
-        store.Corrupted: there is no such file, or it is damaged.
+    Raises: as `read_result`.
     """
-    name, key = _summary_file(setting)
-    numbers = cached_result(runs, name, key)
-    if numbers is None:
-        raise store.Corrupted(f"results/{name}-*.json in {runs} is missing: copy it from where the runs were made")
-    return numbers
+    return read_result(runs, *_summary_file(setting))
 
 
 # ---- running -------------------------------------------------------------------------------------------------------------------
@@ -378,12 +388,11 @@ def _svm_curve(prepared: PreparedData, run: store.Run, cycles: Iterable[Cycle]) 
     assert isinstance(pool, Embedded) and isinstance(test.images, Embedded) and isinstance(rule, SvmMargin)
     if store.describe(pool) != (run.manifest or {})["experiment"]["pool"]["images"]:
         raise ValueError(f"{run.path} learned from other features than those in {prepared.cache}: copy the pre-training's folder there")
-    options: dict[str, Any] = {"C": rule.C, "estimator": rule.estimator, "scale": rule.scale}
     labelled: list[int] = []
     curve = []
     for cycle in cycles:
         labelled += cycle.queried
         known: Tensor = torch.tensor(labelled)
         targets = prepared.pool.targets[known]
-        curve.append(svm_accuracy(pool.features[known], targets, test.images.features, test.targets, **options))
+        curve.append(svm_accuracy(pool.features[known], targets, test.images.features, test.targets, C=rule.C, scale=rule.scale))
     return {"svm": curve}

@@ -18,7 +18,7 @@ from alnb.report.figures import draw_published
 MILESTONES = {100: (0.70, 0.75), 200: (0.76, 0.82), 400: (0.85, 0.88), 800: (0.885, 0.905)}
 """Accuracy of the nearest-neighbour vote by epoch of SimSiam with ResNet-18 on CIFAR-10. Source: Chen and He 2021, Figure D.1, and the
 logs of lightly's benchmark, PatrickHua/SimSiam and ahmdtaha/simsiam."""
-ARM_STYLES: dict[str, tuple[str, str, str]] = {  # line style, label, filled part of the published markers
+ARM_STYLES: dict[str, tuple[Any, str, Any]] = {  # line style, label, filled part of the published markers
     "frozen": ("-", "self-supervised, frozen", "none"),
     "scratch": ("--", "from scratch", "bottom"),
 }

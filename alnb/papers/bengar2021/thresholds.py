@@ -160,8 +160,8 @@ def bootstrap_correlation(frame: DataFrame, arm: str = "frozen", draws: int = DR
     groups = [runs for _, runs in frame.groupby("dataset", sort=False) if _gains(runs, arm, "random").gains.size]
     if len(groups) < 3:
         return f"no bootstrap of the correlation: {len(groups)} data sets, and it needs 3"
-    seeds = [(Stream(seed) / "correlation" / k).seed for k in range(len(groups))]
-    columns = [bootstrap_threshold(runs, draws, own, arm=arm) for runs, own in zip(groups, seeds, strict=True)]
+    stream = Stream(seed) / "correlation"
+    columns = [bootstrap_threshold(runs, draws, (stream / k).seed, arm=arm) for k, runs in enumerate(groups)]
     classes = [int(runs["classes"].iloc[0]) for runs in groups]
     values = [r for drawn in zip(*columns, strict=True) if not math.isnan(r := correlation(classes, drawn).r)]
     if not values:

@@ -34,7 +34,7 @@ from alnb.loop import oracle
 from alnb.loop.experiment import Experiment, NothingToRun, Protocol
 from alnb.papers import experiment as shared
 from alnb.papers.experiment import Scale, at_scale, runs_folder
-from alnb.papers.jobs import Job, cached_result, progress
+from alnb.papers.jobs import Job, cached_result, progress, read_result
 from alnb.papers.yi2022.data import IMBALANCED_CIFAR10, bgr
 from alnb.papers.yi2022.strategies import STRATEGIES, SUBSET
 from alnb.papers.yi2022.switches import CLEAN, PRESETS, VALUES, Switches, name_of
@@ -274,14 +274,9 @@ def summary(setting: Setting, pretext: str, runs: Path | str) -> dict[str, Any]:
     Returns:
         seconds (in the process that finished it), loss (mean over images), images, first_batch (its size), below_1e-4 (losses that are
         written with an exponent), overlap (images that the first batch shares with that of the text order), losses (their fingerprint).
-    Raises:
-        store.Corrupted: there is no such file, or it is damaged.
+    Raises: as `read_result`.
     """
-    name, key = summary_file(setting, pretext)
-    numbers = cached_result(runs, name, key)
-    if numbers is None:
-        raise store.Corrupted(f"results/{name}-*.json in {runs} is missing: copy it from where the runs were made")
-    return numbers
+    return read_result(runs, *summary_file(setting, pretext))
 
 
 def warm_up(prepared: PreparedData) -> None:

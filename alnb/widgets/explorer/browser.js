@@ -1,5 +1,5 @@
-// What only the browser knows: whether it can draw with WebGL (without it the scatter plot would stay blank, and say nothing), and which
-// button had the focus when it was switched off: it has it again once it is on, so that one steps from cycle to cycle by keyboard.
+// Two things that only the browser knows. Can it draw with WebGL? (Without it the scatter plot stays blank without an error.) And which
+// button had the focus when it was switched off? It gets the focus back once it is on, so that one can step by keyboard.
 function render({ model, el }) {
   const canvas = document.createElement("canvas");
   model.set("webgl", canvas.getContext("webgl2") || canvas.getContext("webgl") ? "yes" : "no");
@@ -7,17 +7,17 @@ function render({ model, el }) {
   el.style.display = "none";
 
   let last = null;
-  const on = new MutationObserver(() => {
+  const observer = new MutationObserver(() => {
     if (!last.disabled && document.activeElement === document.body) last.focus({ preventScroll: true });
   });
   const focused = ({ target }) => {
-    on.disconnect();
+    observer.disconnect();
     last = el.closest(".alnb-explorer")?.contains(target) ? target : null;
-    if (last) on.observe(last, { attributes: true, attributeFilter: ["disabled"] });
+    if (last) observer.observe(last, { attributes: true, attributeFilter: ["disabled"] });
   };
   document.addEventListener("focusin", focused);
   return () => {
-    on.disconnect();
+    observer.disconnect();
     document.removeEventListener("focusin", focused);
   };
 }

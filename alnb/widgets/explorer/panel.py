@@ -1,144 +1,133 @@
-"""One run's scatter plot, the image under the pointer, and the images that were asked for."""
+"""One run in the explorer: its scatter plot, the image under the pointer, and the queried images."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anywidget
 import ipywidgets
+import pandas
 import torch
 import traitlets
+from torch import Tensor
 
-from alnb.acquire.query import VOID
-from alnb.report.palette import CLASS_COLOURS
-from alnb.widgets.explorer import trail as exploration
-from alnb.widgets.explorer.trail import ASKED, PALE, POOL, STATE_COLOURS, Trail
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from alnb.data import ImageSet
+from alnb.data import ImageSet
+from alnb.widgets.explorer.pictures import PALE, STATE_COLOURS, colours, has_class_colours
+from alnb.widgets.explorer.trail import POOL, QUERIED, Trail
 
 HEIGHT = 380  # pixels, of a scatter plot
-HELD = 16 * 2**20  # bytes of images that a browser is given at once; of larger pools it asks for each
+MAX_BYTES = 16 * 2**20  # a pool with at most so many bytes of pixels is sent to the browser whole; of others, single images
 MARGIN = 0.04  # of a plot's width and height, so that no point is cut off
-SIZES, OPACITIES = (4, 9, 16), (0.3, 0.9, 1.0)  # of the points of `exploration`'s states
-MARKED = "#FF00FF"  # of points under the pointer or selected: the colour of no class
+SIZES, OPACITIES = (4, 9, 16), (0.3, 0.9, 1.0)  # of points, by state
+MARKED = "#FF00FF"  # points under the pointer or selected; no class has this colour
+NO_IMAGE = -1
 
 
 class Pointed(anywidget.AnyWidget):
-    """The image under a scatter plot's pointer, and what is known of it; drawn by the browser, so that it need not wait for the kernel."""
+    """The image under the pointer, with its class and cycle. The browser draws it, so that it need not wait for the kernel."""
 
-    _esm = Path(__file__).with_name("pointed.js").read_text()  # of a path, anywidget 0.11 would keep every widget for ever
-    plot = traitlets.Instance(ipywidgets.Widget).tag(sync=True, **ipywidgets.widget_serialization)  # that of jupyter-scatter
-    image = traitlets.Int(VOID).tag(sync=True)  # a global index; `VOID`: none yet
-    asked = traitlets.Dict().tag(sync=True)  # the cycle in which an image was asked for, of those that were
+    _esm = Path(__file__).with_name("pointed.js").read_text()  # anywidget 0.11 never releases widgets whose source is a path
+    plot = traitlets.Instance(ipywidgets.Widget).tag(sync=True, **ipywidgets.widget_serialization)  # of jupyter-scatter
+    image = traitlets.Int(NO_IMAGE).tag(sync=True)  # a global index
+    queried = traitlets.Dict().tag(sync=True)  # the cycle of each queried image
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     targets = traitlets.List(traitlets.Int()).tag(sync=True)
     size = traitlets.Tuple().tag(sync=True)  # height and width of an image
 
     def __init__(self, train: ImageSet, plot: ipywidgets.Widget) -> None:
-        """`train`: the images; `plot`: where one points, a widget with a trait `hovering`."""
+        """`plot` is a widget with a trait `hovering`: the global index of the point under the pointer."""
         self._images = train.images
         first = train.images.batch(torch.tensor([0]))
-        self._few = len(train) * first.numel() <= HELD
+        self._sends_all = len(train) * first.numel() <= MAX_BYTES
         super().__init__(plot=plot, classes=list(train.classes), targets=train.targets.tolist(), size=tuple(first.shape[-2:]))
         self.on_msg(self._answer)
 
     def _answer(self, _: object, content: Any, buffers: object) -> None:
-        """Pixels, uint8 [n,H,W,3], of an image that the browser lacks, or of all where it asks for them and they are few."""
+        """Send pixels, uint8 [n,H,W,3], of one image, or of all if the browser asks for all and the pool is small."""
         image = content["image"]
-        if image is not None or self._few:
-            some = list(range(len(self.targets))) if image is None else [int(image)]
-            pixels = self._images.batch(torch.tensor(some)).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-            self.send({"images": some}, [pixels.tobytes()])
+        if image is not None or self._sends_all:
+            images = list(range(len(self.targets))) if image is None else [int(image)]
+            pixels = self._images.batch(torch.tensor(images)).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            self.send({"images": images}, [pixels.tobytes()])
 
 
 class Panel:
-    """What one run shows of the cycle that is looked at."""
+    """The widgets of one run."""
 
-    def __init__(self, trail: Trail, positions: Tensor, picked: Callable[[Sequence[int]], None]) -> None:
-        """`positions` [N,2]; `picked` is told of the images of a selection, by global index."""
+    def __init__(self, trail: Trail, positions: Tensor, select: Callable[[Sequence[int]], None]) -> None:
+        """`positions` [N,2] of the images. `select` is called with the global indices of a selection."""
         self.scatter, self._frame = _scatter(trail, positions)
-        self._drawing = self.scatter.show()
-        self._drawing.add_class("alnb-plot")
-        self.flat, self.strip = ipywidgets.HTML(), ipywidgets.HTML()
-        self.pointed = Pointed(trail.setting.train, self.scatter.widget)
+        self._plot = self.scatter.show()
+        self._plot.add_class("alnb-plot")
+        self.fallback, self.strip = ipywidgets.HTML(), ipywidgets.HTML()
+        self.pointed = Pointed(trail.train, self.scatter.widget)
         self.number = ipywidgets.BoundedIntText(
-            0, 0, len(trail.setting.train) - 1, description="image", layout=ipywidgets.Layout(width="170px"),
-            tooltip="an image by its number: what pointing at it shows",
+            0, 0, len(trail.train) - 1, description="image", layout=ipywidgets.Layout(width="170px"),
+            tooltip="the number of an image, instead of pointing at it",
         )  # fmt: skip
-        name = ipywidgets.HTML(f'<h3 style="margin:2px 0">{escape(trail.strategy.replace("_", " "))}, {escape(trail.arm)}</h3>')
-        under = ipywidgets.HBox([self.number, self.pointed], layout=ipywidgets.Layout(align_items="center"))
+        name = ipywidgets.HTML(f'<h3 style="margin:2px 0">{escape(trail.title)}, {escape(trail.tags["arm"])}</h3>')
+        pointed = ipywidgets.HBox([self.number, self.pointed], layout=ipywidgets.Layout(align_items="center"))
         self.view = ipywidgets.VBox(
-            [name, self._drawing, self.flat, under, self.strip],
+            [name, self._plot, self.fallback, pointed, self.strip],
             layout=ipywidgets.Layout(flex="1 1 400px", min_width="360px", padding="4px"),
         )
         self.number.observe(lambda change: self.pointed.set_trait("image", change.new), "value")
         self.pointed.observe(lambda change: self.number.set_trait("value", change.new), "image")
-        self.scatter.widget.observe(lambda change: picked(change.new), "selection")
+        self.scatter.widget.observe(lambda change: select(change.new), "selection")
 
-    def show(self, trail: Trail, strip: str, flat: str | None) -> None:
-        """The run as it was in a cycle.
+    def show(self, trail: Trail, strip: str, fallback: str | None) -> None:
+        """Show the run as `trail` has it.
 
         Args:
-            strip: the images that were asked for, as HTML. flat: likewise a picture, for a browser that cannot draw the plot.
+            strip: HTML of the queried images. fallback: HTML instead of the plot, for a browser without WebGL; None: show the plot.
         """
         self._frame["state"] = trail.states().numpy().astype("float64")
-        # opacity, and beyond ten classes colour, are of the same coordinate; jscatter 1.0.1 works it out anew, and does not send it
-        self.scatter.size(by="state") if _several(trail) else self.scatter.color(by="state")
+        # opacity, and the colour of states, use the same coordinate as size; jscatter 1.0.1 recomputes it but does not send it
+        self.scatter.size(by="state") if has_class_colours(trail.train.classes) else self.scatter.color(by="state")
         self.scatter.update_widget("points", self.scatter.get_point_list())
-        self._drawing.layout.display = "" if flat is None else "none"
-        self.flat.value, self.strip.value = flat or "", strip
-        self.pointed.asked = {str(image): cycle for image, cycle in trail.asked_in().items()}
+        self._plot.layout.display = "" if fallback is None else "none"
+        self.fallback.value, self.strip.value = fallback or "", strip
+        self.pointed.queried = {str(image): cycle for image, cycle in trail.queried_in().items()}
 
     def close(self) -> None:
-        """Let go of the plot, in the kernel and in the browser."""
+        """Release the plot in the kernel and in the browser."""
         close_all(self.view)
 
 
 def close_all(view: ipywidgets.Widget) -> None:
-    """Close a widget and all that it shows, and forget who watches them: else what is open is kept, and so the images that it holds."""
+    """Close a widget with all that is inside it, and drop its observers: ipywidgets keeps open widgets, and so their images."""
     for child in getattr(view, "children", ()):
         close_all(child)
     view.unobserve_all()
     view.close()
 
 
-def _several(trail: Trail) -> bool:
-    """Whether each class has a colour of its own."""
-    return len(trail.setting.train.classes) <= len(CLASS_COLOURS)
-
-
 def _scatter(trail: Trail, positions: Tensor) -> tuple[Any, Any]:
     """The plot of jupyter-scatter, and the table that it draws."""
-    import warnings
-
-    import pandas
-
-    with warnings.catch_warnings():  # of its own use of pandas
+    with warnings.catch_warnings():  # jscatter uses pandas in a way that warns
         warnings.simplefilter("ignore")
         import jscatter
-    train = trail.setting.train
+    train = trail.train
     frame = pandas.DataFrame({
         "x": positions[:, 0].numpy(), "y": positions[:, 1].numpy(),
         "class": pandas.Categorical.from_codes(train.targets.tolist(), list(train.classes)),
-        "state": 0.0,  # a number: of categories, those that no point has would be left out, and the others shown as their neighbours
+        "state": 0.0,  # a number: jscatter leaves out unused categories and then mixes up the others
     })  # fmt: skip
     (left, low), (right, high) = (end.tolist() for end in (positions.amin(0), positions.amax(0)))
     across, up = MARGIN * (right - left), MARGIN * (high - low)
     ranges = {"x_scale": (left - across, right + across), "y_scale": (low - up, high + up)}
     plot = jscatter.Scatter(data=frame, x="x", y="y", height=HEIGHT, **ranges)
-    if _several(trail):
-        plot.color(by="class", map=dict(zip(train.classes, exploration.colours(train.classes), strict=True)))
+    if has_class_colours(train.classes):
+        plot.color(by="class", map=dict(zip(train.classes, colours(train.classes), strict=True)))
     else:
-        plot.color(by="state", map=[PALE, *STATE_COLOURS], norm=(POOL, ASKED))
+        plot.color(by="state", map=[PALE, *STATE_COLOURS], norm=(POOL, QUERIED))
     plot.color(selected=MARKED, hover=MARKED)
-    plot.size(by="state", map=list(SIZES), norm=(POOL, ASKED))
-    plot.opacity(by="state", map=list(OPACITIES), norm=(POOL, ASKED))
+    plot.size(by="state", map=list(SIZES), norm=(POOL, QUERIED))
+    plot.opacity(by="state", map=list(OPACITIES), norm=(POOL, QUERIED))
     plot.axes(False)
     plot.background("white")
     return plot, frame

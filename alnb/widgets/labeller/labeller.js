@@ -1,25 +1,25 @@
-// One image at a time, labelled by keys. What is said goes to the kernel; the next image comes once it is on disk.
+// One image at a time, labelled by keys. Answers go to the kernel, which sends the next image once the answer is on disk.
 function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else made.setAttribute(name, value);
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value);
   }
-  made.append(...children);
-  return made;
+  node.append(...children);
+  return node;
 }
 
 function render({ model, el }) {
-  const LIMIT = 5000; // milliseconds in which the kernel answers, unless it is gone or does something else
-  let silent = null;
-  const say = (message) => {
+  const LIMIT = 5000; // milliseconds; a kernel that takes longer is busy or was restarted
+  let waiting = null;
+  const send = (message) => {
     model.send(message);
-    silent ??= setTimeout(() => {
-      problem.textContent = "The kernel does not answer: it is busy with another cell, or was restarted. In that case run this cell again; "
-        + "every answer that was counted is on disk.";
+    waiting ??= setTimeout(() => {
+      problem.textContent = "The kernel does not answer: it is busy with another cell, or it was restarted. After a restart, run this cell again. "
+        + "Every answer that was counted is on disk.";
     }, LIMIT);
   };
-  const answered = () => { clearTimeout(silent); silent = null; drawTexts(); };
+  const answered = () => { clearTimeout(waiting); waiting = null; drawTexts(); };
   const picture = element("img", { class: "alnb-image", alt: "" });
   const guess = element("div", { class: "alnb-guess" });
   const status = element("div", { class: "alnb-status", role: "status", "aria-live": "polite" });
@@ -31,14 +31,14 @@ function render({ model, el }) {
     element("button", { type: "button", title, "data-action": name, onclick: () => act(name) }, element("kbd", {}, key), ` ${name}`);
   const actions = element(
     "div", { class: "alnb-actions", role: "group", "aria-label": "actions" },
-    action("u", "undo", "take the last answer back"), action("s", "skip", "ask for this image at the end of the batch"),
-    action("n", "not sure", "asked, but nobody can tell"), action("g", "guess", "show or hide what the model would say: it biases"),
-    element("button", { type: "button", title: "the labels so far, as a table beside them", onclick: () => act("write CSV") }, "write CSV"),
+    action("u", "undo", "take back the last answer"), action("s", "skip", "ask for this image at the end of the batch"),
+    action("n", "not sure", "nobody can tell what this image shows"), action("g", "guess", "show or hide the model's guess; seeing it may bias you"),
+    element("button", { type: "button", title: "write the labels so far to a table in the folder of labels", onclick: () => act("write CSV") }, "write CSV"),
   );
   const name = element("input", { type: "text", "aria-label": "name of a new class", placeholder: "name of a new class" });
   const add = element("button", { type: "submit" }, "add class");
   const form = element(
-    "form", { class: "alnb-add", onsubmit: (event) => { event.preventDefault(); say({ add: name.value }); } },
+    "form", { class: "alnb-add", onsubmit: (event) => { event.preventDefault(); send({ add: name.value }); } },
     name, add, element("span", {}, "Esc: back to the image"),
   );
   const root = element(
@@ -47,8 +47,8 @@ function render({ model, el }) {
     element("div", { class: "alnb-stage" }, picture, guess), element("div", { class: "alnb-side" }, status, problem, classes, actions, form, estimate, news),
   );
 
-  const act = (what) => { say({ action: what, image: model.get("shown") }); root.focus(); };
-  const label = (index) => { say({ label: index, image: model.get("shown") }); root.focus(); };
+  const act = (what) => { send({ action: what, image: model.get("shown") }); root.focus(); };
+  const label = (index) => { send({ label: index, image: model.get("shown") }); root.focus(); };
   const ACTIONS = { u: "undo", s: "skip", n: "not sure", g: "guess" };
 
   root.addEventListener("keydown", (event) => {
@@ -61,7 +61,7 @@ function render({ model, el }) {
     const key = event.key.toLowerCase(), index = model.get("class_keys").indexOf(key);
     if (index >= 0) label(index);
     else if (key in ACTIONS) act(ACTIONS[key]);
-    else if (model.get("free_keys").includes(key)) say({ free: key });
+    else if (model.get("free_keys").includes(key)) send({ free: key });
     else return;
     event.preventDefault();
   });
@@ -92,22 +92,22 @@ function render({ model, el }) {
     root.classList.toggle("alnb-busy", model.get("busy"));
     for (const button of [...classes.children, ...actions.children]) button.disabled = model.get("busy") || model.get("closed");
     form.hidden = model.get("closed");
-    add.disabled = model.get("busy"); // the name stays, and Enter does nothing
+    add.disabled = model.get("busy"); // the name stays in the field, and Enter does nothing
   };
-  const named = () => { // a name that was refused stays to be mended
+  const clearName = () => { // a refused name stays, so that it can be corrected
     if (model.get("classes").includes(name.value.trim())) name.value = "";
   };
   model.on("change:image change:shown change:caption", drawImage);
   model.on("change:classes change:counts change:class_keys", () => { drawClasses(); drawTexts(); });
-  model.on("change:classes", named);
-  model.on("change:heard", answered);
+  model.on("change:classes", clearName);
+  model.on("change:received", answered);
   model.on("change:status change:problem change:guess change:estimate change:news change:busy change:closed", drawTexts);
   drawImage();
   drawClasses();
   drawTexts();
   el.append(root);
   return () => {
-    clearTimeout(silent);
+    clearTimeout(waiting);
     if (url) URL.revokeObjectURL(url);
   };
 }

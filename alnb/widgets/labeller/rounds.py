@@ -1,10 +1,10 @@
-"""What a labeller asks next: a linear classifier learns from the labels so far, on features that are made once, and a strategy chooses."""
+"""What the labeller asks next. A linear classifier is trained on fixed features and the labels so far, and a strategy queries."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from alnb import store
-from alnb.acquire import STRATEGIES
+from alnb.acquire import STRATEGIES, cover
 from alnb.acquire.query import VOID, Pool, Query, check_query
 from alnb.data import Embedded, Resident
 from alnb.data.files import cached_images, decode_all
@@ -22,29 +23,27 @@ from alnb.learn import nets, pretrain
 from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.train import Learner, Recipe, Report, fit, log_probs, predict
 from alnb.store import Stream
-from alnb.widgets.labeller.folder import HELD_OUT, RESTORE, Item, Labelling
+from alnb.widgets.labeller.folder import HELD_OUT, RESTORE, Labelling
 
-CHOICES = ("margin", "entropy", "least_confidence", "kcenter", "random")  # strategies of `STRATEGIES` that suit a linear classifier
+CHOICES = ("margin", "entropy", "least_confidence", "kcenter", "random")  # the strategies that suit a linear classifier
 RECIPE = Recipe(epochs=20, min_updates=200, batch=64, lr=0.1, weight_decay=1e-3)  # of the linear classifier
-NEVER = -1e4  # logit of a class without a label: it is not guessed, and adds nothing to an entropy
-PIXELS = 16  # side of the image that the features "pixels" see
-COMPONENTS = 64  # principal components of them
-STABLE, ROUNDS = 0.99, 3  # Cohen's kappa between the predictions of successive rounds, and for how many of them, before labelling may stop
+NEVER = -1e4  # logit of a class without labels: it is never predicted and adds nothing to an entropy
+PIXELS = 16  # side of the images that the features "pixels" use
+COMPONENTS = 64  # the largest number of their principal components
+STABLE, ROUNDS = 0.99, 3  # labelling may stop if Cohen's kappa of successive rounds averages at least `STABLE` over `ROUNDS` rounds
 
 
 # ---- features ------------------------------------------------------------------------------------------------------------------
 
 
 def images_of(state: Labelling, image_size: int = 32) -> Resident:
-    """The images of the folder, in the order of `state.items`, as squares of `image_size` pixels; decoded once and kept."""
+    """The images in the order of `state.items`, as squares of `image_size` pixels. Decoded once and cached."""
     paths = [state.folder / item.files[0] for item in state.items]
     return Resident(cached_images(state.place / f"images-{image_size}.pt", paths, lambda: decode_all(paths, image_size)[0]))
 
 
 def pixels(images: Resident, cache: Path, report: Report | None = None) -> Tensor:
-    """Features float [N,D] without any learning: the largest principal components of small images, D at most `COMPONENTS`."""
-    from torch.nn import functional
-
+    """Features float [N,D] without training: the largest principal components of small images, D at most `COMPONENTS`."""
     small = functional.interpolate(images.tensor.float() / 255, size=(PIXELS, PIXELS), mode="area").flatten(1)
     centred = (small - small.mean(dim=0)).double()
     values, vectors = torch.linalg.eigh(centred.T @ centred)
@@ -52,7 +51,7 @@ def pixels(images: Resident, cache: Path, report: Report | None = None) -> Tenso
 
 
 def rotation(images: Resident, cache: Path, report: Report | None = None) -> Tensor:
-    """Features float [N,D] of a net that learned by how much these very images were turned; minutes, once. Source: Gidaris et al. 2018."""
+    """Features float [N,D] of a net that predicts how these images were rotated. Takes minutes, once. Source: Gidaris et al. 2018."""
     tiny = images.shape[1] < 16
     recipe = Recipe(epochs=15, min_updates=500, batch=64, lr=0.05, augment=AUGMENTATIONS["shift" if tiny else "crop_flip"])
     mean, std = images.statistics
@@ -61,24 +60,22 @@ def rotation(images: Resident, cache: Path, report: Report | None = None) -> Ten
 
 
 def resnet18(images: Resident, cache: Path, report: Report | None = None) -> Tensor:
-    """Features float [N,512] of torchvision's ResNet-18, trained on ImageNet; images are enlarged to 224 pixels. Computed once.
+    """Features float [N,512] of torchvision's ResNet-18, trained on ImageNet, from images enlarged to 224 pixels. Computed once.
 
     Raises:
-        ValueError: the weights are neither on this machine nor can be fetched.
+        ValueError: the weights are not on this machine and cannot be downloaded.
     """
-    from torch.nn import functional
-    from torchvision.models import ResNet18_Weights
-    from torchvision.models import resnet18 as made
+    from torchvision import models
 
-    weights = ResNet18_Weights.DEFAULT
+    weights = models.ResNet18_Weights.DEFAULT
 
     def compute(folder: Path) -> dict[str, Any]:
         try:
-            net = made(weights=weights).eval()
+            net = models.resnet18(weights=weights).eval()
         except OSError as error:
             raise ValueError(
-                f"the weights {weights.url} are not here and cannot be fetched ({error}): choose the features 'rotation', which learn "
-                "from your own images, or bring the file to torch's folder hub/checkpoints"
+                f"{weights.url} is not on this machine and cannot be downloaded ({error}): choose the features 'rotation', which learn "
+                "from your images, or copy the file to torch's folder hub/checkpoints"
             ) from error
         net.fc = torch.nn.Identity()
         usual = weights.transforms()
@@ -86,23 +83,23 @@ def resnet18(images: Resident, cache: Path, report: Report | None = None) -> Ten
 
         def embed(x: Tensor) -> Tensor:
             large = functional.interpolate(x, size=(224, 224), mode="bilinear", align_corners=False)
-            found: Tensor = net((large - mean) / std)
-            return found
+            features: Tensor = net((large - mean) / std)
+            return features
 
         return {"features": predict(embed, images, chunk=64)}
 
     experiment = store.describe({"images": images.fingerprint, "weights": str(weights)})
-    found: Tensor = store.kept(cache, "resnet18", experiment, torch.device("cpu"), compute)["features"]
-    return found
+    features: Tensor = store.cached(cache, "resnet18", experiment, torch.device("cpu"), compute)["features"]
+    return features
 
 
 FEATURES: dict[str, Callable[[Resident, Path, Report | None], Tensor]] = {"rotation": rotation, "resnet18": resnet18, "pixels": pixels}
 
 
 def scaled(features: Tensor) -> Tensor:
-    """Float [N,D] with mean 0 in each column and variance 1 on average over them (0 where all are constant).
+    """Float [N,D] with mean 0 in each column and an average variance of 1 over all columns (0 if all are constant).
 
-    Not in each: principal components of small images are in the order of their size, and the last ones are noise.
+    Columns keep their relative variances: the last principal components of small images are noise.
     """
     centred = features - features.mean(dim=0)
     return centred / centred.square().mean().sqrt().clamp_min(1e-6)
@@ -112,138 +109,152 @@ def scaled(features: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Round:
-    """How good the classifier was after learning from the labels of its time."""
+class Settings:
+    """What the model sees, and how it asks."""
 
-    round: int
-    labelled: int  # images it learned from
-    held_out: int  # held-out images that somebody who was asked gave a class
-    right: int  # of them
-    agreement: float | None  # Cohen's kappa with the predictions of the round before, on the images without a label; None: no such round
+    features: str = "rotation"  # one of `FEATURES`
+    strategy: str = "margin"  # one of `CHOICES`
+    batch: int = 10  # images in each round
+    image_size: int = 32  # pixels, the side of the squares that the features are computed from
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises: ValueError for a value that is not possible."""
+        for name, value, allowed in (("features", self.features, FEATURES), ("strategy", self.strategy, CHOICES)):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(allowed)}")
+        for name, number in (("batch", self.batch), ("image_size", self.image_size)):
+            if number < 1:
+                raise ValueError(f"{name} is {number}: it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Round:
+    """The classifier's quality after one training."""
+
+    round: int  # from 0
+    labelled: int  # images it was trained on
+    held_out: int  # held-out images with a class from a person
+    right: int  # of them, those that it predicts correctly
+    agreement: float | None  # Cohen's kappa with the predictions of the round before, on images without a label; None: no such round
     seconds: float
 
     @property
     def accuracy(self) -> float:
-        """On the held-out images, NaN where there is none."""
+        """Accuracy on the held-out images; NaN if there are none."""
         return self.right / self.held_out if self.held_out else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Limits of 95 % of `accuracy`: (0, 1) where nothing is held out. Source: Wilson 1927."""
+        """The 95 % interval of `accuracy`; (0, 1) if there are no held-out images. Source: Wilson 1927."""
         from scipy.stats import binomtest
 
         if not self.held_out:
             return 0.0, 1.0
-        found = binomtest(self.right, self.held_out).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
+        interval = binomtest(self.right, self.held_out).proportion_ci(method="wilson")
+        return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is asked in one round, in this order."""
+    """The questions of one round."""
 
-    round: int
-    keys: tuple[str, ...]
-    guesses: Mapping[str, tuple[str, float]]  # the classifier's class and its probability, by key; empty before it has learned
+    round: int  # from 0
+    keys: tuple[str, ...]  # images, in the order in which they are asked
+    guesses: Mapping[str, tuple[str, float]]  # the predicted class and its probability, by key; empty before the first training
 
     def left(self, state: Labelling) -> list[str]:
-        """Those still to be answered, of images that are there."""
-        answered = state.labels
-        return [key for key in self.keys if key in state.by_key and key not in answered and key not in state.gone]
+        """The images that are still without an answer, and can be shown."""
+        return [key for key in self.keys if key in state.by_key and key not in state.labels and key not in state.missing]
 
 
 def rounds(state: Labelling) -> list[Round]:
-    """The rounds so far, the oldest first."""
+    """All rounds so far, the oldest first."""
     lines = store.read_lines(state.place / "rounds.jsonl", RESTORE)
     return [Round(**{name: line[name] for name in Round.__dataclass_fields__}) for line in lines]
 
 
 def current(state: Labelling) -> Batch | None:
-    """The batch that was asked last, None before the first."""
+    """The latest batch; None before the first."""
     path = state.place / "queue.json"
     if not path.exists():
         return None
-    told = store.read_json(path, "delete it, and other images are asked for: no label is lost")
-    return Batch(told["round"], tuple(told["keys"]), {key: (name, share) for key, (name, share) in told["guesses"].items()})
+    queue = store.read_json(path, "delete it: no label is lost, only other images are asked next")
+    return Batch(queue["round"], tuple(queue["keys"]), {key: (name, share) for key, (name, share) in queue["guesses"].items()})
 
 
-def next_batch(state: Labelling, features: Tensor, strategy: str = "margin", n: int = 10, *, seed: int = 0) -> Batch:
-    """Learn from the labels so far, and choose up to `n` images to ask for: kept, so that the next session asks for the same.
+def next_batch(state: Labelling, features: Tensor, settings: Settings) -> Batch:
+    """Train on the labels so far and choose the next images. The batch is stored, so the next session asks the same.
 
-    Before there are labels of two classes, images are typical ones, see `acquire.typical`. A part `HELD_OUT` of each batch is held out.
+    Until two classes have labels, the images are typical ones, see `acquire.cover.typical`. A share `HELD_OUT` of all batches is held out.
 
     Args:
         features: float [N,D], in the order of `state.items`.
-        strategy: one of `CHOICES`.
     Returns:
-        An empty batch where every image has been asked about.
+        Up to `settings.batch` images; none if all have an answer.
     Raises:
-        ValueError: an unknown strategy, fewer than one image, or features that are not of these images.
+        ValueError: a setting is not possible, or `features` are not those of these images.
     """
-    if strategy not in CHOICES or n < 1 or len(features) != len(state.items):
-        raise ValueError(
-            f"strategy {strategy!r}, {n} images, features of {len(features)} images for {len(state.items)}: choose one of "
-            f"{', '.join(CHOICES)}, at least one image, and features of the images of this folder"
-        )
-    before = current(state)
-    k = before.round + 1 if before else 0
-    start = time.monotonic()
+    settings.check()
+    if len(features) != len(state.items):
+        raise ValueError(f"features of {len(features)} images, but the folder has {len(state.items)}: compute them again")
+    start, before = time.monotonic(), current(state)
+    k, n, seed = before.round + 1 if before else 0, settings.batch, settings.seed
     pool, held = _pool(state, scaled(features)), torch.tensor([item.held_out for item in state.items])
-    trained = _trained(pool, held, len(state.classes), seed, k)
-    free = (pool.acquired == VOID) & ~held
+    net = _trained(pool, held, len(state.classes), seed, k)
     reserve = ((pool.acquired == VOID) & held).nonzero().flatten().tolist()
-    share = max(round((k + 1) * n * HELD_OUT) - round(k * n * HELD_OUT), n - int(free.sum()))
-    aside = torch.tensor(sorted(reserve, key=lambda i: _draw(state.items[i]))[: min(share, n)], dtype=torch.int64)
-    wanted = min(n - len(aside), int(free.sum()))
-    chosen = _chosen(pool, trained, free, strategy, wanted, Stream(seed) / "query" / k) if wanted else aside[:0]
-    both = torch.cat([chosen, aside])
+    free = ((pool.acquired == VOID) & ~held).nonzero().flatten()
+    share = max(round((k + 1) * n * HELD_OUT) - round(k * n * HELD_OUT), n - len(free))
+    reserve.sort(key=lambda i: store.fingerprint("order", state.items[i].key))
+    estimate = torch.tensor(reserve[: min(share, n)], dtype=torch.int64)
+    wanted = min(n - len(estimate), len(free))
+    learn = _chosen(pool, net, free, settings.strategy, wanted, Stream(seed) / "query" / k) if wanted else free[:0]
+    both = torch.cat([learn, estimate])
     order = torch.randperm(len(both), generator=(Stream(seed) / "mixed" / k).generator())
     keys = [state.items[i].key for i in both[order].tolist()]
-    guesses = _guesses(state, pool, trained)
-    if trained is not None:
+    guesses = _guesses(state, pool, net)
+    if net is not None:
         _write_round(state, k, pool, held, guesses, time.monotonic() - start)
-    own = {key: guesses[key] for key in keys if key in guesses}
-    store.write_json(state.place / "queue.json", {"round": k, "keys": keys, "guesses": own})
-    found = current(state)
-    assert found is not None  # just written
-    return found
+    batch = Batch(k, tuple(keys), {key: guesses[key] for key in keys if key in guesses})
+    store.write_json(state.place / "queue.json", asdict(batch))
+    return batch
 
 
-def advice(history: Iterable[Round], classes: int, left: int) -> str:
-    """Whether to go on, as a sentence: by how little successive rounds differ in what they predict.
+def advice(history: Sequence[Round], classes: int, left: int) -> str:
+    """A sentence that says whether to continue, from how little the predictions of successive rounds differ.
 
-    Source: Bloodgood and Vijay-Shanker 2009, stabilising predictions: stop where the mean of the last three kappas is at least 0.99.
+    Source: Bloodgood and Vijay-Shanker 2009, stabilising predictions: stop if the mean of the last three kappas is at least 0.99.
 
     Args:
-        history: the rounds so far, the oldest first. classes: how many have labels that are learned from. left: images not asked for yet.
+        history: the rounds so far, the oldest first. classes: with labels to train on. left: images without an answer.
     """
-    known = list(history)
     if not left:
-        return "Every image has been asked about."
-    if classes < 2 or not known:
-        return "Too early to tell: the classifier learns once two classes have labels."
-    agreements = [one.agreement for one in known[-ROUNDS:] if one.agreement is not None]
+        return "Every image has an answer."
+    if classes < 2 or not history:
+        return "Too early to tell: the model learns once two classes have labels."
+    agreements = [past.agreement for past in history[-ROUNDS:] if past.agreement is not None]
     if len(agreements) < ROUNDS:
         return f"Too early to tell: at least {ROUNDS + 1} rounds are needed."
     mean = sum(agreements) / ROUNDS
     if mean >= STABLE:
-        return f"You may stop: in {ROUNDS} rounds new labels hardly changed what the classifier says (agreement {mean:.3f}, of {STABLE})."
-    return f"Go on: new labels still change what the classifier says (agreement over {ROUNDS} rounds {mean:.2f}, stop from {STABLE})."
+        return f"You may stop: in {ROUNDS} rounds, new labels hardly changed the predictions (agreement {mean:.3f}, limit {STABLE})."
+    return f"Go on: new labels still change the predictions (agreement over {ROUNDS} rounds {mean:.2f}, stop from {STABLE})."
 
 
-def _draw(item: Item) -> str:
-    return store.fingerprint("order", item.key)
+def kappa(first: list[str], second: list[str]) -> float:
+    """Cohen's kappa of two lists of class names of equal length; 1 if all are equal. Source: Cohen 1960."""
+    from sklearn.metrics import cohen_kappa_score
+
+    return 1.0 if first == second else float(cohen_kappa_score(first, second))
 
 
 def _pool(state: Labelling, features: Tensor) -> Pool:
     labels, acquired = torch.full((len(features),), VOID), torch.full((len(features),), VOID)
-    numbers, said = {name: k for k, name in enumerate(state.classes)}, state.labels
+    numbers = {name: k for k, name in enumerate(state.classes)}
     for i, item in enumerate(state.items):
-        if item.key in said:
-            name = said[item.key]
+        if item.key in state.labels or item.key in state.missing:
+            name = state.labels.get(item.key)
             acquired[i], labels[i] = 0, VOID if name is None else numbers[name]
-        elif item.key in state.gone:
-            acquired[i] = 0
     return Pool(Embedded(Resident(torch.zeros(len(features), 3, 1, 1, dtype=torch.uint8)), features), labels, acquired)
 
 
@@ -255,18 +266,18 @@ def _trained(pool: Pool, held: Tensor, classes: int, seed: int, k: int) -> nets.
     stream = Stream(seed) / "labelling" / k
     net = learner.build(classes, stream)
     fit(net, pool.images, known, pool.labels[known], learner, stream)
-    unseen = ~torch.isin(torch.arange(classes), pool.labels[known])
+    without_labels = ~torch.isin(torch.arange(classes), pool.labels[known])
     with torch.no_grad():
-        net.get_parameter("head.bias")[unseen] = NEVER
+        net.get_parameter("head.bias")[without_labels] = NEVER
     return net
 
 
-def _chosen(pool: Pool, net: nets.Net | None, free: Tensor, strategy: str, n: int, stream: Stream) -> Tensor:
-    candidates = free.nonzero().flatten()
+def _chosen(pool: Pool, net: nets.Net | None, candidates: Tensor, strategy: str, n: int, stream: Stream) -> Tensor:
+    if net is None and strategy != "random":
+        return candidates[cover.typical(pool.images.batch(candidates), n)]
     query = Query(pool, net, candidates, n, stream)
-    name = "typical" if net is None and strategy != "random" else strategy
-    chosen = STRATEGIES[name](query)
-    check_query(chosen, query, f"strategy {name}")
+    chosen = STRATEGIES[strategy](query)
+    check_query(chosen, query, f"strategy {strategy}")
     return chosen
 
 
@@ -274,29 +285,22 @@ def _guesses(state: Labelling, pool: Pool, net: nets.Net | None) -> dict[str, tu
     if net is None:
         return {}
     share, label = predict(log_probs(net), pool.images).exp().max(dim=1)
-    return {item.key: (state.classes[int(one)], round(float(p), 4)) for item, one, p in zip(state.items, label, share, strict=True)}
+    return {item.key: (state.classes[c], round(p, 4)) for item, c, p in zip(state.items, label.tolist(), share.tolist(), strict=True)}
 
 
 def _write_round(state: Labelling, k: int, pool: Pool, held: Tensor, guesses: Mapping[str, tuple[str, float]], seconds: float) -> None:
     path, earlier = state.place / "predictions.json", rounds(state)
     if earlier and earlier[-1].round == k:
-        return  # it was written before, and then the queue was not
+        return  # the process was killed after writing this round and before writing its questions
     before = store.read_json(path)["classes"] if path.exists() else {}
     now = {key: name for key, (name, _) in guesses.items()}
     both = [item.key for i, item in enumerate(state.items) if item.key in before and pool.acquired[i] == VOID]
-    answers = state.answers  # but not those that were taken over, which are no random sample
-    asked = {key: one["label"] for key, one in answers.items() if one["label"] and "source" not in one}
-    shown = [(item, asked[item.key]) for item in state.items if item.held_out and item.key in asked]
-    found = Round(
-        k, int(((pool.labels != VOID) & ~held).sum()), len(shown), sum(now[item.key] == name for item, name in shown),
+    # imported labels do not count: they are no random sample
+    asked = {key: answer["label"] for key, answer in state.answers.items() if answer["label"] and "source" not in answer}
+    tested = [item.key for item in state.items if item.held_out and item.key in asked]
+    past = Round(
+        k, int(((pool.labels != VOID) & ~held).sum()), len(tested), sum(now[key] == asked[key] for key in tested),
         kappa([before[key] for key in both], [now[key] for key in both]) if both else None, round(seconds, 3),
     )  # fmt: skip
-    store.append_line(state.place / "rounds.jsonl", asdict(found))
+    store.append_line(state.place / "rounds.jsonl", asdict(past))
     store.write_json(path, {"classes": now})
-
-
-def kappa(one: list[str], other: list[str]) -> float:
-    """Cohen's kappa of two lists of class names of equal length: 1 where all are equal. Source: Cohen 1960."""
-    from sklearn.metrics import cohen_kappa_score
-
-    return 1.0 if one == other else float(cohen_kappa_score(one, other))
