@@ -52,9 +52,10 @@ class Page:
 
         from alnb.report.figures import save
 
-        setting = "" if isinstance(runs, str) else f"; setting {', '.join(runs['setting'].unique())}"
-        caption = f"{PAPERS[self.paper]}, {self.figure}{setting}, commit {store.commit()}"
-        path = save(figure, self.figures / f"{'-'.join(filter(None, (self.paper, self.figure, part, self.scale)))}.png", caption, runs)
+        commit = f"commit {store.commit()}"
+        text = f"{runs}; {commit}" if isinstance(runs, str) else f"setting {', '.join(runs['setting'].unique())}; {commit}"
+        path = self.figures / f"{'-'.join(filter(None, (self.paper, self.figure, part, self.scale)))}.png"
+        save(figure, path, f"{PAPERS[self.paper]}, {self.figure}; {text}", text if isinstance(runs, str) else runs)
         display(Image(path.read_bytes()))
         print(f"records: {self.runs}\nfigure:  {path}")
 
