@@ -13,7 +13,6 @@ from alnb.loop import oracle
 from alnb.loop.cycles import cycles
 from alnb.loop.experiment import Cycle, Experiment, Protocol
 from alnb.store import Run, Stream
-from alnb.store import streams as rng
 
 LAZY = {"load": "alnb.report.records", "records": "alnb.report", "sweep": "alnb.notebook.sweep"}  # they import pandas, or Jupyter
 
@@ -46,7 +45,6 @@ __all__ = [
     "oracle",
     "pretrain",
     "records",
-    "rng",
     "store",
     "sweep",
     "train",

@@ -156,14 +156,14 @@ def row(name: str, seconds: float, bar: float, detail: str) -> Row:
 def measure() -> Iterator[Row]:
     """A row for each bar."""
     with tempfile.TemporaryDirectory() as place, in_browser.serving(Path(place) / "lab") as (url, work), in_browser.chromium() as browser:
-        for arm, bar in (("rotation", STEP), ("frozen rotation", FROZEN)):
-            page = in_browser.opened(browser, url, work, f"{arm.split()[0]}.ipynb", OPEN.format(arm=arm, runs=str(Path(place) / "runs")))
+        for arm, bar in (("warm", STEP), ("frozen", FROZEN)):
+            page = in_browser.opened(browser, url, work, f"{arm}.ipynb", OPEN.format(arm=arm, runs=str(Path(place) / "runs")))
             page.set_default_timeout(300_000)
             until(page, "none labelled yet")
             whole, redrawn = steps(page)
             told = f"digits at scale laptop, entropy, start {arm}; median of {len(whole)}, the slowest {max(whole):.2f}"
             yield row(f"a step, {arm}, from click to redrawn", median(whole), bar, told)
-            if arm == "rotation":
+            if arm == "warm":
                 yield row("redrawing of that", median(redrawn), REDRAW, f"what is not asking and training; median of {len(redrawn)}")
                 picture(page)
                 for name, (found, plot), bar in (

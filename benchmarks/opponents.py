@@ -22,16 +22,16 @@ UPDATES = {50: (100, 400, 1600), 250: (100, 400)}  # by labels; the least of sca
 LABELS, PRETRAININGS, SEEDS = (50, 150, 250), (0, 1), range(5)
 
 
-def prepared(seed: int) -> bengar2021.Prepared:
+def prepared(seed: int) -> bengar2021.PreparedData:
     """The images with a pre-training of `seed`."""
     chosen = bengar2021.setting("cifar10", SCALE)
     folder = bengar2021.folder(SCALE, BUILD / f"opponents-{seed}")
-    return bengar2021.prepare(chosen, *bengar2021.images(chosen), runs=folder, seed=seed)
+    return bengar2021.prepare(chosen, folder, seed=seed)
 
 
-def accuracy(prepared: bengar2021.Prepared, arm: str, learner: alnb.Learner, labels: int, seed: int) -> float:
+def accuracy(prepared: bengar2021.PreparedData, arm: str, learner: alnb.Learner, labels: int, seed: int) -> float:
     """Test accuracy of one training on a start that is even over the classes."""
-    train = prepared.train
+    train = prepared.pool
     pool, truth, protocol = alnb.Pool.of(prepared.pools[arm]), oracle.simulated(train.targets), alnb.Protocol(labels, labels, 1, seed=seed)
     even = oracle.class_uniform(train.targets, len(train.classes))
     experiment = alnb.Experiment(pool, prepared.tests[arm], learner, acquire.random, truth, protocol, initial=even)
@@ -40,7 +40,7 @@ def accuracy(prepared: bengar2021.Prepared, arm: str, learner: alnb.Learner, lab
     return float(cycle.metrics["accuracy"])
 
 
-def trainings(prepared: bengar2021.Prepared) -> Iterator[tuple[int, str, str, alnb.Learner]]:
+def trainings(prepared: bengar2021.PreparedData) -> Iterator[tuple[int, str, str, alnb.Learner]]:
     """Labels, name, arm and learner of everything that is compared; "frozen" is what the others are held against."""
     scratch = prepared.learners["scratch"]
     for labels, counts in UPDATES.items():
@@ -51,7 +51,7 @@ def trainings(prepared: bengar2021.Prepared) -> Iterator[tuple[int, str, str, al
                 yield labels, f"{preset}, {updates} updates", "scratch", replace(scratch, recipe=recipe)
 
 
-def ways(images: bengar2021.Prepared) -> tuple[pandas.DataFrame, Row]:
+def ways(images: bengar2021.PreparedData) -> tuple[pandas.DataFrame, Row]:
     """Every way to train, and a bar: the frozen arm over the best way from scratch, with the fewest labels."""
     rows = [
         {"n_labelled": labels, "arm": name, "seed": seed, "accuracy": accuracy(images, arm, learner, labels, seed)}
@@ -72,7 +72,7 @@ def ways(images: bengar2021.Prepared) -> tuple[pandas.DataFrame, Row]:
     return pandas.DataFrame(table), {"name": name, "ratio": 100 * gain.low, "bar": 0.0, "sense": ">=", "detail": detail}
 
 
-def leads(images: dict[int, bengar2021.Prepared]) -> tuple[list[Row], Row]:
+def leads(images: dict[int, bengar2021.PreparedData]) -> tuple[list[Row], Row]:
     """The lead of random choice in the frozen arm with each pre-training, and a bar: the smallest, with the fewest labels."""
     places = [("scratch", 0), *(("frozen", number) for number in images)]
     rows = [

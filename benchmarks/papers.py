@@ -17,14 +17,18 @@ import pandas
 import torch
 
 from alnb import data, store
+from alnb.papers import find
 from alnb.papers.bengar2021 import claims as bengar2021_claims
 from alnb.papers.bengar2021 import experiment as bengar2021
+from alnb.papers.bengar2021 import figures as bengar2021_figures
+from alnb.papers.bengar2021 import thresholds
 from alnb.papers.published import published
 from alnb.papers.yi2022 import claims as yi2022_claims
 from alnb.papers.yi2022 import experiment as yi2022
 from alnb.papers.yi2022 import figures as yi2022_figures
 from alnb.papers.yi2022 import lookback
-from alnb.report import records, tables
+from alnb.papers.yi2022.strategies import STRATEGIES
+from alnb.report import records, stats, tables
 
 SCALE, MINUTES, COST = "laptop", 15, 1.6  # the bars: minutes of a sweep, cost of PT4AL over random choice (the paper's is 1.59)
 FIRST = 1000  # labels of the first iteration of Yi et al.
@@ -130,7 +134,7 @@ def plain(table: pandas.DataFrame) -> list[Row]:
 def digits(done: list[str]) -> tuple[Row, list[Row]]:
     """Labels saved on the digits, and two bars: the share saved by the better of entropy and margin, and the lowest final accuracy."""
     frame = records.frame(records.find(BUILD / "quickstart"))
-    rank = frame["arm"].map({"from scratch": 0, "scratch": 0}).fillna(10) + (frame["strategy"] != "random")
+    rank = 10 * (frame["arm"] != "scratch") + (frame["strategy"] != "random")
     frame = frame.assign(rank=rank).sort_values(["rank", "strategy", "seed", "cycle"]).drop(columns="rank")
     rows = plain(tables.savings(frame))
     first = [row for row in rows if row["arm"] == rows[0]["arm"]]
@@ -149,12 +153,12 @@ def bengar2021_tables(done: list[str]) -> tuple[Row, list[Row]]:
     frame = pandas.concat([bengar2021.read(BUILD / sweep, SCALE) for sweep in done])
     frame = frame[~frame.assign(name=frame["run"].map(lambda run: Path(run).name)).duplicated(["name", "cycle"])]
     rows = frame[(frame["dataset"] == "cifar10") & (frame["strategy"] == "random")]
-    gain = bengar2021_claims.paired(rows[rows["regime"] == rows["regime"].min()], {"arm": "frozen"}, {"arm": "scratch"})
+    gain = stats.paired(rows[rows["regime"] == rows["regime"].min()], {"arm": "frozen"}, {"arm": "scratch"})
     name = "self-supervision over training from scratch, random choice, smallest regime of CIFAR-10: lower end of the interval"
     detail = f"points of accuracy: {gain}, paired by seed, means over 5 to 25 labels per class; scale {SCALE}"
     tables = {
-        "table1": plain(bengar2021.table1(frame)),
-        "figure6": plain(bengar2021_claims.figure6(frame)),
+        "table1": plain(bengar2021_figures.table1(frame)),
+        "figure6": plain(thresholds.figure6(frame)),
         "ends": plain(ends(frame)),
         "knn": {SWEEPS["bengar2021"][sweep]: knn(sweep) for sweep in done},
         **{f"claims {dataset}": claims_of(frame, dataset) for dataset in frame["dataset"].unique()},
@@ -193,18 +197,18 @@ def yi2022_tables(done: list[str]) -> tuple[Row, list[Row]]:
     rho = compared(BUILD / "yi2022-figure2-cifar10" / yi2022.PAPER)
     cold = frames["yi2022-table1"]
     cold = cold.assign(part=cold["strategy"].where(cold["strategy"] == "random", cold["key"] + " " + cold["first_batch"].astype(str)))
-    worth = yi2022_claims.worth(frames["yi2022-protocols"], "clean")
+    effects = yi2022_claims.protocol_effects(frames["yi2022-protocols"], "clean")
     ladder = list(yi2022.ladder("cifar10", SCALE))
-    whole = pandas.concat([frames[f"yi2022-{name}"] for name in ("figure3-cifar10", "figure6", "table1")])
+    curves = pandas.concat([frames[f"yi2022-{name}"] for name in ("figure3-cifar10", "figure6", "table1")])
     correlations = {name: one.correlation for name, one in rho.items()}
     printed = published("yi2022", metric="correlation", dataset="cifar10")
     return {
-        "costs": plain(costs.sort_values("strategy", key=lambda names: names.map(list(yi2022.METHODS).index))),
-        "beside": beside(whole, rho),
+        "costs": plain(costs.sort_values("strategy", key=lambda names: names.map(list(STRATEGIES).index))),
+        "beside": beside(yi2022_claims.labelled(curves), rho),
         **{f"claims {CLAIMS[sweep][0]}": plain(claimed(frames[sweep], sweep)) for sweep in CLAIMS if sweep in done},
-        "claims figure2": plain(yi2022_figures.correlations(correlations, printed, SCALE)),
+        "claims figure2": plain(yi2022_claims.correlations(correlations, printed, SCALE)),
         "table1": plain(cold.groupby("part", sort=False)["accuracy"].agg(["mean", "std", "min", "max", "count"]).reset_index()),
-        "protocols": plain(worth.sort_values("preset", key=lambda names: names.map(ladder.index), kind="stable")),
+        "protocols": plain(effects.sort_values("preset", key=lambda names: names.map(ladder.index), kind="stable")),
         "figure4": plain(viewed(BUILD / "yi2022-figure4" / yi2022.PAPER)),
     }, []
 
@@ -218,23 +222,22 @@ def claimed(frame: pandas.DataFrame, sweep: str) -> pandas.DataFrame:
     return yi2022_claims.cold_start(rows) if figure == "table1" else yi2022_claims.claims(rows, figure)
 
 
-def compared(runs: Path) -> dict[str, lookback.Compared]:
+def compared(runs: Path) -> dict[str, lookback.LossComparison]:
     """What Figure 2 kept below `runs` of CIFAR-10, by pretext."""
-    chosen, epochs = yi2022.setting("cifar10", SCALE), lookback.EPOCHS[SCALE]
-    kept = {name: lookback.read_compared(chosen, name, epochs, runs) for name in yi2022.PAPER_PRETEXTS}
-    return {name: one for name, one in kept.items() if one is not None}
+    chosen = yi2022.setting("cifar10", SCALE)
+    results = {name: lookback.read_comparison(chosen, name, chosen.supervised_epochs, runs) for name in yi2022.PAPER_PRETEXTS}
+    return {name: result for name, result in results.items() if result is not None}
 
 
 def viewed(runs: Path) -> pandas.DataFrame:
     """The measures of the queries that Figure 4 plots."""
     chosen = yi2022.setting("cifar10", SCALE)
-    finished, _ = yi2022.find(chosen, yi2022.grid(chosen, lookback.METHODS, [0]), runs)
-    view = lookback.read_viewed(chosen, finished, lookback.ITERATIONS[SCALE], lookback.EPOCHS[SCALE], runs)
-    assert view is not None, f"{runs} lacks what its notebook writes"
-    return view.table
+    finished, left = find(yi2022.jobs(chosen, lookback.STRATEGIES, [0]), runs)
+    assert not left, f"{runs} lacks runs that its notebook makes"
+    return lookback.map_queries(yi2022.prepare(chosen, runs), finished, chosen.iterations, chosen.supervised_epochs).table
 
 
-def beside(frame: pandas.DataFrame, rho: Mapping[str, lookback.Compared]) -> list[Row]:
+def beside(frame: pandas.DataFrame, rho: Mapping[str, lookback.LossComparison]) -> list[Row]:
     """Each accuracy, spread and correlation that the paper prints of CIFAR-10, with what was measured: None where nothing was.
 
     Args:

@@ -20,7 +20,7 @@ from alnb.report import records
 PROJECT = Path(__file__).parents[1]
 QUICKSTART = PROJECT / "notebooks/quickstart.ipynb"
 GRID = ["-p", "strategies", "random", "entropy", "margin", "kcenter", "-p", "seeds", "0:3", "-p", "scale", "smoke"]  # x 2 arms: 24 cells
-FIRST = ["-p", "strategies", "random", "-p", "arms", "rotation", "-p", "seeds", "9", "-p", "scale", "smoke"]  # does the pre-training
+FIRST = ["-p", "strategies", "random", "-p", "arms", "warm", "-p", "seeds", "9", "-p", "scale", "smoke"]  # does the pre-training
 REPEATS = 5
 EMPTY = (
     "n: list[int] = [0]  # only to have an axis\nruns: str = ''  # where cells go",
@@ -80,7 +80,7 @@ def overhead(folder: Path) -> Iterator[Row]:
     seeds = ["-p", "n", f"0:{REPEATS}"]
     run(folder, *seeds, notebook=empty_notebook(folder), workers=1)
     bare = seconds(folder)
-    few = ["-p", "strategies", "random", "-p", "arms", "from scratch", "-p", "seeds", f"0:{REPEATS}", "-p", "scale", "smoke"]
+    few = ["-p", "strategies", "random", "-p", "arms", "scratch", "-p", "seeds", f"0:{REPEATS}", "-p", "scale", "smoke"]
     run(folder / "q", *few, workers=1)
     whole, free = again(folder / "q", *few, workers=1), again(folder / "q", *few, "--kernel-free", workers=1)
     torch = [importing() for _ in range(REPEATS)]

@@ -10,7 +10,7 @@ from conftest import notebook_of
 import alnb
 from alnb import store
 from alnb.report import records
-from alnb.store import stop as pause
+from alnb.store import stop
 
 ORDER = "ALNB_TEST_ORDER"  # a file that says once what is to happen in which cycle, as "kill 1"
 CYCLES, UPDATES = 5, 100  # updates of each; `harm` is called after each 50
@@ -74,11 +74,11 @@ def harm(run: alnb.Run, done: int, updates: int, loss: float) -> None:
     order.rename(order.with_suffix(".here"))
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if what == "late" and os.environ[pause.DEADLINE]:
-        os.environ[pause.DEADLINE] = str(time.time())
+    if what == "late" and os.environ[stop.DEADLINE]:
+        os.environ[stop.DEADLINE] = str(time.time())
     if what == "wait":
         end = time.monotonic() + 120
-        while not pause.requested() and time.monotonic() < end:
+        while not stop.requested() and time.monotonic() < end:
             time.sleep(0.02)
     if what == "hang":
         time.sleep(120)

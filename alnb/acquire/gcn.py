@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -259,14 +258,8 @@ def _check_training(name: str, training: object) -> None:
         raise ValueError(f"{name}.training is {training!r}: it must be a Training, such as Training(steps=200)")
 
 
-class _Learned(NamedTuple):
-    rows: Tensor  # i64 [N], global indices on the CPU: first the images that were asked for, then the candidates
-    asked: int  # number of images that were asked for
-    hidden: Tensor  # float [N,H], on the device
-    logits: Tensor  # float [N], of being labelled, on the device
-
-
-def _learned(name: str, query: Query, training: Training) -> _Learned:
+def _learned(name: str, query: Query, training: Training) -> tuple[Tensor, int, Tensor, Tensor]:
+    """Global indices i64 [N] of the nodes, first the images that were asked for; the number of those; `learn` of the nodes."""
     asked = query.pool.asked
     if not len(asked) or not len(query.candidates):
         raise ValueError(
@@ -276,7 +269,7 @@ def _learned(name: str, query: Query, training: Training) -> _Learned:
     rows, features = torch.cat([asked, query.candidates]), query.features
     check_memory(name, len(rows), features, training.hidden)
     hidden, logits = learn(Graph.of(features[rows.to(features.device)]), len(asked), training, query.stream / "gcn")
-    return _Learned(rows, len(asked), hidden, logits)
+    return rows, len(asked), hidden, logits
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------------------
@@ -303,11 +296,7 @@ def free(device: torch.device) -> float:
 
 
 def check_memory(name: str, nodes: int, features: Tensor, hidden: int) -> None:
-    """Check, before anything is computed, that a graph of `nodes` with features [...,D] like these fits.
-
-    Raises:
-        MemoryError: the message gives the bytes needed and the bytes free.
-    """
+    """Raises: MemoryError if a graph of `nodes` with features [...,D] like these does not fit. Called before anything is computed."""
     size = torch.promote_types(features.dtype, torch.float32).itemsize
     need, there = needed(nodes, features.shape[-1], hidden, size), free(features.device)
     if need > there:

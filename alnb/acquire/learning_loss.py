@@ -112,7 +112,7 @@ def hinge_pairs(predicted: Tensor, losses: Tensor, margin: float = 1.0) -> Tenso
 
 
 def ranking_pairs(predicted: Tensor, losses: Tensor) -> Tensor:
-    """The binary cross-entropy [B/2] of each pair, in nats, between sigmoid(p_i - p_j) and the fact that loss i is larger (1) or not (0).
+    """The binary cross-entropy [B/2] of each pair, in nats: sigmoid(p_i - p_j) predicts that loss i is larger.
 
     Source: Kim et al. 2021 (TA-VAAL); Burges et al. 2005.
 
@@ -146,7 +146,7 @@ def total_loss(net: Net, x: Tensor, y: Tensor, *, weight: float, pairs: Pairs, d
     Raises:
         ValueError: B is odd, or the net has no loss module.
     """
-    logits, predicted = _with_module(net).both(x, detached=detached)
+    logits, predicted = with_module(net).both(x, detached=detached)
     losses = functional.cross_entropy(logits.float(), y, reduction="none")
     pair_losses = pairs(predicted, losses)
     return losses + weight * torch.cat([pair_losses, pair_losses.flip(0)])
@@ -208,18 +208,12 @@ def learning_loss(query: Query) -> Tensor:
     Raises:
         ValueError: there is no net yet, or it has no loss module.
     """
-    net = net_of(query)
+    net = with_module(query.trained)
     return query.candidates[scores.top(predict(net.predicted_loss, query.pool.images, query.candidates).cpu(), query.n)]
 
 
-def net_of(query: Query) -> LossNet:
-    """The query's net. Raises: ValueError where there is no net yet, or it has no loss module."""
-    if query.net is None:
-        raise ValueError("there is no trained net before the first labels: choose the first ones with another strategy, such as random")
-    return _with_module(query.net)
-
-
-def _with_module(net: Net) -> LossNet:
+def with_module(net: Net) -> LossNet:
+    """The same net. Raises: ValueError where it has no loss module."""
     if not isinstance(net, LossNet):
         raise ValueError(f"a {type(net).__name__} predicts no losses: train it with learning_loss.learner(base)")
     return net

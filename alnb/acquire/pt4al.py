@@ -155,7 +155,5 @@ def normalised_confidence(query: Query) -> Tensor:
     The score depends only on the direction of the logits; with 10 classes it lies in (0.1, 0.2417].
     Source: the authors' main.py. The paper takes the posterior itself, which is `acquire.least_confidence`.
     """
-    if query.net is None:
-        raise ValueError("normalised_confidence needs a trained net: choose the first labels with another strategy, such as `evenly`")
-    logits = predict(query.net, query.pool.images, query.candidates).float().cpu()
+    logits = predict(query.trained, query.pool.images, query.candidates).float().cpu()
     return query.candidates[scores.top(scores.least_confidence(functional.normalize(logits, dim=1).log_softmax(dim=1)), query.n)]

@@ -1,4 +1,4 @@
-"""The pool: what is known and since when; and the query: all that a strategy receives."""
+"""The pool: the labels that are known, and since which cycle. The query: all that a strategy receives."""
 
 from __future__ import annotations
 
@@ -37,15 +37,12 @@ class Pool:
         """Raises: ValueError if the lengths differ, or an image has a label but was not asked for."""
         if not len(self.images) == len(self.labels) == len(self.acquired):
             raise ValueError(
-                f"{len(self.images)} images, {len(self.labels)} labels and {len(self.acquired)} acquisition cycles: give one label and one "
-                "cycle per image"
+                f"{len(self.images)} images, {len(self.labels)} labels, {len(self.acquired)} cycles: give one label and cycle per image"
             )
         unpaid = ((self.labels != VOID) & (self.acquired == NOT_ASKED)).nonzero().flatten()
         if len(unpaid):
-            raise ValueError(
-                f"image {int(unpaid[0])} has a label but acquired[{int(unpaid[0])}] is {NOT_ASKED}: set it to the cycle in which the image "
-                "was labelled, such as 0"
-            )
+            image = int(unpaid[0])
+            raise ValueError(f"image {image} has a label but acquired[{image}] is {NOT_ASKED}: set it to the label's cycle, such as 0")
 
     def __len__(self) -> int:
         """N."""
@@ -58,7 +55,7 @@ class Pool:
 
     @property
     def asked(self) -> Tensor:
-        """Global indices i64 of the images that were asked for, with or without an answer, ascending."""
+        """Global indices i64 of the images that were asked for, answered or not, ascending."""
         return (self.acquired != NOT_ASKED).nonzero().flatten()
 
     @property
@@ -67,9 +64,9 @@ class Pool:
         return (self.acquired == NOT_ASKED).nonzero().flatten()
 
     def acquire(self, indices: Tensor, labels: Tensor, cycle: int) -> Pool:
-        """A new pool in which the images at `indices` i64 [n] have `labels` i64 [n] since `cycle`. This one stays as it is.
+        """A new pool in which the images at `indices` i64 [n] have `labels` i64 [n] since `cycle`. This pool does not change.
 
-        A label may be VOID: asked, without an answer.
+        A label may be VOID: asked for, but not answered.
 
         Raises:
             ValueError: an index is out of range, occurs twice, or was asked for before.
@@ -77,9 +74,8 @@ class Pool:
         if len(indices) != len(labels):
             raise ValueError(f"{len(indices)} indices, but {len(labels)} labels: give one label per index")
         check_indices(indices, self, f"cycle {cycle}")
-        return replace(
-            self, labels=self.labels.index_put((indices,), labels), acquired=self.acquired.index_put((indices,), torch.tensor(cycle))
-        )
+        acquired = self.acquired.index_put((indices,), torch.tensor(cycle))
+        return replace(self, labels=self.labels.index_put((indices,), labels), acquired=acquired)
 
 
 def check_indices(indices: Tensor, pool: Pool, place: str) -> None:
@@ -89,7 +85,7 @@ def check_indices(indices: Tensor, pool: Pool, place: str) -> None:
         ValueError: the message names the `place` and the first wrong indices.
     """
     if indices.dtype != torch.int64 or indices.ndim != 1:
-        raise ValueError(f"{place}: indices must be int64 with one dimension, these are {indices.dtype} of shape {list(indices.shape)}")
+        raise ValueError(f"{place}: indices must be int64 [n], but are {indices.dtype} {list(indices.shape)}")
     outside = indices[(indices < 0) | (indices >= len(pool))]
     if len(outside):
         raise ValueError(f"{place}: indices {_first(outside)} are outside the pool of {len(pool)} images; indices are global, from 0")
@@ -102,8 +98,7 @@ def check_indices(indices: Tensor, pool: Pool, place: str) -> None:
 
 
 def _first(values: Tensor) -> str:
-    shown = ", ".join(map(str, values[:5].tolist()))
-    return f"{shown} and {len(values) - 5} more" if len(values) > 5 else shown
+    return ", ".join(map(str, values[:5].tolist())) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
 
 
 @dataclass(frozen=True)
@@ -113,31 +108,32 @@ class Query:
     pool: Pool
     net: Net | None  # trained on the pool's labels, in evaluation mode; None before the first labels
     candidates: Tensor  # global indices i64 [M]: ascending, or in the order that a scope gives them
-    n: int  # how many to choose
+    n: int  # number of images to choose
     stream: Stream  # the address of this query's random numbers; each strategy and scope adds its name
-    side: Mapping[str, Any] = field(default_factory=dict)  # what else is known of the images, such as a pretext's losses [N]
+    side: Mapping[str, Any] = field(default_factory=dict)  # other facts about the images, such as a pretext's losses [N]
     folder: Path | None = None  # where a long computation stores its checkpoint; None: nowhere
-    cycle: int = 0  # that the query is for
+    cycle: int = 0
 
     @cached_property
     def log_probs(self) -> Tensor:
         """Log-probabilities [M,C] of the candidates, on the CPU."""
-        return predict(log_probs(self._net), self.pool.images, self.candidates).cpu()
+        return predict(log_probs(self.trained), self.pool.images, self.candidates).cpu()
 
     @cached_property
     def features(self) -> Tensor:
         """Penultimate features [N,D] of the whole pool, on the device of the images."""
-        return predict(self._net.features, self.pool.images)
+        return predict(self.trained.features, self.pool.images)
 
     @property
-    def _net(self) -> Net:
+    def trained(self) -> Net:
+        """The net. Raises: ValueError before the first labels, where there is none."""
         if self.net is None:
-            raise ValueError("there is no trained net before the first labels: choose the first ones with another strategy, such as random")
+            raise ValueError("there is no trained net before the first labels: choose those with another strategy, such as random")
         return self.net
 
 
 def check_query(chosen: Tensor, query: Query, place: str, *, exact: bool = True) -> None:
-    """Check a strategy's answer: `query.n` different candidates; if not `exact`, from 1 to as many.
+    """Check a strategy's answer: `query.n` different candidates; at least one of them, if not `exact`.
 
     Raises:
         ValueError: the message names the `place` and what is wrong.

@@ -1,15 +1,11 @@
 """A linear support vector machine (SVM) on features, and the images nearest to its boundaries: SVM min-margin of Bengar et al. 2021.
 
 The paper (section 4) gives a linear kernel, C = 5 and one versus rest, and queries the images closest to a boundary. Here the margin is
-the gap between the two largest scores, and scikit-learn solves the SVM. Scores are float64 on the CPU, so that no device's precision
-decides a query.
+the gap between the two largest scores, and scikit-learn solves the SVM on features of unit length, so that C means the same for every
+net. Scores are float64 on the CPU, so that no device's precision decides a query.
 """
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +14,10 @@ from torch import Tensor
 
 from alnb.acquire.query import Query
 from alnb.acquire.scores import top
-from alnb.store.checks import one_of, within
+from alnb.store.checks import within
 from alnb.store.shapes import Float, Int
 
 C = 5.0  # price of a violated margin; Bengar et al. 2021, section 4
-SCALE = "l2"  # C = 5 then means the same for every net; "standard" takes far longer to fit
-SCALES = ("l2", "standard", "none")
 ITERATIONS = 5_000  # of liblinear, in the first attempt
 MORE = 10  # times as many in the second attempt
 BLOCK = 4096  # rows widened to float64 and scored together
@@ -41,30 +35,29 @@ def top_two(scores: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
     return first - second
 
 
+def unit_rows(features: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
+    """The features with rows of length 1, float64 on the CPU; rows of zeros stay zero."""
+    x = features.detach().to("cpu", torch.float64)
+    return x / x.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+
+
 # ---- the machine -----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Svm:
-    """K linear functions of scaled features, one for each class that has labels. In float64, on the CPU."""
+    """K linear functions of `unit_rows`, one for each class that has labels. In float64, on the CPU."""
 
-    weights: Float[Tensor, "K D"]  # they apply to `scaled` features
+    weights: Float[Tensor, "K D"]
     bias: Float[Tensor, " K"]
     classes: Int[Tensor, " K"]  # global class numbers, ascending
-    scale: str  # "l2": rows of length 1 (rows of zeros stay zero); "standard": mean 0 and deviation 1 over the labelled; "none"
-    mean: Float[Tensor, " D"]  # of the labelled features, if the scale is "standard"; else 0
-    deviation: Float[Tensor, " D"]  # of the labelled features, if the scale is "standard"; else 1
-
-    def scaled(self, features: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
-        """The features that the weights apply to, float64 on the CPU."""
-        return _scaled(features, self.scale, self.mean, self.deviation)
 
     def scores(self, features: Float[Tensor, "M D"]) -> Float[Tensor, "M K"]:
         """The functions' values, float64 on the CPU; positive on the side of the class. Memory O(M K + BLOCK D)."""
         out = torch.empty(len(features), len(self.classes), dtype=torch.float64)
         for start in range(0, len(features), BLOCK):
             rows = slice(start, start + BLOCK)
-            torch.addmm(self.bias, self.scaled(features[rows]), self.weights.T, out=out[rows])
+            torch.addmm(self.bias, unit_rows(features[rows]), self.weights.T, out=out[rows])
         return out
 
     def predict(self, features: Float[Tensor, "M D"]) -> Int[Tensor, " M"]:
@@ -72,22 +65,21 @@ class Svm:
         return self.classes[self.scores(features).argmax(1)]
 
 
-def fit_svm(features: Float[Tensor, "L D"], labels: Int[Tensor, ...], *, C: float = C, scale: str = SCALE) -> Svm:
+def fit_svm(features: Float[Tensor, "L D"], labels: Int[Tensor, "..."], *, C: float = C) -> Svm:
     """The linear SVM, one class versus the rest, for each class among the labels.
 
     Squared hinge and a regularised bias (liblinear), solved in the dual where L <= D, else in the primal.
 
     Args:
-        C: price of a violated margin, above 0. It is comparable only between features of one scale.
+        C: price of a violated margin, above 0.
         labels: i64 [L], global class numbers.
-        scale: how features are scaled, here and in the scores: see `Svm.scale`.
     Returns:
         The same SVM for the same arguments. If `MORE` times `ITERATIONS` do not suffice, the last solution, with a warning.
     Raises:
-        ValueError: a wrong `C` or `scale`, a row that is not finite, a missing label, or fewer than two classes.
+        ValueError: a wrong `C`, a row that is not finite, a missing label, or fewer than two classes.
     Source: Bengar et al. 2021, section 4.
     """
-    _check("fit_svm", C, scale)
+    within("fit_svm: C", C, 0, above=True)
     labels = labels.cpu()
     if labels.shape != features.shape[:1]:
         raise ValueError(f"fit_svm: {len(features)} rows of features, but labels {list(labels.shape)}: give one label per row")
@@ -99,21 +91,19 @@ def fit_svm(features: Float[Tensor, "L D"], labels: Int[Tensor, ...], *, C: floa
     if len(classes) < 2:
         present = f"only class {int(classes[0])}" if len(classes) else "no class"
         raise ValueError(f"fit_svm: {present} among {len(labels)} labels, so there is no boundary: label images of another class first")
-    mean, deviation = _standard(features) if scale == "standard" else _unchanged(features.shape[1])
-    weights, bias = _solve(_scaled(features, scale, mean, deviation).numpy(), labels.numpy(), C)
+    weights, bias = _solve(unit_rows(features).numpy(), labels.numpy(), C)
     if len(classes) == 2:  # scikit-learn gives only the function of the second class
         weights, bias = torch.cat([-weights, weights]), torch.cat([-bias, bias])
-    return Svm(weights, bias, classes, scale, mean, deviation)
+    return Svm(weights, bias, classes)
 
 
 def svm_accuracy(
     features: Float[Tensor, "L D"],
-    labels: Int[Tensor, ...],
+    labels: Int[Tensor, "..."],
     test_features: Float[Tensor, "T D"],
-    test_targets: Int[Tensor, ...],
+    test_targets: Int[Tensor, "..."],
     *,
     C: float = C,
-    scale: str = SCALE,
 ) -> float:
     """The share in [0, 1] of `test_targets` that an SVM of the labelled features predicts. A class without labels is always missed.
 
@@ -126,61 +116,30 @@ def svm_accuracy(
             "give one target per row, and at least one row"
         )
     _check_finite(test_features, torch.arange(len(test_features)), "svm_accuracy: test row")
-    predicted = fit_svm(features, labels, C=C, scale=scale).predict(test_features)
+    predicted = fit_svm(features, labels, C=C).predict(test_features)
     return float((predicted == test_targets.cpu()).double().mean())
-
-
-def _standard(features: Tensor) -> tuple[Tensor, Tensor]:
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler().fit(features.detach().to("cpu", torch.float64).numpy())  # it recognises a constant column despite rounding
-    return torch.from_numpy(scaler.mean_), torch.from_numpy(scaler.scale_)
-
-
-def _scaled(features: Tensor, scale: str, mean: Tensor, deviation: Tensor) -> Tensor:
-    x = features.detach().to("cpu", torch.float64)
-    if scale == "l2":
-        x = x / x.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-    return (x - mean) / deviation if scale == "standard" else x
-
-
-def _unchanged(D: int) -> tuple[Tensor, Tensor]:
-    return torch.zeros(D, dtype=torch.float64), torch.ones(D, dtype=torch.float64)
 
 
 def _solve(x: Any, y: Any, C: float) -> tuple[Tensor, Tensor]:
     """Weights [K,D] and bias [K], or one row where K = 2. A second attempt has more iterations, if the first does not converge."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
     dual = len(x) <= x.shape[1]
     for iterations in (ITERATIONS, MORE * ITERATIONS):
-        with _without_convergence_warning():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # where warnings are errors, it would end a long run
             model = LinearSVC(C=C, dual=dual, max_iter=iterations, random_state=0).fit(x, y)
         if model.n_iter_ < iterations:
             break
     else:
         warnings.warn(
             f"fit_svm: LinearSVC with C = {C} on {len(x)} labels, {x.shape[1]} features, has not converged after {iterations} iterations; "
-            'its last solution is used. Scale the features (scale="l2") or lower C',
+            "its last solution is used. Lower C",
             RuntimeWarning,
             stacklevel=3,
         )
     return torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
-
-
-@contextmanager
-def _without_convergence_warning() -> Iterator[None]:
-    """Silence scikit-learn's warning: where warnings are errors it would end a long run. `_solve` gives its own."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        yield
-
-
-def _check(place: str, C: float, scale: str) -> None:
-    within(f"{place}: C", C, 0, above=True)
-    one_of(f"{place}: scale", scale, SCALES)
 
 
 def _check_finite(features: Tensor, names: Tensor, place: str) -> None:
@@ -205,11 +164,10 @@ class SvmMargin:
     """
 
     C: float = C
-    scale: str = SCALE  # or "standard" or "none": see `Svm`
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
-        _check("SvmMargin", self.C, self.scale)
+        within("SvmMargin.C", self.C, 0, above=True)
 
     def __call__(self, query: Query) -> Int[Tensor, " n"]:
         """Raises: ValueError where a labelled image or a candidate has features that are not finite."""
@@ -224,7 +182,7 @@ class SvmMargin:
                 stacklevel=2,
             )
             return candidates[torch.randperm(len(candidates), generator=(query.stream / "random").generator())[: query.n]]
-        svm = fit_svm(_rows(query, labelled), labels, C=self.C, scale=self.scale)
+        svm = fit_svm(_rows(query, labelled), labels, C=self.C)
         margins = [top_two(svm.scores(_rows(query, part))) for part in candidates.split(BLOCK)]
         return candidates[top(-torch.cat(margins), query.n)]
 

@@ -42,7 +42,7 @@ class TAVAAL:
             ValueError: the net predicts no losses, nothing is labelled, or there are no candidates.
             NonFiniteLoss, store.Corrupted: as `VAAL`.
         """
-        net, labelled = learning_loss.net_of(query), query.pool.labelled
+        net, labelled = learning_loss.with_module(query.trained), query.pool.labelled
         rows = torch.cat([labelled, query.candidates])
         predicted = predict(net.predicted_loss, query.pool.images, rows)[:, None]
         conditioning = Conditioning(predicted[: len(labelled)], predicted[len(labelled) :], store.fingerprint(net.state_dict()))

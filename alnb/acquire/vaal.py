@@ -115,7 +115,7 @@ def _he_normal(net: nn.Sequential) -> None:
 
 
 def divergence(mu: Tensor, log_variance: Tensor) -> Tensor:
-    """Kullback-Leibler divergence [B], in nats, from the standard normal to the normal with `mu` and `log_variance` [B,latent]."""
+    """Kullback-Leibler divergence [B], in nats, of the normals with `mu` and `log_variance` [B,latent] from the standard normal."""
     return -0.5 * (1 + log_variance - mu.square() - log_variance.exp()).sum(dim=1)
 
 
@@ -234,12 +234,12 @@ def least_labelled(vaal: VAAL, query: Query, updates: int, conditioning: Conditi
             f"VAAL compares labelled with unlabelled images, but there are {len(labelled)} labelled images and {len(query.candidates)} "
             "candidates: choose the first images with another strategy, such as random"
         )
-    checkpoint = None if query.folder is None else query.folder / "vaal.pt"
-    game = _Game(vaal, images, (labelled, query.candidates), query.stream / "vaal", checkpoint, conditioning)
+    path = None if query.folder is None else query.folder / "vaal.pt"
+    game = _Game(vaal, images, (labelled, query.candidates), query.stream / "vaal", path, conditioning)
     game.play(updates)
     chosen = query.candidates[scores.top(-game.logits(), query.n)]
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+    if path is not None:
+        path.unlink(missing_ok=True)
     return chosen
 
 
@@ -253,15 +253,9 @@ class _Game:
     """One training: the two nets, their optimisers and their position. Every update depends on its number and the stream alone."""
 
     def __init__(
-        self,
-        vaal: VAAL,
-        images: Images,
-        rows: tuple[Tensor, Tensor],
-        stream: Stream,
-        checkpoint: Path | None = None,
-        conditioning: Conditioning | None = None,
+        self, vaal: VAAL, images: Images, rows: tuple[Tensor, Tensor], stream: Stream, path: Path | None, conditioning: Conditioning | None
     ) -> None:
-        """Start afresh, or continue from `checkpoint`. rows: global indices of the labelled and of the unlabelled images."""
+        """Start afresh, or continue from the checkpoint at `path`. rows: global indices of the labelled and the unlabelled images."""
         self.vaal, self.images, self.stream = vaal, images, stream
         self.device, (_, height, width) = images.device, images.shape
         self.rows = [indices.to(self.device) for indices in rows]
@@ -280,7 +274,7 @@ class _Game:
         self.orders = [Order(len(r), size, stream / name, self.device) for r, name in zip(rows, ("labelled", "unlabelled"), strict=True)]
         identity = store.fingerprint(vaal, images.fingerprint, *rows, stream, "" if conditioning is None else conditioning.origin)
         remedy = "Lower VAAL.lr or VAAL.beta, or take kl='mean'; and look at the images"
-        self.state = Checkpoint(checkpoint, identity, vaal.checkpoint_seconds, "VAAL", remedy)
+        self.state = Checkpoint(path, identity, vaal.checkpoint_seconds, "VAAL", remedy)
         self.resume()
 
     def resume(self) -> None:

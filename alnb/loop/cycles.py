@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from alnb.learn.train import Report, TrainingHook, fit, log_probs, predict
 from alnb.loop.experiment import Cycle, Experiment
 from alnb.store import Json, Run, stop
 
-BELIEFS = ("predicted", "confidence", "margin", "entropy")  # what a query's file holds of each image, see `_beliefs`
+PREDICTIONS = ("predicted", "confidence", "margin", "entropy")  # of each queried image, in the query's file, see `_predictions`
 PEEKED = "looked at the test images: of each training the net that was best on them was kept, so its accuracy is too high"
 
 
@@ -111,7 +110,7 @@ class _Step:
             query = Query(pool, net, pool.unlabelled, protocol.size(k), stream, self.experiment.side, self.run.folder(k), k)
             chosen = torch.as_tensor(strategy(query)).cpu()
             check_query(chosen, query, f"strategy {store.describe(strategy)!r} in cycle {k}", exact=protocol.exact)
-            store.write_json(path, {"queried": chosen.tolist(), **({} if net is None else _beliefs(net, pool, chosen))})
+            store.write_json(path, {"queried": chosen.tolist(), **({} if net is None else _predictions(net, pool, chosen))})
         return torch.tensor(store.read_json(path)["queried"])
 
     def trained(self, pool: Pool, k: int) -> Net:
@@ -166,7 +165,7 @@ class _BestNet:
         net.load_state_dict(saved["net"])
 
 
-def _beliefs(net: Net, pool: Pool, chosen: Tensor) -> Json:
+def _predictions(net: Net, pool: Pool, chosen: Tensor) -> Json:
     """What the net predicts for the images at `chosen` i64 [n], before it knows their labels; the explorer shows it.
 
     `predicted`: the class number; `confidence`: its probability; `margin` and, in nats, `entropy` as in `acquire.scores`. Four digits are
@@ -177,7 +176,7 @@ def _beliefs(net: Net, pool: Pool, chosen: Tensor) -> Json:
         return {}
     numbers = (1 - scores.least_confidence(log_p), scores.margin(log_p), scores.entropy(log_p))
     columns = (log_p.argmax(1).tolist(), *([round(value, 4) for value in column.tolist()] for column in numbers))
-    return dict(zip(BELIEFS, columns, strict=True))
+    return dict(zip(PREDICTIONS, columns, strict=True))
 
 
 @contextmanager
@@ -203,10 +202,3 @@ def peak(device: torch.device) -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
-
-
-def beliefs(run: Run, cycle: int) -> dict[str, Any] | None:
-    """What the net predicted of the images that `cycle` of `run` asked for, in their order; None before the first labels."""
-    path = run.folder(cycle) / "query.json"
-    content = store.read_json(path) if path.exists() else {}
-    return {name: content[name] for name in BELIEFS} if set(content) >= set(BELIEFS) else None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alnb import store
 from alnb.data import ImageSet, at_most, load
-from alnb.data.official import Root
+from alnb.data.official import Root, root_folder
 from alnb.learn import train
 from alnb.learn.nets import Net
 from alnb.learn.train import Learner, Report
@@ -83,7 +83,7 @@ class Part:
         Raises:
             data.DataError: they are missing or damaged. The message says what to do.
         """
-        pool, test = self.select(*_load(dataset, root, device, download, self.image_size))
+        pool, test = self.select(*_load(dataset, root_folder(root), device, download, self.image_size))
         return at_most(pool, self.per_class), at_most(test, self.test_per_class)
 
     def select(self, pool: ImageSet, test: ImageSet) -> tuple[ImageSet, ImageSet]:
@@ -92,7 +92,7 @@ class Part:
 
 
 @lru_cache(maxsize=2)  # the settings of a notebook share their images
-def _load(dataset: str, root: Root, device: str, download: bool, image_size: int | None) -> tuple[ImageSet, ImageSet]:
+def _load(dataset: str, root: Path, device: str, download: bool, image_size: int | None) -> tuple[ImageSet, ImageSet]:
     return load(dataset, root=root, device=device, download=download, image_size=image_size)
 
 

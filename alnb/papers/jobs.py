@@ -21,6 +21,7 @@ from alnb.loop.experiment import Experiment
 from alnb.notebook import parameters
 from alnb.report import records
 from alnb.report.records import TaggedRun
+from alnb.store.describe import differences
 
 Job = dict[str, Any]
 LOCATION = ("scale", "device", "data_root", "download", "skip_bad", "runs", "figures")  # parameters that select no run, or name the file
@@ -45,18 +46,18 @@ def find(jobs: Iterable[Job], runs: Path | str) -> tuple[list[TaggedRun], list[J
     """The finished runs of `jobs` below `runs`, in the order of the jobs; and the jobs that are left.
 
     Raises:
-        ValueError: two runs claim the same job; or as `begun`.
+        ValueError: two finished runs have the tags of one job; or as `begun`.
         store.Corrupted, store.NewerFormat: as `begun`.
     """
     jobs = list(jobs)
     keys, groups = [_key(job, job) for job in jobs], {tuple(sorted(job)) for job in jobs}
-    claims: dict[str, TaggedRun] = {}
+    complete: dict[str, TaggedRun] = {}
     for run, tags in begun(runs):
-        for key in {_key(tags, names) for names in groups if set(names) <= set(tags)} & set(keys):
-            if key in claims:
-                raise _conflict(str(claims[key][0].path), str(run.path))
-            claims[key] = run, tags
-    complete = {key: tagged for key, tagged in claims.items() if _finished(tagged[0])}
+        if len(run.records()) == _experiment(run)["protocol"]["cycles"]:
+            for key in {_key(tags, names) for names in groups if set(names) <= set(tags)} & set(keys):
+                if key in complete:
+                    raise _twins(complete[key][0], run)
+                complete[key] = run, tags
     finished = [complete[key] for key in keys if key in complete]
     return finished, [job for job, key in zip(jobs, keys, strict=True) if key not in complete]
 
@@ -119,8 +120,9 @@ def _experiment(run: store.Run) -> store.Json:
     return described
 
 
-def _finished(run: store.Run) -> bool:
-    return len(run.records()) == _experiment(run)["protocol"]["cycles"]
+def _twins(first: store.Run, second: store.Run) -> ValueError:
+    lines = "\n  ".join(differences(_experiment(first), _experiment(second)))
+    return ValueError(f"{first.path} and {second.path} are both runs of one job: move one of them elsewhere. They differ in:\n  {lines}")
 
 
 def _sources(described: store.Json) -> dict[Any, Any]:
@@ -138,14 +140,8 @@ def _check_sources(seen: dict[Any, Any], described: store.Json, place: str) -> N
     for key, part in _sources(described).items():
         first, first_place = seen.setdefault(key, (part, place))
         if first != part:
-            raise _conflict(first_place, place)
-
-
-def _conflict(first: str, second: str) -> ValueError:
-    return ValueError(
-        f"{first} and {second} claim to be one experiment, but come from different images, another backbone or other pretext losses: "
-        "move the runs of one of them elsewhere"
-    )
+            what = "pretext losses" if key[0] == "pretext" else "images and backbone"
+            raise ValueError(f"{first_place} and {place} should share their {what}, but do not: move the runs of one of them elsewhere")
 
 
 @contextmanager

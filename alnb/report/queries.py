@@ -21,7 +21,7 @@ from torch import Tensor
 from alnb.acquire import scores
 from alnb.report.palette import class_colour, class_edge, draw_legend
 from alnb.report.stats import check_targets
-from alnb.store import streams as rng
+from alnb.store import Stream
 from alnb.store.shapes import Float, Int
 
 RANDOM = "random (reference)"  # the strategy of a summary's reference rows
@@ -122,7 +122,7 @@ def summary(
 
 def _reference_queries(sizes: Iterable[int], N: int, references: int, seed: int, device: torch.device) -> dict[int, list[Tensor]]:
     def query(n: int, draw: int) -> Tensor:
-        return torch.randperm(N, generator=rng.generator(seed, "reference", n, draw))[:n].to(device)
+        return torch.randperm(N, generator=(Stream(seed) / "reference" / n / draw).generator())[:n].to(device)
 
     return {n: [query(n, draw) for draw in range(references)] for n in sorted(sizes)}
 

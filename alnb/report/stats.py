@@ -17,7 +17,7 @@ import torch
 from pandas import DataFrame, Series
 from torch import Tensor
 
-from alnb.store import streams as rng
+from alnb.store import Stream
 from alnb.store.shapes import Float, Int
 
 BAND = 0.95  # confidence of every band and interval
@@ -218,7 +218,7 @@ def bootstrap(
     _check_pairs(first, second, ("first", "second"))
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"resamples is {resamples}, level {level}: choose at least 1, and a level in (0, 1) such as 0.95")
-    generator, n, parts = rng.generator(seed, "bootstrap"), len(first), []
+    generator, n, parts = (Stream(seed) / "bootstrap").generator(), len(first), []
     places = [values.unique(return_inverse=True)[1] for values in (first.cpu(), second.cpu())]  # on the CPU: equal on every device
     for start in range(0, resamples, BLOCK):
         drawn = torch.randint(n, (min(BLOCK, resamples - start), n), generator=generator)
@@ -303,7 +303,7 @@ def correlate(draws: Tensor, main: Tensor, targets: Tensor, classes: int, *, res
     each, mean = within_classes(pretext, main, targets.cpu(), classes)
     by_draws = {m: spearman(draws[:m].mean(dim=0), main) for m in (2**k for k in range(len(draws).bit_length()))}
     stable = reliability(draws) if len(draws) > 1 else math.nan
-    shown = torch.randperm(n, generator=rng.generator(seed, "shown"))[:SHOWN].numpy()
+    shown = torch.randperm(n, generator=(Stream(seed) / "shown").generator())[:SHOWN].numpy()
     ranks = ((scipy.stats.rankdata(values.double().numpy())[shown] - 0.5) / n for values in (main, pretext))
     points = tuple((round(float(x), 6), round(float(y), 6)) for x, y in zip(*ranks, strict=True))
     return Correlation(rho, low, high, mean, tuple(each), by_draws, stable, points)

@@ -33,14 +33,14 @@ def settings(frame: DataFrame) -> DataFrame:
 
     `setting` is a text that runs share if they differ in strategy and seed only. It names dataset and scale; arm, regime and protocol if
     they differ; and as few other parameters as tell the runs of a strategy apart. If runs of a strategy differ only in what that
-    strategy is, they become two strategies, such as ``vaal (beta 10)``. `panels` is `setting` without the arm: one figure, with a panel
-    for each arm. Tags of these two names become ``run.setting`` and ``run.panels``.
+    strategy is, they become two strategies, such as ``vaal (beta 10)``; if they differ in their pretext, such as ``pt4al, jigsaw``.
+    `panels` is `setting` without the arm: one figure, with a panel for each arm. Tags of these two names get ``run.`` before them.
 
     Raises:
         ValueError: no run is finished, or two folders hold the same strategy and seed of the same experiment.
     """
     frame = frame.rename(columns={name: f"run.{name}" for name in DERIVED if name in frame})
-    finished = frame[_finished(frame)]
+    finished = _with_pretexts(frame[_finished(frame)])
     if finished.empty:
         raise ValueError(f"none of the {frame['run'].nunique()} runs is finished: run the same sweep again to continue it")
     runs = finished.drop_duplicates("run").set_index("run")
@@ -59,6 +59,16 @@ def _finished(frame: DataFrame) -> Series:
         return frame["run"].notna()
     last = frame.groupby("run", observed=True)["cycle"].transform("max")
     return last + 1 >= frame["protocol.cycles"]
+
+
+def _with_pretexts(frame: DataFrame) -> DataFrame:
+    """`frame` with the pretext in the name of each strategy that ran with several in one arm."""
+    keys = [name for name in ("arm", "strategy") if name in frame]
+    if "pretext" not in frame or frame.empty:
+        return frame
+    several = frame.groupby(keys, observed=True)["pretext"].transform("nunique") > 1
+    texts = frame["strategy"].astype(str)
+    return frame.assign(strategy=texts.where(~several, texts + ", " + frame["pretext"].astype(str)))
 
 
 def _parameters(runs: DataFrame) -> list[str]:

@@ -17,5 +17,5 @@ from alnb.store.files import (
     write_tensors,
 )
 from alnb.store.locks import Locked, exclusive, held
-from alnb.store.run import FORMAT, LOCK_SECONDS, ManifestDiffers, NewerFormat, Run, cached, kept
+from alnb.store.run import FORMAT, LOCK_SECONDS, ManifestDiffers, NewerFormat, Run, cached
 from alnb.store.streams import Stream

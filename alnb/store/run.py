@@ -180,6 +180,3 @@ def cached(
     if content["experiment"] != fingerprint(experiment):
         raise Corrupted(f"{result} is the result of another computation; {RECOMPUTE}")
     return content
-
-
-kept = cached  # by the old name

@@ -60,6 +60,3 @@ def check(place: str) -> None:
     """Raises: TimeIsUp, naming `place`, if a stop was requested. Called where the state has just been stored."""
     if requested():
         raise TimeIsUp(f"stopped on request, {place}: complete cycles and checkpoints are stored; the same command continues from there")
-
-
-asked_by, there = requested_by, exists  # by the old names

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -53,18 +52,3 @@ class Stream:
         with _global_generators, torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.seed)
             yield
-
-
-def generator(seed: int, *where: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Of `Stream`, by the old name."""
-    return Stream(seed, where).generator(device)
-
-
-def integer(seed: int, *where: str | int) -> int:
-    """Of `Stream`, by the old name."""
-    return Stream(seed, where).seed
-
-
-def scope(seed: int, *where: str | int) -> Any:
-    """Of `Stream`, by the old name."""
-    return Stream(seed, where).scope()

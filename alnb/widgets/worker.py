@@ -79,7 +79,7 @@ class Worker:
 
     def _run(self, job: Callable[[], None], stopped: Callable[[], None]) -> None:
         try:
-            with self.errors_shown(), stop.asked_by(self._stop.is_set):
+            with self.errors_shown(), stop.requested_by(self._stop.is_set):
                 job()
         except stop.TimeIsUp:
             stopped()

@@ -100,7 +100,7 @@ def test_a_net_that_has_no_stages_or_is_another_one() -> None:
 
 # ---- the losses ----------------------------------------------------------------------------------------------------------------
 
-values = st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0])  # few, so that ties are many
+values = st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0])  # few values, so many ties
 batches = st.integers(1, 5).flatmap(lambda half: st.tuples(*[st.lists(values, min_size=2 * half, max_size=2 * half)] * 2))
 
 
@@ -187,7 +187,7 @@ def test_gradient_of_the_module_reaches_the_trunk_only_before_it_is_cut_off(rank
         assert name.startswith("head.") == torch.equal(joined[name], plain[name])  # the head is above what the module sees
     learned = [name for name in cut if name.startswith("module.")]
     assert len(learned) == 8 and all(torch.equal(cut[name], joined[name]) for name in learned)
-    assert [name for name in learned if not cut[name].any()] == ["module.last.bias"]  # which no difference of predictions depends on
+    assert [name for name in learned if not cut[name].any()] == ["module.last.bias"]  # differences of predictions do not depend on it
 
 
 # ---- training ------------------------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_it_is_cut_off_at_its_update(detach: float, changes: int, train: ImageSe
 
     first, rest = (functools.partial(spy, inner=loss) for loss in (made.loss, made.switch.loss))
     trained(replace(made, loss=first, switch=LossSwitch(made.switch.share, rest)), train)
-    assert seen == [False] * changes + [True] * (12 - changes)  # of 12 updates, the first is the one from which the share is reached
+    assert seen == [False] * changes + [True] * (12 - changes)  # of 12 updates; the switch is the first update after the share
 
 
 def test_never_and_always_cut_off() -> None:
@@ -232,6 +232,7 @@ def test_never_and_always_cut_off() -> None:
     assert 200 * learning_loss.DETACH == 121  # epochs 0 to 120 of 200
 
 
+@pytest.mark.slow
 def test_the_module_learns_which_losses_are_large() -> None:
     """Images of the first class have a random label, so their losses stay large; on all others the net is soon right."""
     images = images_of(120)
@@ -244,7 +245,7 @@ def test_the_module_learns_which_losses_are_large() -> None:
         fit(net, images.images, rows, noisy, made, Stream())
         predicted = predict(net.predicted_loss, images_of(60, seed=5).images)
         larger = predicted[0::3][:, None] > torch.cat([predicted[1::3], predicted[2::3]])[None]
-        assert float(larger.float().mean()) > 0.9  # of all pairs of one of each kind; 0.5 would be chance
+        assert float(larger.float().mean()) > 0.9  # of all pairs of a wild and another image; 0.5 would be chance
 
 
 @pytest.mark.parametrize("n", [1, 3, 7, 41])
@@ -303,6 +304,7 @@ def test_manifests_tell_the_settings_apart() -> None:
     assert store.fingerprint(learning_loss.learner(BASE)) in prints  # the same settings, the same print
 
 
+@pytest.mark.slow
 def test_it_can_be_compiled(train: ImageSet) -> None:
     made = learning_loss.learner(BASE)
     net, (x, y) = made.build(3, Stream()), batch_of()
@@ -352,7 +354,7 @@ def test_the_loop(init: str, tmp_path: Path, learner: Learner, train: ImageSet, 
 def test_detached_records_are_those_of_the_plain_learner_but_for_the_choice(
     tmp_path: Path, learner: Learner, train: ImageSet, test: ImageSet
 ) -> None:
-    """With a strategy that does not look at the module, such as random, the two experiments are one."""
+    """With a strategy that ignores the module, such as random, the two experiments give the same records."""
     records = []
     for name, made in (("plain", learner), ("detached", learning_loss.learner(learner, detach=0))):
         experiment = Experiment(Pool.of(train.images), test, made, random, simulated(train.targets), Protocol(12, 8, 2))

@@ -1,10 +1,8 @@
-"""PAL against its definitions, written as loops; what it finds; and that an interrupted one continues."""
+"""PAL against its definitions, written as loops, and its queries."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 import pytest
 import queries
@@ -22,11 +20,10 @@ from alnb.acquire.pal import PAL, RECIPE, divergence_term, rotation_term
 from alnb.acquire.query import Pool, Query, check_query
 from alnb.data import Embedded, Resident
 from alnb.learn.augment import AUGMENTATIONS
-from alnb.learn.checkpoint import NonFiniteLoss
 from alnb.learn.nets import Net, linear, resnet18, small
 from alnb.learn.pretexts import rotation
 from alnb.learn.train import Order, Recipe
-from alnb.store import Stream, stop
+from alnb.store import Stream
 
 TINY = PAL(
     net=partial(small, width=4),
@@ -63,7 +60,7 @@ def test_terms_at_their_ends() -> None:
     assert float(divergence_term(torch.full((1, 4), math.log(0.25)))) == pytest.approx(0, abs=1e-6)
     assert float(divergence_term(torch.tensor([[0.5, 0.5, 1.0]]).log())) == pytest.approx(-(math.log2(1 / 3) + 2 / 3), abs=1e-6)
     assert divergence_term(torch.tensor([[0.0, -torch.inf]])).item() == -torch.inf
-    far = torch.tensor([[0.0, -200.0], [0.0, -300.0]])  # beyond what float32 holds as a probability, and told apart all the same
+    far = torch.tensor([[0.0, -200.0], [0.0, -300.0]])  # probabilities that float32 rounds to 0 keep their order
     assert divergence_term(far).tolist() == pytest.approx([1 - 100 / math.log(2), 1 - 150 / math.log(2)])
 
 
@@ -84,7 +81,7 @@ def test_losses_and_predictions_are_those_of_single_views() -> None:
 
 
 def test_batch_normalisation_sees_all_turns_at_once() -> None:
-    """In a batch of one turn its statistics would give the turn away."""
+    """In a batch of one angle, its statistics would give the angle away."""
     seen: list[Tensor] = []
     net, x = net_of().train(), torch.rand(2, 3, 8, 8, generator=(Stream(0) / "x").generator())
     net.trunk[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -103,7 +100,7 @@ def test_turns_of_the_chosen_are_learned_by_a_copy_as_in_a_textbook() -> None:
     optimiser = torch.optim.SGD(expected.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
     order = Order(6, 4, Stream(5) / "part" / 6, torch.device("cpu"))
     expected.train()
-    for step in range(5):  # three epochs of six, four a step, rounded up
+    for step in range(5):  # three epochs of six images, four in a step, rounded up
         x = query.pool.images.batch(chosen[order(step)]).float() / 255
         losses = cross_entropy(
             expected(torch.cat([torch.rot90(x, k, dims=(2, 3)) for k in range(4)]))[:, :4], torch.arange(16) // 4, reduction="none"
@@ -124,7 +121,7 @@ QUERY = query_of()
 
 
 class Scored(PAL):
-    """PAL by given scores: a "net" is what it was tuned on."""
+    """PAL with scores from a function: a "net" is the tuple of images that it was tuned on."""
 
     def terms(self, net: tuple[int, ...], query: Query, rows: Tensor, stream: Stream, chosen: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         assert chosen == len(net)
@@ -136,7 +133,7 @@ class Scored(PAL):
 
 
 def given_term(what: str, known: tuple[int, ...], i: int) -> float:
-    """A small whole number, so that there are ties: a function of what the net was tuned on, and of the image."""
+    """A small whole number, so that there are ties: a function of the images that the net was tuned on, and of the image."""
     return -float(Stream(0, (what, *known, i)).seed % 5)
 
 
@@ -178,29 +175,18 @@ def test_the_net_is_tuned_between_parts_only(n: int, tunings: int, monkeypatch: 
 # ---- the strategy --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The images that were asked for, batch by batch."""
-    seen: list[list[int]] = []
-    original = Resident.batch
-
-    def spy(self: Resident, indices: Tensor) -> Tensor:
-        seen.append(indices.tolist())
-        return original(self, indices)
-
-    monkeypatch.setattr(Resident, "batch", spy)
-    return seen
+batches = pytest.fixture(queries.batches_of)
 
 
 def test_contract_at_the_ends_of_its_parts() -> None:
-    """The rest of the contract is tested with that of all strategies."""
+    """`test_acquire` tests the rest of the contract."""
     for n, part in ((0, 4), (4, 4), (50, 30)):
         queries.check_contract(replace(TINY, part=part), n)
     assert TINY(query_of(10)).tolist() != TINY(query_of(10, seed=1)).tolist()
 
 
 def test_what_is_looked_at_when(batches: list[list[int]]) -> None:
-    """It learns from the labelled images, tunes on the chosen, scores the candidates that are left, and sees no other image."""
+    """It trains on the labelled images, tunes on the chosen, scores the other candidates, and sees no other image."""
     candidates = torch.tensor([50, 5, 9, 13, 33, 1, 59])  # in the order of a scope
     query = query_of(6, candidates=candidates)
     chosen = TINY(query).tolist()
@@ -232,7 +218,7 @@ def test_images_are_normalised_as_for_the_task() -> None:
 
 
 def oriented(seed: int) -> Pool:
-    """All labelled images and a third of the others are bright at the top; the rest are at the left, or look the same all around."""
+    """All labelled images and a third of the others are bright at the top; the rest are bright at the left, or everywhere."""
     generator = (Stream(seed) / "oriented").generator()
     pixels = torch.randint(0, 60, (90, 3, 8, 8), generator=generator)
     kind = torch.arange(90) % 3
@@ -247,7 +233,7 @@ def oriented(seed: int) -> Pool:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_it_asks_for_what_it_cannot_turn_back(seed: int) -> None:
-    """Forty of the sixty candidates are of that kind, which chance would find in two of three."""
+    """Forty of the sixty candidates are such images: by chance two of three."""
     strategy = replace(TINY, divergence=0.0, recipe=replace(RECIPE, epochs=10, batch=10, lr=0.05, augment=AUGMENTATIONS["none"]), part=20)
     pool = oriented(seed)
     chosen = strategy(Query(pool, None, pool.unlabelled, 40, Stream(seed) / "query"))
@@ -322,118 +308,6 @@ def test_what_it_cannot_choose_from_is_refused_before_it_trains(batches: list[li
         with pytest.raises(ValueError, match=message):
             TINY(query)
     assert not batches
-
-
-def test_a_loss_that_is_not_finite_stops_it(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteLoss, match=r"pal: .* update \d"):
-        replace(TINY, recipe=replace(TINY.recipe, lr=1e30))(replace(query_of(), folder=tmp_path))
-    assert not list(tmp_path.iterdir())
-
-
-# ---- safety --------------------------------------------------------------------------------------------------------------------
-
-EAGER = replace(TINY, recipe=replace(TINY.recipe, checkpoint_seconds=0), tuning=replace(TINY.tuning, checkpoint_seconds=0))
-SCORED = 1  # batch that scores all candidates; there are 3 updates of the training, and 2 and 4 of the tunings on 4 and on 8 images
-
-
-@cache
-def undisturbed() -> Tensor:
-    """The answer without an interruption."""
-    return TINY(query_of(10))
-
-
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """A checkpoint after each update, and a stop at the one whose number from 0 stands in the list."""
-    monkeypatch.setattr("alnb.learn.checkpoint.CHECKPOINT_SHARE", 1e9)
-    stops, count = [-1], iter(range(1000))
-
-    def check(place: str) -> None:
-        if next(count) == stops[0]:
-            raise stop.TimeIsUp(place)
-
-    monkeypatch.setattr("alnb.store.stop.check", check)
-    yield stops
-
-
-@pytest.mark.parametrize(
-    ("at", "left"),  # what was trained or chosen is not trained or chosen again
-    [
-        (0, 2 + SCORED + 2 + 1 + 4 + 1),
-        (1, 1 + SCORED + 2 + 1 + 4 + 1),
-        (2, 0 + SCORED + 1 + 1 + 4 + 1),  # in the first tuning
-        (3, 0 + SCORED + 0 + 0 + 3 + 1),  # in the second
-        (5, 0 + SCORED + 0 + 0 + 1 + 1),
-    ],
-)
-def test_an_interrupted_one_continues(at: int, left: int, eager: list[int], batches: list[list[int]], tmp_path: Path) -> None:
-    assert len(undisturbed()) == 10
-    batches.clear()
-    eager[0] = at
-    with pytest.raises(stop.TimeIsUp):
-        EAGER(replace(query_of(10), folder=tmp_path))
-    assert list(tmp_path.iterdir())
-    batches.clear()
-    assert torch.equal(undisturbed(), EAGER(replace(query_of(10), folder=tmp_path)))
-    assert len(batches) == left and not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("write", range(10))
-def test_one_killed_at_any_write_continues(write: int, eager: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writes: three checkpoints of the training, the first part, two checkpoints, the second part, four more, the third part."""
-    original, count = store.write_tensors, iter(range(1000))
-
-    class Killed(Exception):
-        pass
-
-    def killed(path: Path, content: store.Json) -> None:
-        if next(count) == write:
-            raise Killed
-        original(path, content)
-
-    monkeypatch.setattr("alnb.store.write_tensors", killed)
-    with pytest.raises(Killed):
-        EAGER(replace(query_of(10), folder=tmp_path))
-    monkeypatch.setattr("alnb.store.write_tensors", original)
-    assert torch.equal(undisturbed(), EAGER(replace(query_of(10), folder=tmp_path))) and not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("what", "file"),
-    [
-        ("part", "pal-chosen"),
-        ("diversity", "pal-chosen"),
-        ("candidates", "pal-chosen"),
-        ("n", "pal-chosen"),
-        ("seed", "pal"),
-        ("epochs", "pal"),
-    ],
-)
-def test_what_belongs_to_another_query_is_refused(what: str, file: str, eager: list[int], tmp_path: Path) -> None:
-    eager[0] = 3
-    query = replace(query_of(10), folder=tmp_path)
-    with pytest.raises(stop.TimeIsUp):
-        EAGER(query)
-    other = {
-        "part": replace(EAGER, part=5),
-        "diversity": replace(EAGER, diversity=2.0),
-        "epochs": replace(EAGER, recipe=replace(EAGER.recipe, epochs=3)),
-    }.get(what, EAGER)
-    changes = {"candidates": {"candidates": query.candidates[1:]}, "n": {"n": 9}, "seed": {"stream": Stream(9)}}.get(what, {})
-    with pytest.raises(store.Corrupted, match=rf"/{file}\.pt belongs to another"):
-        other(replace(query_of(10), folder=tmp_path, **changes))
-
-
-def test_parts_chosen_by_another_scoring_net_are_refused(eager: list[int], tmp_path: Path) -> None:
-    """As where somebody deleted the net's checkpoint, and it was trained anew on another device."""
-    eager[0] = 3
-    with pytest.raises(stop.TimeIsUp):
-        EAGER(replace(query_of(10), folder=tmp_path))
-    (tmp_path / "pal.pt").unlink()
-    query = replace(query_of(10), folder=tmp_path)
-    query.net.mean.fill_(0.1)
-    with pytest.raises(store.Corrupted, match=r"pal-chosen\.pt belongs to another"):
-        EAGER(query)
 
 
 @pytest.mark.gpu

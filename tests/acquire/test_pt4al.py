@@ -1,4 +1,4 @@
-"""PT4AL's batches and choices, against the definitions and against what the authors' files show."""
+"""PT4AL's batches and choices, against the definitions and the authors' files."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def sided(cycle: int = 1, n: int = 3, **changes: object) -> Query:
 
 def test_text_order_overlaps_numeric_order_in_921_of_5000() -> None:
     """4,079 of 50,000 losses are below 1e-4, as in the file that the authors published: the "hardest" batch is the easiest."""
-    share = [0, 1, 5, 8.158, 10, 25, 50, 75, 90, 95, 98.158, 99, 100]  # percent, and the losses there; methods.md, section 15
+    share = [0, 1, 5, 8.158, 10, 25, 50, 75, 90, 95, 98.158, 99, 100]  # percentiles of the losses; methods.md, section 15
     value = [1.5e-7, 7.7e-6, 4.9e-5, 1e-4, 1.4e-4, 1.2e-3, 0.0152, 0.103, 0.348, 0.589, 0.966, 1.23, 4.41]
     ranks = (numpy.random.default_rng(0).permutation(50_000) + 0.5) / 500
     losses = torch.from_numpy(numpy.exp(numpy.interp(ranks, share, numpy.log(value))))
@@ -45,7 +45,7 @@ def test_every_ranking_is_a_permutation_in_its_order(values: list[float], key: s
     elif key == "text":
         naive = [i for _, i in sorted(((repr(v), i) for i, v in enumerate(values)), reverse=order == "high_first")]
     else:
-        naive = ranking(losses.flip(0), key=key).tolist()  # of the number of images alone
+        naive = ranking(losses.flip(0), key=key).tolist()  # depends on the number of images only
     assert ranked.tolist() == naive
 
 
@@ -66,7 +66,7 @@ def test_each_cycle_chooses_from_its_own_batch() -> None:
     for k in range(4):
         chosen = LossBatch(batches=4)(replace(query, cycle=k))
         expected = [i for i in ranked[15 * k : 15 * k + 15].tolist() if i in query.candidates.tolist()]
-        assert chosen.tolist() == expected  # in the order of the losses, without what is labelled
+        assert chosen.tolist() == expected  # in the order of the losses, without labelled images
 
 
 def test_first_is_the_batch_of_the_first_cycle_alone() -> None:
@@ -120,7 +120,7 @@ def test_normalised_confidence_against_a_naive_loop() -> None:
         naive[index] = float(torch.softmax(logits / logits.square().sum().sqrt(), dim=0).max())
     chosen = pt4al.normalised_confidence(query).tolist()
     assert chosen == sorted(naive, key=naive.__getitem__)
-    assert chosen != acquire.least_confidence(query).tolist()  # another order than that of the posterior
+    assert chosen != acquire.least_confidence(query).tolist()  # not the order of the posterior
 
 
 def test_bad_input() -> None:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alnb.acquire.query import VOID, Pool, Query
+from alnb.acquire.query import VOID, Pool, Query, check_query
 from alnb.data import ImageSet, Resident
 from alnb.learn.nets import small
 from alnb.store import Stream
@@ -39,7 +39,7 @@ def test_the_pool_is_what_a_dict_would_be(n: int, data: st.DataObject) -> None:
         ([10], "indices 10 are outside the pool of 10 images"),
         ([-1], "indices -1"),
         ([0.5], "float32"),
-        ([[2]], r"shape \[1, 1\]"),
+        ([[2]], r"int64 \[1, 1\]"),
     ],
 )
 def test_bad_indices_are_refused(indices: list, message: str) -> None:
@@ -53,6 +53,22 @@ def test_lengths_must_agree() -> None:
         pool_of(3).acquire(torch.tensor([0, 1]), torch.tensor([0]), 0)
     with pytest.raises(ValueError, match="3 images, 2 labels"):
         Pool(pool_of(3).images, torch.zeros(2), torch.zeros(3))
+
+
+def test_a_label_that_was_not_asked_for_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"image 1 .*acquired\[1\] is -1"):
+        Pool(pool_of(3).images, torch.tensor([VOID, 4, VOID]), torch.tensor([0, -1, -1]))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "exact", "message"),
+    [([2, 5], True, "2 indices, expected 3"), ([], False, "0 indices, expected 3"), ([2, 3, 5], True, "image 3 is not among the 4")],
+)
+def test_an_answer_that_is_no_query_is_refused(chosen: list[int], exact: bool, message: str) -> None:
+    query = Query(pool_of(10), None, torch.tensor([2, 5, 7, 9]), 3, Stream())
+    with pytest.raises(ValueError, match=f"margin: .*{message}"):
+        check_query(torch.tensor(chosen, dtype=torch.int64), query, "margin", exact=exact)
+    check_query(torch.tensor([5, 2]), query, "margin", exact=False)
 
 
 def test_a_query_computes_its_views_once_and_holds_no_target(train: ImageSet) -> None:

@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import math
 import warnings
@@ -11,11 +10,10 @@ from conftest import images_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
-from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
-from alnb import store
 from alnb.acquire import svm as module
 from alnb.acquire.query import Pool, Query, check_query
 from alnb.acquire.svm import SvmMargin, fit_svm, svm_accuracy, top_two
@@ -60,22 +58,13 @@ def test_a_margin_between_classes_needs_two() -> None:
 # ---- the machine -------------------------------------------------------------------------------------------------------------------
 
 
-def by_sklearn(scale: str, features: Tensor, other: Tensor) -> tuple[Any, Any]:
-    x, z = features.double().numpy(), other.double().numpy()
-    if scale == "l2":
-        return normalize(x), normalize(z)
-    scaler = StandardScaler().fit(x)
-    return (scaler.transform(x), scaler.transform(z)) if scale == "standard" else (x, z)
-
-
-@pytest.mark.parametrize("scale", ["l2", "standard", "none"])
 @pytest.mark.parametrize(("L", "dual"), [(30, True), (31, False)])  # of 30 features
-def test_linear_svc_is_scikit_learns(scale: str, L: int, dual: bool) -> None:
+def test_linear_svc_is_scikit_learns(L: int, dual: bool) -> None:
     features, labels = blobs(L, 30, (0, 3, 7))
     other = normal(50, 30).float()
-    x, z = by_sklearn(scale, features, other)
+    x, z = normalize(features.double().numpy()), normalize(other.double().numpy())
     model = LinearSVC(C=5, dual=dual, max_iter=5000, random_state=0).fit(x, labels.numpy())
-    svm = fit_svm(features, labels, scale=scale)
+    svm = fit_svm(features, labels)
     torch.testing.assert_close(svm.weights, torch.from_numpy(model.coef_), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(svm.bias, torch.from_numpy(model.intercept_), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(svm.scores(other), torch.from_numpy(model.decision_function(z)), rtol=1e-6, atol=1e-9)
@@ -84,7 +73,7 @@ def test_linear_svc_is_scikit_learns(scale: str, L: int, dual: bool) -> None:
 
 def test_two_classes_have_two_opposite_rows() -> None:
     features, labels = blobs(40, 5, (2, 6))
-    x, _ = by_sklearn("l2", features, features)
+    x = normalize(features.double().numpy())
     model = LinearSVC(C=5, dual=False, random_state=0)
     expected = torch.from_numpy(model.fit(x, labels.numpy()).decision_function(x))
     svm = fit_svm(features, labels)
@@ -99,12 +88,11 @@ def test_two_classes_have_two_opposite_rows() -> None:
     D=st.integers(1, 6),
     more=st.integers(0, 9),
     M=st.integers(0, 9),
-    scale=st.sampled_from(module.SCALES),
     seed=st.integers(0, 9),
 )
-def test_shapes_and_absent_classes(classes: set[int], D: int, more: int, M: int, scale: str, seed: int) -> None:
+def test_shapes_and_absent_classes(classes: set[int], D: int, more: int, M: int, seed: int) -> None:
     features, labels = blobs(len(classes) + more, D, tuple(classes), seed)
-    svm = fit_svm(features, labels, scale=scale)
+    svm = fit_svm(features, labels)
     K = len(classes)
     assert svm.classes.tolist() == sorted(classes) and svm.classes.dtype == torch.int64
     assert svm.weights.shape == (K, D) and svm.bias.shape == (K,)
@@ -112,33 +100,26 @@ def test_shapes_and_absent_classes(classes: set[int], D: int, more: int, M: int,
     scores, predicted = svm.scores(other), svm.predict(other)
     assert scores.shape == (M, K) and scores.dtype == torch.float64 and scores.isfinite().all()
     assert predicted.shape == (M,) and predicted.dtype == torch.int64 and set(predicted.tolist()) <= classes
-    torch.testing.assert_close(scores, svm.scaled(other) @ svm.weights.T + svm.bias)
+    torch.testing.assert_close(scores, module.unit_rows(other) @ svm.weights.T + svm.bias)
 
 
 @settings(deadline=None, max_examples=25)
 @given(factor=st.floats(1e-6, 1e6), seed=st.integers(0, 9))
-def test_l2_forgets_the_length_of_features(factor: float, seed: int) -> None:
+def test_the_length_of_features_does_not_matter(factor: float, seed: int) -> None:
     features, labels = blobs(40, 5, (0, 1, 2), seed)
     features, other = features.double(), normal(100, 5, seed=seed)
     lengths = normal(100, 1, seed=seed + 1).exp()
-    expected, scaled = fit_svm(features, labels, scale="l2"), fit_svm(factor * features, labels, scale="l2")
+    expected, scaled = fit_svm(features, labels), fit_svm(factor * features, labels)
     torch.testing.assert_close(scaled.weights, expected.weights, rtol=1e-5, atol=1e-5)
     assert scaled.predict(factor * lengths * other).equal(expected.predict(other))
 
 
-def test_without_scaling_the_length_matters() -> None:
-    features, labels = blobs(40, 5, (0, 1, 2))
-    other = normal(100, 5)
-    assert not fit_svm(features, labels, scale="none").predict(0.01 * other).equal(fit_svm(features, labels, scale="none").predict(other))
-
-
-@pytest.mark.parametrize("scale", ["l2", "standard", "none"])
-def test_dead_features_and_rows_of_zeros_stay_finite(scale: str) -> None:
+def test_dead_features_and_rows_of_zeros_stay_finite() -> None:
     features, labels = blobs(30, 6, (0, 1, 2))
     features = features.relu()
     features[:, 2], features[4] = 0.1, 0.0
     features[:, 3] = 0.0
-    svm = fit_svm(features, labels, scale=scale)
+    svm = fit_svm(features, labels)
     assert svm.scores(features).isfinite().all() and svm.weights[:, 3].abs().max() == 0
 
 
@@ -160,7 +141,6 @@ def test_rows_scored_in_blocks_are_all_scored(monkeypatch: pytest.MonkeyPatch) -
         ({"labels": torch.arange(5)}, r"6 rows of features, but labels \[5\]"),
         ({"C": 0.0}, r"C is 0.0"),
         ({"C": math.nan}, r"C is nan"),
-        ({"scale": "max"}, r"scale is 'max'"),
     ],
 )
 def test_fit_svm_refuses(change: dict[str, Any], message: str) -> None:
@@ -190,7 +170,7 @@ def test_accuracy_is_that_of_the_predictions() -> None:
     pixels, digits = load_digits(return_X_y=True)
     features, targets = torch.from_numpy(pixels).float(), torch.from_numpy(digits).long()
     labelled, test = torch.arange(200), torch.arange(200, 1797)
-    accuracy = svm_accuracy(features[labelled], targets[labelled], features[test], targets[test], C=5.0, scale="l2")
+    accuracy = svm_accuracy(features[labelled], targets[labelled], features[test], targets[test], C=5.0)
     model = LinearSVC(C=5, dual=False, random_state=0).fit(normalize(pixels[:200]), digits[:200])
     assert accuracy == model.score(normalize(pixels[200:]), digits[200:]) and accuracy > 0.75
     few = labelled[targets[labelled] < 5]
@@ -212,31 +192,21 @@ def test_accuracy_refuses() -> None:
 
 
 def two_sides(n: int = 80) -> tuple[Tensor, dict[int, int]]:
-    """Points on a line from (-1, 0) to (1, 0), somewhat off it; the first of the left and of the right end are labelled 3 and 5."""
+    """Points on a line from (-1, 0) to (1, 0), somewhat off it; the images at the left and right end are labelled 3 and 5."""
     features = torch.stack([torch.linspace(-1, 1, n), 0.05 * normal(n).float()], dim=1)
     return features, {i: 3 if i < n / 2 else 5 for i in (0, 1, 2, 3, n - 4, n - 3, n - 2, n - 1)}
 
 
-@pytest.mark.parametrize("scale", ["standard", "none"])
-def test_points_near_the_boundary_are_chosen(scale: str) -> None:
-    features, labelled = two_sides()
-    query = query_of(features, labelled, 8)
-    chosen = SvmMargin(scale=scale)(query)
-    check_query(chosen, query, "it")
-    assert float(features[chosen, 0].abs().max()) < 0.2 < float(features[query.candidates, 0].abs().mean())
-    assert int(chosen[0]) in (39, 40)  # the two nearest to 0
-
-
-def test_with_l2_the_angle_decides() -> None:
+def test_the_angle_decides() -> None:
     angle = torch.linspace(0.05, 1.5, 60)
     features = torch.stack([angle.cos(), angle.sin()], dim=1) * torch.rand(60, 1, generator=Stream().generator()).add(0.1)
     chosen = SvmMargin()(query_of(features, {0: 0, 1: 0, 58: 1, 59: 1}, 6))
     assert float((angle[chosen] - angle[[0, 1, 58, 59]].mean()).abs().max()) < 0.2
 
 
-@pytest.mark.parametrize("fit", [{}, {"scale": "standard", "C": 0.1}], ids=str)
+@pytest.mark.parametrize("fit", [{}, {"C": 0.1}], ids=str)
 def test_candidates_are_ranked_by_their_margins(fit: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BLOCK", 16)  # so that candidates come in several blocks
+    monkeypatch.setattr(module, "BLOCK", 16)  # so that there are several blocks of candidates
     features, labels = blobs(80, 5, (0, 1, 2, 3))
     labelled = {i: int(labels[i]) for i in range(0, 80, 3)}
     candidates = torch.tensor([i for i in range(80) if i not in labelled and i % 7])
@@ -250,16 +220,15 @@ def test_candidates_are_ranked_by_their_margins(fit: dict[str, Any], monkeypatch
     assert len(svm.classes) == 4
 
 
-@pytest.mark.parametrize("strategy", [SvmMargin(), SvmMargin(scale="standard")])
-def test_same_query_same_answer(strategy: SvmMargin) -> None:
+def test_same_query_same_answer() -> None:
     features, labels = blobs(80, 100, (0, 1, 2, 3))  # fewer labels than features: the dual, which shuffles
     labelled = {i: int(labels[i]) for i in range(20)}
     np.random.seed(1)
     torch.manual_seed(1)
-    first = strategy(query_of(features, labelled, 10))
+    first = SvmMargin()(query_of(features, labelled, 10))
     np.random.seed(2)
     torch.manual_seed(2)
-    assert first.equal(strategy(query_of(features.clone(), labelled, 10, seed=5)))
+    assert first.equal(SvmMargin()(query_of(features.clone(), labelled, 10, seed=5)))
 
 
 def test_one_class_gives_a_random_choice_and_a_warning() -> None:
@@ -273,14 +242,14 @@ def test_one_class_gives_a_random_choice_and_a_warning() -> None:
         return indices
 
     assert chosen(0).equal(chosen(0)) and not chosen(0).equal(chosen(1))
-    assert len(torch.cat([chosen(seed) for seed in range(120)]).unique()) == 78  # each candidate now and then
+    assert len(torch.cat([chosen(seed) for seed in range(120)]).unique()) == 78  # every candidate is chosen sometimes
 
 
 def test_images_that_were_asked_for_without_an_answer_are_not_fitted() -> None:
     features, labelled = two_sides()
     asked = query_of(features, {**labelled, 39: -1, 40: -1}, 4)
-    features[[39, 40]] = math.nan  # so it would be noticed
-    assert set(SvmMargin(scale="none")(asked).tolist()) < set(range(30, 50)) - {39, 40}
+    features[[39, 40]] = math.nan  # using them would be an error
+    assert set(SvmMargin()(asked).tolist()) < set(range(20, 60)) - {39, 40}
 
 
 @pytest.mark.parametrize("broken", [3, 55])  # labelled, and a candidate
@@ -291,24 +260,10 @@ def test_features_that_are_not_finite_name_the_image(broken: int) -> None:
         SvmMargin()(query_of(features, labelled, 4))
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"C": -1.0}, r"C is -1.0"),
-        ({"C": math.inf}, r"C is inf"),
-        ({"scale": ""}, r"scale is ''"),
-    ],
-)
-def test_fields_are_checked(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"SvmMargin: {message}"):
-        SvmMargin(**fields)
-
-
-def test_a_manifest_can_name_it() -> None:
-    described = store.describe(SvmMargin())
-    assert {field.name: described[field.name] for field in dataclasses.fields(SvmMargin)} == {
-        "C": 5, "scale": module.SCALE
-    }  # fmt: skip
+@pytest.mark.parametrize("C", [-1.0, 0.0, math.inf])
+def test_c_is_checked(C: float) -> None:
+    with pytest.raises(ValueError, match=rf"SvmMargin\.C is {C}"):
+        SvmMargin(C)
 
 
 @pytest.mark.gpu

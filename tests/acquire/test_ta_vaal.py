@@ -1,4 +1,4 @@
-"""TA-VAAL: its game against the textbook loop, what the predicted losses decide, and that a killed one continues."""
+"""TA-VAAL: its game against the textbook loop, the effect of the predicted losses, and that it continues after a kill."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_the_game_is_the_textbook_loop(eval_sampling: bool) -> None:
     naive_game(expected, 3, ranks)
     torch.testing.assert_close(weights(game), weights(expected), rtol=1e-3, atol=1e-5)
     logits, reference = game.logits(), torch.zeros(20)
-    for part in torch.randperm(20, generator=(STREAM / "scoring").generator()).split(4):  # with their own ranks, not squashed
+    for part in torch.randperm(20, generator=(STREAM / "scoring").generator()).split(4):  # with ranks that are not squashed
         reference[part] = naive_logits(game, pool, pool.unlabelled[part], ranks)
     torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-5)
     other.play(3)
@@ -142,10 +142,10 @@ def test_an_interrupted_one_continues(stop: int, eager: TAVAAL, tmp_path: Path) 
     undisturbed = eager(query_of(scene()))
     with pytest.raises(Stop):
         eager(query_of(pool_of(Watched(scene().images, last=stop)), folder=tmp_path))
-    done = min(max(stop - 1, 0) // 2, 5)  # two batches an update, after one for the predictions; none is written after the sixth and last
+    done = min(max(stop - 1, 0) // 2, 5)  # one batch predicts losses, then two an update; none after the last
     watched = Watched(scene().images)
     assert torch.equal(undisturbed, eager(query_of(pool_of(watched), folder=tmp_path)))
-    assert len(watched.calls) == 1 + (6 - done) * 2 + 5  # it did not begin anew; five chunks are scored
+    assert len(watched.calls) == 1 + (6 - done) * 2 + 5  # it did not start again; five chunks are scored
     assert not list(tmp_path.iterdir())
 
 
@@ -156,7 +156,7 @@ def test_a_checkpoint_of_another_net_is_refused(eager: TAVAAL, tmp_path: Path) -
         eager(query_of(scene(), folder=tmp_path, net=net_of(1)))
     with pytest.raises(store.Corrupted, match=r"vaal\.pt belongs to another"):
         eager.game(query_of(scene(), folder=tmp_path))  # VAAL itself, with the same settings
-    eager(query_of(scene(), folder=tmp_path))  # the same net, built anew
+    eager(query_of(scene(), folder=tmp_path))  # the same net, built again
 
 
 @pytest.mark.slow
@@ -172,7 +172,7 @@ def test_the_loop_continues_after_being_killed(eager: TAVAAL, tmp_path: Path, le
 
     undisturbed, calls = run(tmp_path / "undisturbed")
     assert [record["n_labelled"] for record in undisturbed] == [12, 20, 28]
-    for part in (0.45, 0.95):  # of all that an undisturbed run reads
+    for part in (0.45, 0.95):  # of all batches that an undisturbed run reads
         with pytest.raises(Stop):
             run(tmp_path / f"{part}", last=int(part * calls))
         records, left = run(tmp_path / f"{part}")

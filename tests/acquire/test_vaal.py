@@ -1,4 +1,4 @@
-"""VAAL: its nets and losses against naive references, its batches, what it finds, and that a killed one continues."""
+"""VAAL: its nets and losses against naive references, its batches, its queries, and that it continues after a kill."""
 
 import math
 from dataclasses import replace
@@ -159,10 +159,10 @@ def test_batches(vae_steps: int, adv_steps: int, batch: int) -> None:
     draws = 4 * (vae_steps + adv_steps - 1)
     games, scoring = watched.calls[: 2 * draws], watched.calls[2 * draws :]
     labelled, unlabelled = pool.labelled[1:].tolist(), pool.unlabelled.tolist()
-    assert {len(call) for call in games} == {min(batch, 9)}  # fewer are labelled than the larger batch: 9 of 30
+    assert {len(call) for call in games} == {min(batch, 9)}  # 9 of 30 are labelled, fewer than the larger batch
     for calls, allowed in ((games[0::2], labelled), (games[1::2], unlabelled)):
         line = list(chain(*calls))
-        for start in range(0, len(line), len(allowed)):  # complete passes first, then a part of one
+        for start in range(0, len(line), len(allowed)):  # complete passes, then a part of a pass
             part = line[start : start + len(allowed)]
             assert len(set(part)) == len(part) and set(part) <= set(allowed)
     scored = list(chain(*scoring))
@@ -293,12 +293,12 @@ def test_an_interrupted_one_continues_bit_for_bit(
     undisturbed = vaal(query_of_pool(scene()))
     with pytest.raises(Stop):
         vaal(query_of_pool(pool_of(Watched(scene().images, last=stop)), folder=tmp_path))
-    done = min(stop // 4, 5)  # updates that a checkpoint knows of: four batches each, and none is written after the sixth and last
+    done = min(stop // 4, 5)  # updates in the checkpoint: four batches each; none is written after the sixth and last
     assert (tmp_path / "vaal.pt").exists() == (done > 0)
     watched = Watched(scene().images)
     again = vaal(query_of_pool(pool_of(watched), folder=tmp_path))
     assert torch.equal(undisturbed, again) and torch.equal(*states)  # the scores and every weight
-    assert len(watched.calls) == (6 - done) * 4 + 5  # it did not begin anew; five chunks are scored
+    assert len(watched.calls) == (6 - done) * 4 + 5  # it did not start again; five chunks are scored
     assert not list(tmp_path.iterdir())
 
 

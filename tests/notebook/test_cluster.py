@@ -135,7 +135,7 @@ def test_ctrl_c_and_a_worker_that_is_killed_cost_nothing_but_time(
         (path,) = runs.glob("cells/tiny/*/cell.json")
         stopped = cells_of.read_status(path)
         assert "stopping at the next checkpoint" in capsys.readouterr().err and not list((runs / "cells").glob(".*"))
-        assert stopped.state == "to do" and "stopped as asked for, cycle 1" in stopped.reason
+        assert stopped.state == "to do" and "cycle 1, update" in stopped.reason
         here.unlink()
         order.write_text("hang 2")
         with meanwhile(here.exists, kill):

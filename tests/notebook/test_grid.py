@@ -30,13 +30,14 @@ runs: str = ""  # where records go
 figures: str = ""  # where figures go"""
 CHECK = """\
 from alnb import acquire, notebook
-from alnb.loop import cycles as loop
+
+class NothingToRun(Exception): pass  # its name counts
 
 notebook.choose(acquire.STRATEGIES, strategies, "strategy")
 notebook.choose({"digits": 0, "cifar10": 0, "nothing": 0}, dataset, "dataset")
 print("seen by nobody")
 if strategies == ["kcenter"] and dataset == "digits":
-    raise loop.NothingToRun("kcenter is not for digits")
+    raise NothingToRun("kcenter is not for digits")
 assert not (set(strategies) == {"entropy", "margin"} and lr > 1), "these two do not go with such a rate\""""
 
 
@@ -204,7 +205,7 @@ def test_all_problems_of_values_are_listed_at_once(path: Path) -> None:
     }  # fmt: skip
     with pytest.raises(BadParameter) as error:
         grid(path, wrong, over=["seeds", "limit", "lots"])
-    told = str(error.value).splitlines()
+    message = str(error.value).splitlines()
     parts = [
         "10 problems, nothing was started:",
         "no parameter 'sede' (did you mean 'seeds'?)",
@@ -218,16 +219,16 @@ def test_all_problems_of_values_are_listed_at_once(path: Path) -> None:
         "strategy 'margn' is not known: there are random, entropy",
         "strategy 'entropi' is not known",
     ]
-    assert len(told) == len(parts) and all(part in line for part, line in zip(parts, told, strict=True)), str(error.value)
+    assert len(message) == len(parts) and all(part in line for part, line in zip(parts, message, strict=True)), str(error.value)
 
 
 def test_all_problems_of_words_are_listed_at_once(path: Path) -> None:
     words = [["sede", "1"], ["seeds", "x"], ["cycles", "5:0"], ["lr"], ["lr", "2"], ["dataset", "digit", "cifar10"]]
     with pytest.raises(BadParameter) as error:
         read_words(path, words)
-    told = str(error.value).splitlines()
+    message = str(error.value).splitlines()
     parts = ["5 problems", "no parameter 'sede'", "list[int]", "range 5:0 is empty", "'lr' is given twice", "dataset 'digit' is not known"]
-    assert len(told) == len(parts) and all(part in line for part, line in zip(parts, told, strict=True)), str(error.value)
+    assert len(message) == len(parts) and all(part in line for part, line in zip(parts, message, strict=True)), str(error.value)
     with pytest.raises(BadParameter, match=r"^parameter 'seeds' has no value"):  # one problem is no list
         read_words(path, [["seeds"]])
 

@@ -249,8 +249,8 @@ def test_a_process_that_says_nothing_has_died(path: Path, tmp_path: Path, monkey
     monkeypatch.setattr(cells_of, "sys", SimpleNamespace(executable=str(tmp_path / "python")))
     done = sweep(path, {"runs": str(tmp_path / "runs"), "names": ["a"], "seeds": [0]}, kernel_free=True, workers=1, retries=0)
     (cell,) = done.cells
-    told = done.statuses[cell.key]
-    assert (told.state, told.kind, told.reason) == (KILLED, "Died", died + str(cell.folder / "log.txt"))
+    message = done.statuses[cell.key]
+    assert (message.state, message.kind, message.reason) == (KILLED, "Died", died + str(cell.folder / "log.txt"))
     assert (cell.folder / "log.txt").read_text() == ("words\n" if "words" in program else "")
 
 
@@ -260,7 +260,7 @@ def test_a_process_that_says_nothing_has_died(path: Path, tmp_path: Path, monkey
         ("print(names)", ("", ""), DONE),
         ("raise ValueError('no such thing')", ("ValueError", "no such thing"), FAILED),
         ("from alnb.store.stop import TimeIsUp\nraise TimeIsUp('stopped')", ("TimeIsUp", "stopped"), TODO),
-        ("from alnb.loop.experiment import NothingToRun\nraise NothingToRun('none')", ("NothingToRun", "none"), DONE),
+        ("class NothingToRun(Exception): pass\nraise NothingToRun('none')", ("NothingToRun", "none"), DONE),
         ("from alnb.store import Locked\nraise Locked('in use')", ("Locked", "in use"), BUSY),
     ],
 )
@@ -316,15 +316,15 @@ def test_a_worker_of_another_version_is_refused_and_named(start: Callable[..., S
 
     with Elsewhere(1) as executor:
         done = start(executor=executor)
-    told = done.statuses[done.cells[0].key]
-    assert states(done) == [FAILED] * 4 and told.kind == "OtherVersion" and pretended.works == []
+    message = done.statuses[done.cells[0].key]
+    assert states(done) == [FAILED] * 4 and message.kind == "OtherVersion" and pretended.works == []
     parts = (
         f"(process {os.getpid()})",
         f"has alnb {cells_of.package_version()}",
         "the sweep has 0.0.9 abcdef",
         "install the same version there",
     )
-    assert all(part in told.reason for part in parts)
+    assert all(part in message.reason for part in parts)
     assert start().finished  # a cell that was never begun is no failed one
 
 
@@ -696,8 +696,8 @@ def test_nothing_is_begun_when_time_is_up_and_what_is_left_is_said(
     assert states(done) == [DONE, DONE, TODO, TODO] and len(pretended.works) == 3 and pretended.reports == []
     assert {work.deadline for work in pretended.works} == {began + 80}
     assert command.conclude(done) == command.LEFT == 75
-    told = capsys.readouterr().err
-    assert "2 cells left: the rest may take 60 s of work; the same command continues from there" in told
+    message = capsys.readouterr().err
+    assert "2 cells left: the rest may take 60 s of work; the same command continues from there" in message
     assert states(start(time_limit=1)) == [DONE, DONE, TODO, TODO] and len(pretended.works) == 3  # too short for anything
     assert start().finished and pretended.names[3:] == ["b, seeds 0", "b, seeds 1"]
 
@@ -719,9 +719,10 @@ def test_when_time_is_up_before_the_whole_is_drawn_that_is_left(
 def test_problems_of_several_files_are_all_listed(pretended: Pretended, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "bad.yaml").write_text("notbook: made.ipynb")
     assert main(["sweep", str(path), str(tmp_path / "bad.yaml"), str(tmp_path / "none.yaml"), "-p", "sede", "1"]) == 2
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
-        all(word in told for word in ("no parameter 'sede'", "did you mean 'notebook'", "none.yaml cannot be read")) and not pretended.works
+        all(word in message for word in ("no parameter 'sede'", "did you mean 'notebook'", "none.yaml cannot be read"))
+        and not pretended.works
     )
 
 

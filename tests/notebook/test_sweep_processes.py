@@ -56,7 +56,7 @@ def test_whatever_befalls_a_sweep_it_ends_with_the_same_bits(
     done = start(time_limit=3600)
     (cell,) = done.cells
     assert done.statuses[cell.key].state == TODO and command.conclude(done) == 75
-    assert f"stopped as asked for, cycle 0, update {UPDATES // 2} of {UPDATES}" in done.statuses[cell.key].reason
+    assert f"cycle 0, update {UPDATES // 2} of {UPDATES}" in done.statuses[cell.key].reason
     assert "1 cell left: how long the rest takes is known once" in capsys.readouterr().err
     (run,) = records.runs(runs)
     assert store.read_tensors(run.folder(0) / "net.pt")["step"] == UPDATES // 2 and run.records() == []
@@ -88,13 +88,13 @@ def end_sweep(path: Path, runs: Path, number: signal.Signals, here: Path) -> Non
         until(here.exists, process)
         children = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, number)  # as a terminal does; cells are in groups of their own
-        told = process.communicate(timeout=60)[0]
+        message = process.communicate(timeout=60)[0]
         gone, alive = psutil.wait_procs(children, timeout=15)
     assert len(gone) == 1 and not alive, f"{alive} went on after {number.name}"
     if number is signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 130 and "what is complete is kept; the same command continues from there" in told
+        assert process.returncode == 130 and "what is complete is kept; the same command continues from there" in message
     assert not list((runs / "cells").glob(".*"))  # no file that asks to stop
 
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from alnb import Stream
 from alnb.papers.bengar2021 import claims, thresholds
 from alnb.report import figures as report
 from alnb.report import stats
 from alnb.report.stats import FAILS, HOLDS, OPEN
-from alnb.store import streams as rng
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200, "digits": 10}
 REGIMES = {"cifar10": (0.1, 0.2, 1, 2, 10), "cifar100": (1, 2, 10), "tiny_imagenet": (1, 2, 10), "digits": (1,)}
@@ -123,6 +123,7 @@ def tiny_as_claimed(arm: str, strategy: str, percent: float) -> float:
     return 0.1 + 0.004 * percent + behind * (1 if percent > 10 else -1)
 
 
+@pytest.mark.slow
 def test_cifar100_and_tiny_imagenet_as_claimed_and_not() -> None:
     assert verdicts(runs(cifar100_as_claimed, "cifar100"), "cifar100") == dict.fromkeys(ALL["cifar100"], HOLDS)
     found = verdicts(runs(tiny_as_claimed, "tiny_imagenet"), "tiny_imagenet")
@@ -145,7 +146,7 @@ def test_noise_hides_what_few_seeds_cannot_show() -> None:
     assert {found[claim] for claim in ("C2a", "C3a", "C3b", "C6")} == {OPEN}
 
 
-@pytest.mark.parametrize("dataset", ALL)
+@pytest.mark.parametrize("dataset", [pytest.param(name, marks=() if name == "digits" else pytest.mark.slow) for name in ALL])
 def test_smoke_runs_and_single_seeds_decide_nothing(dataset: str) -> None:
     curve = cifar100_as_claimed if dataset == "cifar100" else tiny_as_claimed if dataset == "tiny_imagenet" else as_claimed
     smoke = claims.claims(runs(curve, dataset, scale="smoke"), dataset)
@@ -173,6 +174,7 @@ def test_the_boundary_belongs_to_neither_side() -> None:
     assert found["C2c"] == found["C2d"] == HOLDS  # "after labelling 10 %" says nothing of 10 % itself
 
 
+@pytest.mark.slow
 def test_arms_and_strategies_that_were_not_run() -> None:
     frame = runs(as_claimed, seeds=4)
     table = claims.claims(frame[frame["arm"] == "frozen"], "cifar10").set_index("claim")
@@ -212,6 +214,7 @@ def test_the_most_faithful_scale_counts_alone() -> None:
         claims.claims(both, "cifar-10")
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_computed_on_the_curves() -> None:
     def linear(arm: str, strategy: str, percent: float) -> float:
         return 0.5 + (0.004 if arm == "scratch" else 0.008) * percent + 0.001 * (strategy == "vaal")  # frozen is there with 25 %
@@ -344,7 +347,7 @@ def test_threshold_and_its_bootstrap_against_naive_loops(seed: int, missing: flo
     frame = frame[(numpy.random.default_rng(seed).random(len(frame)) >= missing) | (frame["strategy"] == "random")]
     assert thresholds.threshold(frame) == naive_threshold(frame)
     found = thresholds.bootstrap_threshold(frame, draws=6, seed=seed)
-    picks = numpy.random.default_rng(rng.integer(seed, "threshold")).integers(3, size=(6, 3))
+    picks = numpy.random.default_rng((Stream(seed) / "threshold").seed).integers(3, size=(6, 3))
     for value, pick in zip(found, picks, strict=True):
         resample = pandas.concat([frame[frame["seed"] == one].assign(seed=k) for k, one in enumerate(pick)])
         assert value == naive_threshold(resample)

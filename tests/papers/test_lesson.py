@@ -186,6 +186,7 @@ def pictured(train: ImageSet) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_pictures_tell_their_title_and_name_their_axes(train: ImageSet) -> None:
     figures = pictured(train)
     for figure in figures.values():

@@ -157,7 +157,7 @@ def test_runs_sorted_by_two_pre_trainings_are_an_error(ready: PreparedData, tmp_
     other = replace(ready, losses={"rotation": ready.side("rotation")[pt4al.LOSS].flip(0)})
     every = jobs(ready.setting, ["pt4al"], [0, 1])
     run(ready, every[:1], tmp_path)
-    with pytest.raises(ValueError, match="other pretext losses"):
+    with pytest.raises(ValueError, match="share their pretext losses"):
         run(other, every, tmp_path)
 
 

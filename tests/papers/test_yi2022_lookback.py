@@ -46,6 +46,7 @@ def test_what_figure_2_shows_is_read_without_its_nets(tmp_path: Path, monkeypatc
     assert read_comparison(SETTING, "rotation", 1, tmp_path) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [10_000, 300])
 def test_what_figure_4_shows_is_read_without_its_net(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookback, "SHOWN", most)

@@ -1,7 +1,9 @@
 """VAAL and TA-VAAL for tests: their images, and the game as its authors wrote it down."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -38,7 +40,7 @@ class Stop(Exception):
 
 @dataclass
 class Watched:
-    """Images that write down which of them are asked for, and can break."""
+    """Images that record the indices they are asked for, and can break."""
 
     inner: Resident
     calls: list[list[int]] = field(default_factory=list)
@@ -77,51 +79,55 @@ def naive_side(length: int) -> int:
 
 
 def game_of(vaal: VAAL, pool: Pool, ranks: Tensor | None = None) -> _Game:
-    """A game on the pool, conditioned on `ranks` [N] if they are given."""
+    """A game on the pool, conditioned on `ranks` [N] unless they are None."""
     conditioning = None if ranks is None else Conditioning(ranks[pool.labelled][:, None], ranks[pool.unlabelled][:, None], "")
     return _Game(vaal, pool.images, (pool.labelled, pool.unlabelled), STREAM, None, conditioning)
 
 
 def weights(game: _Game) -> Tensor:
-    """Every number of both nets."""
+    """All weights and buffers of both nets."""
     return torch.cat([v.detach().flatten() for net in (game.vae, game.discriminator) for v in net.state_dict().values()])
 
 
-def naive_game(game: _Game, updates: int, ranks: Tensor | None = None) -> None:
-    """The algorithm as its authors wrote it down: sigmoids, whole passes, plain Adam, all gradients cleared before each step.
+Batch = list[tuple[Tensor, Tensor, Tensor]]  # labelled and unlabelled: images, ranks, squashed ranks
 
-    ranks [N], of TA-VAAL, are a column beside the code; in the first update noise stands for them.
+
+def naive_batches(game: _Game, ranks: Tensor | None, per_update: int) -> Iterator[Batch]:
+    """Endless pairs of batches. In the first update noise replaces the ranks."""
+    named = zip(game.rows, ("labelled", "unlabelled"), strict=True)
+    orders = [Order(len(rows), game.vaal.batch, STREAM / name, torch.device("cpu")) for rows, name in named]
+    for position in count():
+        uniform, batch = (STREAM / "conditions" / position).generator(), []
+        for rows, order in zip(game.rows, orders, strict=True):
+            chosen = rows[order(position)]
+            x = game.vae.prepare(game.images.batch(chosen).float() / 255)
+            r = torch.empty(len(x), 0) if ranks is None else ranks[chosen][:, None]
+            soft = 1 / (1 + (-r).exp())
+            if ranks is not None and position < per_update:
+                r = soft = torch.rand(len(x), 1, generator=uniform)
+            batch.append((x, r, soft))
+        yield batch
+
+
+def naive_game(game: _Game, updates: int, ranks: Tensor | None = None) -> None:
+    """The algorithm as its authors wrote it down: sigmoids, plain Adam, all gradients cleared before each step.
+
+    ranks [N], of TA-VAAL, are a column next to the code.
     """
     vaal, vae, judge = game.vaal, game.vae, game.discriminator
     optimisers = [torch.optim.Adam(net.parameters(), lr=vaal.lr, foreach=False) for net in (vae, judge)]
     entropy, error = nn.BCELoss(), nn.MSELoss()
-    named = zip(game.rows, ("labelled", "unlabelled"), strict=True)
-    orders = [Order(len(rows), vaal.batch, STREAM / name, torch.device("cpu")) for rows, name in named]
-    positions = iter(range(1000))
-
-    def following(step: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        position = next(positions)
-        uniform, batches = (STREAM / "conditions" / position).generator(), []
-        for rows, order in zip(game.rows, orders, strict=True):
-            chosen = rows[order(position)]
-            x = vae.prepare(game.images.batch(chosen).float() / 255)
-            r = torch.empty(len(x), 0) if ranks is None else ranks[chosen][:, None]
-            soft = 1 / (1 + (-r).exp())
-            if ranks is not None and not step:
-                r = soft = torch.rand(len(x), 1, generator=uniform)
-            batches.append((x, r, soft))
-        return batches
+    batches = naive_batches(game, ranks, vaal.vae_steps + vaal.adv_steps - 1)
 
     def verdict(mu: Tensor, r: Tensor, target: float) -> Tensor:
         return entropy(judge(torch.cat([mu, r], 1)).sigmoid(), torch.full((len(mu), 1), float(target)))
 
     vae.train()
     for step in range(updates):
-        noise, pair = (STREAM / "noise" / step).generator(), following(step)
-        for count in range(vaal.vae_steps):
-            pair = following(step) if count else pair
-            loss = torch.zeros(())
-            for x, r, soft in pair:
+        noise = (STREAM / "noise" / step).generator()
+        for _ in range(vaal.vae_steps):
+            batch, loss = next(batches), torch.zeros(())
+            for x, r, soft in batch:
                 mu, logs = vae.encode(x)
                 z = mu + logs.mul(0.5).exp() * torch.randn(mu.shape, generator=noise)
                 share = vaal.beta / {"sum": 1, "mean": len(x), "mean_all": mu.numel()}[vaal.kl]
@@ -130,9 +136,9 @@ def naive_game(game: _Game, updates: int, ranks: Tensor | None = None) -> None:
             vae.zero_grad()
             loss.backward()
             optimisers[0].step()
-        for count in range(vaal.adv_steps):
-            pair = following(step) if count else pair
-            loss = sum(verdict(vae.encode(x)[0].detach(), r, target) for (x, r, _), target in zip(pair, (1, 0), strict=True))
+        for number in range(vaal.adv_steps):
+            batch = next(batches) if number else batch
+            loss = sum(verdict(vae.encode(x)[0].detach(), r, target) for (x, r, _), target in zip(batch, (1, 0), strict=True))
             judge.zero_grad()
             loss.backward()
             optimisers[1].step()

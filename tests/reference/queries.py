@@ -13,6 +13,7 @@ from torch import Tensor
 from alnb.acquire import Strategy
 from alnb.acquire.learning_loss import loss_net
 from alnb.acquire.query import Pool, Query, check_query
+from alnb.data import Resident
 from alnb.learn.nets import small
 from alnb.store import Stream
 
@@ -37,13 +38,26 @@ def with_module(n: int = 7, seed: int = 0, candidates: Tensor | None = None) -> 
     return replace(query_of(n, seed, candidates), net=net.eval())
 
 
+def batches_of(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The images that will be asked for, batch by batch."""
+    seen: list[list[int]] = []
+    original = Resident.batch
+
+    def spy(self: Resident, indices: Tensor) -> Tensor:
+        seen.append(indices.tolist())
+        return original(self, indices)
+
+    monkeypatch.setattr(Resident, "batch", spy)
+    return seen
+
+
 # ---- the contract --------------------------------------------------------------------------------------------------------------
 
 Make = Callable[..., Query]  # as `query_of`
 
 
 def check_contract(strategy: Strategy, n: int, make: Make = query_of) -> None:
-    """It answers i64, exactly n, all different, not asked for before, among the candidates; and changes nothing."""
+    """The answer is i64 [n]: different candidates, none asked for before. The query does not change."""
     query = make(n)
     tensors = query.pool.labels, query.pool.acquired, query.candidates, *query.net.state_dict().values()
     before = [tensor.clone() for tensor in tensors]
@@ -52,7 +66,7 @@ def check_contract(strategy: Strategy, n: int, make: Make = query_of) -> None:
 
 
 def check_seed(strategy: Strategy, make: Make = query_of) -> None:
-    """The same query gives the same answer, whatever the state of the global stream, which stays as it was."""
+    """The same query gives the same answer. The global stream neither matters nor changes."""
     torch.manual_seed(1)
     first = strategy(make())
     query = make()
@@ -63,7 +77,7 @@ def check_seed(strategy: Strategy, make: Make = query_of) -> None:
 
 
 def check_candidates(strategy: Strategy, make: Make = query_of) -> None:
-    """Only candidates are chosen, and all of them if as many are asked for."""
+    """Only candidates are chosen; all of them if n is their number."""
     few = torch.tensor([1, 5, 9, 13, 33, 50, 59])
     assert strategy(make(7, candidates=few)).sort().values.tolist() == few.tolist()
     assert set(strategy(make(3, candidates=few)).tolist()) < set(few.tolist())
@@ -91,7 +105,7 @@ def reachable(thing: object, seen: set[int]) -> Iterator[Tensor]:
 
 
 def check_hidden(strategy: Strategy, make: Make = query_of) -> None:
-    """No label that was not paid for can be reached from a query, with all its cached views."""
+    """No unpaid label can be reached from a query with all its cached views."""
     query = make()
     strategy(query)
     truth, hidden = images_of(60).targets, query.candidates

@@ -52,7 +52,7 @@ def test_equal_points_and_half_precision(tmp_path: Path, capfd: pytest.CaptureFi
 
 def test_it_is_stopped_midway(tmp_path: Path) -> None:
     answers = iter([*[False] * 3, True, True])
-    with stop.asked_by(lambda: next(answers)), pytest.raises(stop.TimeIsUp, match="within the layout"):
+    with stop.requested_by(lambda: next(answers)), pytest.raises(stop.TimeIsUp, match="within the layout"):
         tsne.layout(blobs(), perplexity=10, cache=tmp_path)
     assert not list(tmp_path.rglob("result.pt"))
     assert tsne.layout(blobs(), perplexity=10, cache=tmp_path).shape == (120, 2), "it goes on afterwards"

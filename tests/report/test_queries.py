@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alnb.report import queries as query_analysis
 from alnb.report.queries import class_entropy, coverage_radius, draw_queries, knn_label_entropy, margins, neighbours, summary
-from alnb.store import streams as rng
+from alnb.store import Stream
 
 
 def points(n: int = 40, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -94,7 +94,7 @@ def test_summary_against_loops() -> None:
 
     names = ["margin", "neighbour_entropy", "class_entropy", "radius"]
     assert table.loc[0, names].tolist() == pytest.approx(naive(first), rel=1e-5)
-    drawn = numpy.array([naive(torch.randperm(40, generator=rng.generator(4, "reference", 4, r))[:4]) for r in range(7)])
+    drawn = numpy.array([naive(torch.randperm(40, generator=(Stream(4) / "reference" / 4 / r).generator())[:4]) for r in range(7)])
     last = table.iloc[-1]
     assert last["strategy"] == query_analysis.RANDOM and last[names].tolist() == pytest.approx(drawn.mean(axis=0), rel=1e-5)
     for side, q in (("low", 0.025), ("high", 0.975)):

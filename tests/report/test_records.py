@@ -84,7 +84,7 @@ def test_protocols_as_texts() -> None:
 
 
 def test_strategies_have_short_names() -> None:
-    vaal = replace(alnb.acquire.vaal.SANE, updates=1)
+    vaal = replace(alnb.acquire.vaal.CLEAN, updates=1)
     for strategy, name in ((acquire.random, "random"), (vaal, "VAAL"), (partial(acquire.margin), "margin")):
         assert records._short(store.describe(strategy)) == name
 

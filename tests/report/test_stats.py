@@ -29,7 +29,7 @@ from alnb.report.stats import (
     verdict,
     within_classes,
 )
-from alnb.store import streams as rng
+from alnb.store import Stream
 
 FROZEN, SCRATCH = {"arm": "frozen"}, {"arm": "scratch"}
 
@@ -212,7 +212,7 @@ def test_bootstrap_against_a_loop(tied: bool, monkeypatch: pytest.MonkeyPatch) -
     if tied:
         one, other = one.round(), other.round()
     low, high = bootstrap(one, other, resamples=120)
-    g, naive = rng.generator(0, "bootstrap"), []
+    g, naive = (Stream(0) / "bootstrap").generator(), []
     for count in (50, 50, 20):
         for drawn in torch.randint(60, (count, 60), generator=g):
             naive.append(scipy.stats.spearmanr(one[drawn].numpy(), other[drawn].numpy()).statistic)
@@ -250,7 +250,7 @@ def test_reliability_of_noise_and_of_a_signal() -> None:
 
 
 def drawn_both(seed: int) -> bool:
-    drawn = torch.randint(1000, (1, 1000), generator=rng.generator(seed, "bootstrap"))
+    drawn = torch.randint(1000, (1, 1000), generator=(Stream(seed) / "bootstrap").generator())
     return bool((drawn == 0).any() and (drawn == 999).any())
 
 

@@ -101,6 +101,14 @@ def test_variants_of_a_strategy_are_two_strategies() -> None:
     assert set(found["strategy"]) == {"random", "kcenter", "margin (beta 1)", "margin (beta 10)"} and set(found["setting"]) == {"bars"}
 
 
+def test_a_strategy_with_several_pretexts_is_several_strategies_of_one_setting() -> None:
+    plain = runs(pretext="").query("strategy != 'margin'")
+    both = [runs(pretext=name).query("strategy == 'margin'") for name in ("rotation", "jigsaw")]
+    table = tables.settings(pandas.concat([plain, *both]))
+    assert {"random", "margin, rotation", "margin, jigsaw"} <= set(table["strategy"]) and set(table["setting"]) == {"bars"}
+    assert "margin" in set(tables.settings(pandas.concat([plain, both[0]]))["strategy"])
+
+
 def test_what_else_differs_between_strategies_is_told() -> None:
     frame = runs()
     assert tables.mixed(tables.settings(frame)).empty

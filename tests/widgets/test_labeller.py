@@ -12,6 +12,7 @@ import pytest
 from flat_images import flat_image
 from PIL import Image
 
+from alnb.learn.train import Recipe
 from alnb.widgets.labeller.folder import Labelling
 from alnb.widgets.labeller.rounds import Settings
 from alnb.widgets.labeller.widget import Labeller, View, as_picture, sheet
@@ -28,6 +29,12 @@ def key(labeller: Labeller, index: int) -> View:
 
 def act(labeller: Labeller, action: str) -> View:
     return send(labeller, action=action, image=labeller.view.shown)
+
+
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classifier is trained for one epoch: for tests of what is asked and stored."""
+    monkeypatch.setattr("alnb.widgets.labeller.rounds.RECIPE", Recipe(epochs=1, batch=64, lr=0.1))
 
 
 @pytest.fixture

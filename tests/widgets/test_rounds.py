@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
 from alnb import store
+from alnb.learn.train import Recipe
 from alnb.widgets.labeller.folder import HELD_OUT, UNSURE, Labelling
 from alnb.widgets.labeller.rounds import (
     CHOICES,
@@ -23,8 +24,13 @@ from alnb.widgets.labeller.rounds import (
     next_batch,
     rounds,
     scaled,
-    typical,
 )  # fmt: skip
+
+
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classifier is trained for one epoch: for tests of what is asked and stored."""
+    monkeypatch.setattr("alnb.widgets.labeller.rounds.RECIPE", Recipe(epochs=1, batch=64, lr=0.1))
 
 
 @pytest.fixture
@@ -167,18 +173,6 @@ def test_bad_input(state: Labelling) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             next_batch(state, rows, settings)
-
-
-def test_typical_images_are_one_of_each_cluster() -> None:
-    generator = torch.Generator().manual_seed(0)
-    sizes = (40, 25, 10)
-    centres = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]])
-    x = torch.cat([centre + torch.randn(n, 2, generator=generator) for centre, n in zip(centres, sizes, strict=True)])
-    where = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
-    chosen = typical(x, 3)
-    assert where[chosen].tolist() == [0, 1, 2]
-    assert all((x[chosen[c]] - x[where == c].mean(dim=0)).norm() < 1.0 for c in range(3))
-    assert sorted(typical(torch.zeros(5, 2), 5).tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_kappa_is_scikit_learns() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alnb import store
+from alnb import Stream, store
 from alnb.learn.train import fit, log_probs, predict
 from alnb.papers import quickstart
 from alnb.widgets.explorer import pictures
@@ -26,8 +26,8 @@ def trail(tmp_path_factory: pytest.TempPathFactory) -> Trail:
 
 def entropy_trail(runs: Path) -> Trail:
     setting = quickstart.setting("digits", "smoke")
-    arguments = quickstart.arguments(setting, quickstart.start(setting, quickstart.ARMS[0], runs=runs), "entropy", 0)
-    return Trail(setting.train, arguments, quickstart.run(arguments, runs))
+    experiment = quickstart.experiment(setting, quickstart.start(setting, quickstart.ARMS[0], runs=runs), "entropy", 0)
+    return Trail(setting.train, experiment, quickstart.run(experiment, runs))
 
 
 def test_it_continues_from_the_records(trail: Trail) -> None:
@@ -53,12 +53,12 @@ def test_states_and_counts(trail: Trail) -> None:
 
 def test_predictions_of_the_net_before(trail: Trail) -> None:
     """The net of cycle 1 is trained here once more, and predicts for the query of cycle 2."""
-    learner = trail._arguments["learner"]
+    learner, stream = trail.experiment.learner, Stream(0) / "cycle" / 1
     before = trail.cycles[:2]
     known = torch.tensor([image for cycle in before for image in cycle.queried]).sort().values
-    net = learner.build(10, 0, 1)
+    net = learner.build(10, stream)
     labels = trail.train.targets[known]
-    fit(net, trail.train.images, known, labels, learner.recipe, seed=0, where=("cycle", 1))
+    fit(net, trail.train.images, known, labels, learner, stream)
     logs = predict(log_probs(net), trail.train.images, torch.tensor(trail.cycles[2].queried))
     predictions = trail.predictions()
     assert predictions is not None and predictions["predicted"] == logs.argmax(1).tolist()

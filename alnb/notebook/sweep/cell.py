@@ -232,7 +232,7 @@ def run(work: Work) -> Status:
             "install the same version there"
         )
     while True:
-        if stop.there(Path(work.stop)) or (work.deadline is not None and time.time() > work.deadline):
+        if stop.exists(Path(work.stop)) or (work.deadline is not None and time.time() > work.deadline):
             return replace(read(work.cell), state=TODO)
         try:
             with store.exclusive(work.cell.folder, wait=1.0 if work.wait else False):

@@ -9,7 +9,7 @@ for PBS, LSF, SGE and HTCondor take the same arguments:
 
     cluster = SLURMCluster(
         queue="gpu", cores=1, processes=1, memory="8GB", walltime="04:00:00", job_extra_directives=["--gres=gpu:1"],
-        worker_extra_args=["--lifetime", "3h50m", "--lifetime-stagger", "5m"],
+        worker_extra_args=["--lifetime", "230m", "--lifetime-stagger", "5m"],
     )
     cluster.adapt(minimum_jobs=8, maximum_jobs=8)  # eight jobs, and a new one for each that ends at its walltime
     with Client(cluster) as client:

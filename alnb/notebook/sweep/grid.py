@@ -211,9 +211,9 @@ def read_file(path: Path, words: Words = ()) -> tuple[Path, dict[str, Any], list
     entries = content.get("parameters") or {}
     written = dict(zip(map(str, entries), (plain["parameters"] or {}).values(), strict=True)) if entries else {}
     replaced = {name for name, *_ in words}
-    kept = [[str(name), *_words(written[str(name)], value)] for name, value in entries.items() if name not in replaced]
+    unchanged = [[str(name), *_words(written[str(name)], value)] for name, value in entries.items() if name not in replaced]
     target = Path(os.path.relpath((path.parent / content["notebook"]).resolve()))
-    return target, read_words(target, [*kept, *words]), content.get("over")
+    return target, read_words(target, [*unchanged, *words]), content.get("over")
 
 
 def _check_file(path: Path, content: Any) -> None:

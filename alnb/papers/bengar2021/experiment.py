@@ -24,7 +24,6 @@ from alnb.acquire.query import Pool
 from alnb.acquire.svm import SvmMargin, svm_accuracy
 from alnb.acquire.vaal import AS_RELEASED, CLEAN, VAAL
 from alnb.data import Embedded, Images, ImageSet, at_most, subset
-from alnb.data.official import Root
 from alnb.learn.augment import AUGMENTATIONS, Augment
 from alnb.learn.nets import linear, resnet10, resnet18, small
 from alnb.learn.pretrain import PRETEXTS, Monitor, Pretext, Pretrained, embed, pretrain
@@ -51,16 +50,15 @@ ARMS = {  # the strategies of each, in the paper's order
 class Dataset:
     """What the paper says of a data set (section 4)."""
 
-    title: str
     size: int  # training images
     classes: int
     regimes: tuple[float, ...]  # percent of the training images that each cycle labels, the first included
 
 
 DATASETS = {
-    "cifar10": Dataset("CIFAR-10", 50_000, 10, (0.1, 0.2, 1, 2, 10)),
-    "cifar100": Dataset("CIFAR-100", 50_000, 100, (1, 2, 10)),
-    "tiny_imagenet": Dataset("Tiny ImageNet", 90_000, 200, (1, 2, 10)),
+    "cifar10": Dataset(50_000, 10, (0.1, 0.2, 1, 2, 10)),
+    "cifar100": Dataset(50_000, 100, (1, 2, 10)),
+    "tiny_imagenet": Dataset(90_000, 200, (1, 2, 10)),
 }
 
 # section 4, implementation details; the learning rate is SimSiam's 0.03 for 256 images, scaled to the batch
@@ -214,7 +212,10 @@ def split_tiny(pool: ImageSet, test: ImageSet, split: str) -> tuple[ImageSet, Im
 
 @dataclass(frozen=True)
 class PreparedData(shared.PreparedData):
-    """Images, backbone and features of a setting: shared by all strategies, seeds and regimes."""
+    """Images, backbone and features of a setting, with results cached below `runs`: shared by all strategies, seeds and regimes.
+
+    Nothing is read or learned before it is used. Another `seed` makes another backbone, whose runs belong below other `runs`.
+    """
 
     setting: Setting
     seed: int = 0  # of the pre-training
@@ -272,14 +273,7 @@ class PreparedData(shared.PreparedData):
         return replace(self.base, backbone=self.pretrained.backbone)
 
 
-def prepare(
-    setting: Setting, runs: Path | str, *, root: Root = None, device: str = "cpu", download: bool = False, seed: int = 0
-) -> PreparedData:
-    """The data of `setting`, with results cached below `runs`. Nothing is read or learned before it is used.
-
-    Another `seed` makes another backbone, whose runs belong below other `runs`.
-    """
-    return PreparedData(setting, runs, root, device, download, seed)
+prepare = PreparedData
 
 
 def _summary_file(setting: Setting) -> tuple[str, str]:
@@ -394,5 +388,5 @@ def _svm_curve(prepared: PreparedData, run: store.Run, cycles: Iterable[Cycle]) 
         labelled += cycle.queried
         known: Tensor = torch.tensor(labelled)
         targets = prepared.pool.targets[known]
-        curve.append(svm_accuracy(pool.features[known], targets, test.images.features, test.targets, C=rule.C, scale=rule.scale))
+        curve.append(svm_accuracy(pool.features[known], targets, test.images.features, test.targets, C=rule.C))
     return {"svm": curve}

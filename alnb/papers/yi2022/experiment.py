@@ -43,7 +43,7 @@ from alnb.store.checks import at_least, one_of
 
 PAPER = "yi2022"
 PAPER_PRETEXTS = ("rotation", "colorization", "jigsaw", "simsiam")  # of Figure 6b
-DATASETS = {"cifar10": "CIFAR-10", "cifar10_imbalanced": "CIFAR-10, imbalanced", "caltech101": "Caltech-101"}
+DATASETS = ("cifar10", "cifar10_imbalanced", "caltech101")
 
 # 200 epochs, a tenth of the rate from epoch 160 on: the authors' code; the paper says "multi-stage" and refers to a supplement
 MAIN = Recipe(epochs=200, batch=128, lr=0.1, weight_decay=5e-4, schedule="step", milestones=(0.8,))
@@ -200,7 +200,10 @@ SCALES: dict[Scale, Callable[[Setting], Setting]] = {Scale.SMOKE: _smoke, Scale.
 
 @dataclass(frozen=True)
 class PreparedData(shared.PreparedData):
-    """Images and pretext losses of a setting: shared by all strategies and seeds. A pretext is learned when it is first asked for."""
+    """Images and pretext losses of a setting, with results cached below `runs`: shared by all strategies and seeds.
+
+    Nothing is read or learned before it is used.
+    """
 
     setting: Setting
     losses: dict[str, Tensor] = field(default_factory=dict)  # [N] of each pretext that was asked for
@@ -248,9 +251,7 @@ class PreparedData(shared.PreparedData):
         return {pt4al.LOSS: self.losses[pretext]} if pretext else {}
 
 
-def prepare(setting: Setting, runs: Path | str, *, root: Root = None, device: str = "cpu", download: bool = False) -> PreparedData:
-    """The images and pretext losses of `setting`, with results cached below `runs`. Nothing is read or learned before it is used."""
-    return PreparedData(setting, runs, root, device, download)
+prepare = PreparedData
 
 
 def _summary(result: Pretrained, batches: int) -> dict[str, Any]:

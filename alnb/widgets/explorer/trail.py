@@ -17,11 +17,11 @@ from alnb import store
 from alnb.data import ImageSet
 from alnb.learn.train import Report
 from alnb.loop import cycles as loop
+from alnb.loop.cycles import PREDICTIONS
 from alnb.loop.experiment import Cycle, Experiment
 from alnb.store import Run
 
 POOL, LABELLED, QUERIED = 0, 1, 2  # states of an image in a cycle
-PREDICTIONS = ("predicted", "confidence", "margin", "entropy")  # what a query file says about each queried image
 
 
 class Trail:

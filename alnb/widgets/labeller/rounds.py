@@ -23,6 +23,7 @@ from alnb.learn import nets, pretrain
 from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.train import Learner, Recipe, Report, fit, log_probs, predict
 from alnb.store import Stream
+from alnb.store.checks import at_least, one_of
 from alnb.widgets.labeller.folder import HELD_OUT, RESTORE, Labelling
 
 CHOICES = ("margin", "entropy", "least_confidence", "kcenter", "random")  # the strategies that suit a linear classifier
@@ -120,12 +121,10 @@ class Settings:
 
     def check(self) -> None:
         """Raises: ValueError for a value that is not possible."""
-        for name, value, allowed in (("features", self.features, FEATURES), ("strategy", self.strategy, CHOICES)):
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(allowed)}")
-        for name, number in (("batch", self.batch), ("image_size", self.image_size)):
-            if number < 1:
-                raise ValueError(f"{name} is {number}: it must be at least 1")
+        one_of("features", self.features, FEATURES)
+        one_of("strategy", self.strategy, CHOICES)
+        at_least("batch", self.batch, 1)
+        at_least("image_size", self.image_size, 1)
 
 
 @dataclass(frozen=True)
