@@ -154,6 +154,7 @@ def test_numbers_that_cannot_be_negative() -> None:
         notebook.not_negative(a=-1, b=-2, c=1)
 
 
+@pytest.mark.slow
 def test_a_folder_called_as_the_package_does_not_hide_it(write: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the folder that a clone lies in."""
     path = write("a: int = 3  # how many", "import alnb\nprint(alnb.Recipe)")
