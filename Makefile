@@ -9,7 +9,7 @@ SEEDS ?= [0, 1, 2]
 APP ?= build/app
 PORT ?= 8866
 
-.PHONY: help demo test test-fast lab app check bench figures readme house clean
+.PHONY: help demo test test-fast lab app check bench figures copies readme house clean
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
@@ -41,6 +41,9 @@ bench: $(BIN)/.bench  ## the benchmarks, as a table; also writes benchmarks/resu
 
 figures: $(BIN)/.ok  ## all of figures/ anew, by the sweeps of notebooks/sweeps (an hour and more; DOWNLOAD=true fetches images)
 	$(BIN)/alnb sweep notebooks/sweeps/*.yaml $(if $(DOWNLOAD),-p download $(DOWNLOAD))
+
+copies: $(BIN)/.ok  ## the executed notebooks of figures/notebooks anew (half an hour)
+	$(BIN)/python -m figures.copies
 
 readme: $(BIN)/.ok  ## README.md's table, figures/README.md and benchmarks/README.md anew, from the results that are there
 	$(BIN)/python -m alnb.papers.results

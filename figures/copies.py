@@ -1,0 +1,57 @@
+"""Executed notebooks for visitors who run nothing: ``python -m figures.copies [NAME ...]`` (`make copies`) writes figures/notebooks/
+
+Each is executed at scale laptop. Paths of this machine are removed, and the copy remembers what it was made from: a digest of the notebook,
+and its run folders, whose names change with everything that decides a record.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from alnb import store
+from alnb.notebook import execute, parameters
+
+PROJECT = Path(__file__).parents[1]
+COPIES = PROJECT / "figures" / "notebooks"
+RUNS = PROJECT / "runs" / "copies"
+NOTEBOOKS = {
+    "quickstart": "quickstart.ipynb",
+    "bengar2021-table1": "bengar2021/table1.ipynb",
+    "yi2022-table1": "yi2022/table1.ipynb",
+    "teach": "teach.ipynb",
+    "explore": "explore.ipynb",
+    "label": "label.ipynb",
+}
+MAX_BYTES = 300_000
+
+
+def make(name: str) -> None:
+    """Execute the notebook called `name`, and write its copy."""
+    source, runs = PROJECT / "notebooks" / NOTEBOOKS[name], RUNS / name
+    known = parameters.read(source)
+    values = {"scale": "laptop", "runs": str(runs), "figures": str(RUNS / "figures")}
+    executed = execute.execute(source, {key: value for key, value in values.items() if key in known}, RUNS / f"{name}.ipynb")
+    copy = json.loads(executed.read_text())
+    copy["metadata"].pop("papermill", None)
+    for cell in copy["cells"]:
+        cell["metadata"].pop("papermill", None)
+    folders = sorted(folder.name for folder in runs.rglob("*") if (folder / "manifest.json").exists())
+    copy["metadata"]["alnb"] = {"notebook": parameters.digest(source), "runs": folders, "commit": store.commit()}
+    text = json.dumps(copy, indent=1, ensure_ascii=False) + "\n"
+    text = re.sub(re.escape(str(PROJECT)) + "/?", "", text)
+    COPIES.mkdir(parents=True, exist_ok=True)
+    (COPIES / f"{name}.ipynb").write_text(text, encoding="utf-8")
+
+
+def made_from(name: str) -> dict[str, Any]:
+    """What the committed copy called `name` was made from: digest of the notebook, run folders, commit."""
+    origin: dict[str, Any] = json.loads((COPIES / f"{name}.ipynb").read_text(encoding="utf-8"))["metadata"]["alnb"]
+    return origin
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or NOTEBOOKS:
+        make(wanted)
+        print(f"{wanted}: {(COPIES / f'{wanted}.ipynb').stat().st_size:,} bytes")
