@@ -19,10 +19,11 @@ from alnb.learn.train import Report
 from alnb.loop.cycles import cycles
 from alnb.loop.experiment import Experiment
 from alnb.notebook import parameters
+from alnb.report import records
+from alnb.report.records import TaggedRun
 from alnb.store.describe import differences
 
 Job = dict[str, Any]
-TaggedRun = tuple[store.Run, Mapping[str, Any]]  # as in `report.records`, which needs pandas: the quickstart runs without
 LOCATION = ("scale", "device", "data_root", "download", "skip_bad", "runs", "figures")  # parameters that select no run, or name the file
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -34,8 +35,6 @@ def begun(runs: Path | str, **tags: Any) -> list[TaggedRun]:
         ValueError: runs of one setting and arm have different images or backbones, or those of one pretext different losses.
         store.Corrupted, store.NewerFormat: a manifest or a record is damaged, or of a later version.
     """
-    from alnb.report import records  # it needs pandas, and runs are made without
-
     seen: dict[Any, Any] = {}
     tagged: list[TaggedRun] = [(run, names) for run, names in records.find(runs, **tags) if (run.folder(0) / "record.json").exists()]
     for run, _ in tagged:

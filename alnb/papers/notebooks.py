@@ -14,13 +14,10 @@ from alnb.loop import oracle
 from alnb.loop.experiment import Experiment
 from alnb.papers import jobs
 from alnb.papers.experiment import runs_folder
-from alnb.papers.jobs import Job, TaggedRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-PAPERS = {"bengar2021": "Bengar et al. 2021", "yi2022": "Yi et al. 2022"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Page:
         """The images of `setting`, and what is learned from them without labels. Nothing is read before it is used."""
         return import_module(f"alnb.papers.{self.paper}.experiment").prepare(setting, self.runs, **self.source)
 
-    def run(self, wanted: Iterable[Job], experiment: Callable[[Job], Experiment]) -> list[TaggedRun]:
+    def run(self, wanted: Iterable[jobs.Job], experiment: Callable[[jobs.Job], Experiment]) -> list[jobs.TaggedRun]:
         """The finished runs of the jobs `wanted`: see `jobs.run`."""
         return jobs.run(wanted, experiment, self.runs)
 
@@ -52,10 +49,9 @@ class Page:
 
         from alnb.report.figures import save
 
-        commit = f"commit {store.commit()}"
-        text = f"{runs}; {commit}" if isinstance(runs, str) else f"setting {', '.join(runs['setting'].unique())}; {commit}"
+        text = f"{runs if isinstance(runs, str) else ', '.join(runs['setting'].unique())}; commit {store.commit()}"
         path = self.figures / f"{'-'.join(filter(None, (self.paper, self.figure, part, self.scale)))}.png"
-        save(figure, path, f"{PAPERS[self.paper]}, {self.figure}; {text}", text if isinstance(runs, str) else runs)
+        save(figure, path, f"{self.paper}, {self.figure}; setting {text}", text if isinstance(runs, str) else runs)
         display(Image(path.read_bytes()))
         print(f"records: {self.runs}\nfigure:  {path}")
 
@@ -63,14 +59,19 @@ class Page:
 def page(name: str, parameters: Mapping[str, Any], *, but: Iterable[str] = ()) -> Page:
     """The notebook `name`, such as "yi2022/figure3", with its `parameters`; `but`: those that are part of the figure's file name.
 
-    Raises:
-        notebook.BadParameter, ValueError: there is no such device or scale.
+    Raises: notebook.BadParameter, ValueError: there is no such device or scale.
     """
-    paper, figure = name.split("/")
-    runs, project = runs_folder(paper, parameters["scale"], parameters["runs"]), store.workspace() / "figures"
-    full = jobs.is_full_figure(name, parameters, but=but)
+    (paper, figure), full = name.split("/"), jobs.is_full_figure(name, parameters, but=but)
+    runs, figures = runs_folder(paper, parameters["scale"], parameters["runs"]), parameters["figures"] or store.workspace() / "figures"
     source = {"root": parameters["data_root"] or None, "device": notebook.device(parameters["device"]), "download": parameters["download"]}
-    return Page(paper, figure, parameters["scale"], runs, Path(parameters["figures"] or project) if full else runs / "figures", source)
+    return Page(paper, figure, parameters["scale"], runs, Path(figures) if full else runs / "figures", source)
+
+
+def shared(data: Any, job: jobs.Job) -> dict[str, Any]:
+    """What every experiment on `data` needs, as arguments of `Experiment`: images, answers, tags, and what strategies know besides."""
+    pool, test = (data.pools[job["arm"]], data.tests[job["arm"]]) if hasattr(data, "pools") else (data.pool.images, data.test)
+    side = data.side(job["pretext"]) if "pretext" in job else {}
+    return {"pool": Pool.of(pool), "test": test, "oracle": oracle.simulated(data.pool.targets), "tags": data.tags(job), "side": side}
 
 
 def show_claims(table: DataFrame) -> None:
@@ -85,10 +86,3 @@ def last_cycles(frame: DataFrame, *by: str) -> Any:
     """The accuracy at the end of each curve, as a table to display: mean, standard deviation and number of seeds."""
     last = frame[frame["cycle"] == frame["cycle"].max()].groupby([*by, "strategy", "n_labelled"], sort=False)["accuracy"]
     return last.agg(["mean", "std", "count"]).style.format("{:.1%}", subset=["mean", "std"], na_rep="–")
-
-
-def shared(data: Any, job: Job) -> dict[str, Any]:
-    """What every experiment on `data` needs, as arguments of `Experiment`: images, answers, tags, and what strategies know besides."""
-    pool, test = (data.pools[job["arm"]], data.tests[job["arm"]]) if hasattr(data, "pools") else (data.pool.images, data.test)
-    side = data.side(job["pretext"]) if "pretext" in job else {}
-    return {"pool": Pool.of(pool), "test": test, "oracle": oracle.simulated(data.pool.targets), "tags": data.tags(job), "side": side}
