@@ -13,7 +13,8 @@ from alnb.acquire.query import Pool
 from alnb.loop import oracle
 from alnb.loop.experiment import Experiment
 from alnb.papers import jobs
-from alnb.papers.experiment import runs_folder
+from alnb.papers.experiment import Scale, runs_folder
+from alnb.store.checks import one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,6 +62,7 @@ def page(name: str, parameters: Mapping[str, Any], *, but: Iterable[str] = ()) -
 
     Raises: notebook.BadParameter, ValueError: there is no such device or scale.
     """
+    one_of("scale", parameters["scale"], Scale)
     (paper, figure), full = name.split("/"), jobs.is_full_figure(name, parameters, but=but)
     runs, figures = runs_folder(paper, parameters["scale"], parameters["runs"]), parameters["figures"] or store.workspace() / "figures"
     source = {"root": parameters["data_root"] or None, "device": notebook.device(parameters["device"]), "download": parameters["download"]}
