@@ -1,6 +1,7 @@
 """Records to tables: find run folders, read and verify them, and make a row of each cycle.
 
-A function that reads runs raises `store.Corrupted` if a file is damaged, and `store.NewerFormat` if a later version wrote it.
+A function that reads runs raises `store.Corrupted` if a file is damaged, and `store.NewerFormat` if a later version wrote it. pandas is
+imported only where tables are made: a sweep reads runs on machines without it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas
-from pandas import DataFrame
+from typing import TYPE_CHECKING, Any
 
 from alnb import store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 TaggedRun = tuple[store.Run, Mapping[str, Any]]
 """A run and its tags: what its experiment calls it, such as arm, strategy and seed."""
@@ -49,6 +50,8 @@ def frame(runs: Iterable[TaggedRun]) -> DataFrame:
     Raises:
         ValueError: there is no record.
     """
+    import pandas
+
     rows = []
     for run, tags in runs:
         origin = {**_origin(run.manifest or {}), "run": str(run.path)}
@@ -71,6 +74,8 @@ def load(root: Path | str) -> DataFrame:
     Raises:
         ValueError: there is no finished cycle, or a tag has the name of a measurement.
     """
+    import pandas
+
     heads: list[dict[str, Any]] = []
     stated, rows, owner = [], [], []
     for run in runs(root):
@@ -103,6 +108,8 @@ def class_counts(where: Path | str | Iterable[TaggedRun]) -> DataFrame:
     Raises:
         ValueError: there is no finished cycle.
     """
+    import pandas
+
     below = isinstance(where, Path | str)
     tagged = ((run, _tags(run.manifest or {})) for run in runs(where)) if isinstance(where, Path | str) else where
     rows = []

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas
 import torch
-from pandas import DataFrame
 from torch import Tensor
 
 from alnb import store
@@ -36,6 +34,9 @@ from alnb.papers.jobs import Job, TaggedRun, begun, cached_result, progress, rea
 from alnb.report import records
 from alnb.store import Stream
 from alnb.store.checks import one_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 PAPER = "bengar2021"
 CYCLES = 5  # on each curve: the regimes of 0.1, 0.2, 1, 2, 10 % then tile the axis up to 50 %, where Table 1 is read; not stated
@@ -344,6 +345,8 @@ def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
     Raises:
         ValueError: as `jobs.begun`.
     """
+    from pandas import DataFrame
+
     names = DATASETS if dataset is None else (dataset,)
     tagged = [run for name in names for run in begun(runs, setting=setting(name, scale).digest)]
     return records.frame(tagged) if tagged else DataFrame()
@@ -351,6 +354,8 @@ def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
 
 def all_records(runs: Path | str = "") -> DataFrame | None:
     """The records of every scale that decides claims, below `runs` or in the project, for `advisor.advise`; None if there are none."""
+    import pandas
+
     frames = [frame for scale in SCALES if scale.decides and len(frame := read(folder(scale, runs), scale))]
     return pandas.concat(frames, ignore_index=True) if frames else None
 
@@ -365,6 +370,8 @@ def svm_accuracies(finished: Iterable[TaggedRun], prepared: Mapping[str, Prepare
     Raises:
         ValueError: the prepared data has another backbone than a run whose result is missing.
     """
+    from pandas import DataFrame
+
     rows = []
     for run, tags in finished:
         if tags["strategy"] == "svm_margin":
