@@ -30,10 +30,9 @@ def kcenter(features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: 
     features: [N, D], any float dtype, finite; half precision is widened to float32 block by block. Distance: Euclidean.
     covered: bool [N], True where a point is a centre already; centres are never picked. Equal distances: the lowest index.
     block: points updated together; changes the speed, never the answer.
-    If nothing is covered, the first pick is the point nearest to the mean: it needs no random number, does not depend on the order of the
-    images, and is never an outlier. google/active-learning picks index 0, because it never reaches its random branch.
+    If nothing is covered, the first pick is the point nearest to the mean, which is never an outlier.
 
-    Returns global indices. Memory O(N + block * (D + block + BLOCK) + SCAN * (D + BLOCK)) besides the features.
+    Memory O(N + block * (D + block + BLOCK) + SCAN * (D + BLOCK)) besides the features.
     Raises ValueError: covered not bool [N]; n negative or more than the uncovered; features with NaN, infinity or overflowing norms.
     Source: Sener & Savarese 2018, algorithm 1 (greedy, without the mixed-integer refinement).
     """
@@ -45,18 +44,15 @@ def farthest_first(
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """The picks of `kcenter`, and the distance of each: the covering radius just before that pick, non-increasing.
 
-    Arguments, errors and memory as for `kcenter`; the first distance of a cold start is infinity.
+    Where nothing is covered, the first distance is infinity.
     """
     _check(features, covered, n)
     # autocast would compute the products in bfloat16, whose error exceeds the slack
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        picks, distances = [], []
-        for pick, distance in _picks(features, covered, n, block):
-            picks.append(pick)
-            distances.append(distance)
-        return torch.tensor(picks, device=features.device, dtype=torch.long), torch.tensor(
-            distances, device=features.device, dtype=torch.promote_types(features.dtype, torch.float32)
-        )
+        pairs = list(_picks(features, covered, n, block))
+    picks, distances = [pick for pick, _ in pairs], [distance for _, distance in pairs]
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return torch.tensor(picks, dtype=torch.long, device=features.device), torch.tensor(distances, dtype=dtype, device=features.device)
 
 
 def typical(features: Float[Tensor, "N D"], n: int, seed: int = 0) -> Int[Tensor, " n"]:
@@ -249,11 +245,7 @@ def _check_finite(features: Tensor, bound: Tensor) -> None:
     """Raises: ValueError where a bound is not finite. Only then it looks for the first bad row, which may have spoilt all bounds."""
     if bound.isfinite().all():
         return
-    for start, rows in zip(range(0, len(features), SCAN), features.split(SCAN), strict=True):
-        good = torch.linalg.vector_norm(rows.to(bound.dtype), dim=1).square().isfinite()
-        if not good.all():
-            raise ValueError(
-                f"features[{start + int((~good).long().argmax())}] holds NaN, infinity or values too large to be squared in {bound.dtype}: "
-                "look at the net that made them (a diverged loss, half-precision overflow) or scale them down"
-            )
-    raise ValueError(f"distances between features overflow {bound.dtype}: scale the features down")
+    norms = torch.cat([torch.linalg.vector_norm(rows.to(bound.dtype), dim=1) for rows in features.split(SCAN)])
+    bad = (~norms.square().isfinite()).nonzero().flatten()
+    which = f"features[{int(bad[0])}] holds NaN, infinity or" if len(bad) else "the distances between features are"
+    raise ValueError(f"{which} values too large to be squared in {bound.dtype}: look at the net that made them, or scale them down")

@@ -27,9 +27,6 @@ ZERO = 1e-12  # a row of features no longer than this counts as zeros, as in `to
 ALONE = 1e-3  # smallest sum of a node's cosines to divide by: below it, fewer than three digits of float32 are left
 
 
-# ---- the graph -----------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Graph:
     """N nodes and the weights A = (S - I) / d + I between them: S holds the cosines of their features, d the column sums of S - I.
@@ -58,15 +55,18 @@ class Graph:
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
         length = torch.linalg.vector_norm(wide, dim=1)
         if not bool(length.isfinite().all()):
-            raise ValueError(
-                f"features[{int((~length.isfinite()).long().argmax())}] holds NaN, infinity or values too large to be squared in "
-                f"{wide.dtype}: look at the net that made them, or scale them down"
-            )
+            row = int((~length.isfinite()).long().argmax())
+            raise ValueError(f"features[{row}] holds NaN, infinity or values too large to be squared in {wide.dtype}: look at the net")
         x = wide * torch.where(length > ZERO, 1 / length, 0)[:, None]
         itself = torch.linalg.vector_norm(x, dim=1).square_()
         total = x @ x.sum(dim=0) - itself
         joined = total >= ALONE
-        _check_sums(features, joined | (length <= ZERO), total)
+        bad = ((~joined) & (length > ZERO)).nonzero().flatten()
+        if len(bad) and bool((features < 0).any()):
+            raise ValueError(
+                f"features[{int(bad[0])}] has cosines that add up to {float(total[bad[0]]):.3g} over all other nodes, and the graph "
+                "divides by that sum: take features that are not negative, as behind a ReLU, or another strategy, such as kcenter"
+            )
         scale = torch.where(joined, 1 / total, 0)
         return cls(x, scale, 1 - itself * scale)
 
@@ -80,19 +80,6 @@ class Graph:
         for rows, scale in zip(self.x.split(ROWS), self.scale[:, None].split(ROWS), strict=True):
             inner.addmm_(rows.T, rows * scale)
         return (self.x @ inner).addcmul_(self.diagonal[:, None], self.x)
-
-
-def _check_sums(features: Tensor, good: Tensor, total: Tensor) -> None:
-    if bool(good.all()) or not bool((features < 0).any()):
-        return
-    node = int((~good).long().argmax())
-    raise ValueError(
-        f"features[{node}] has cosines that add up to {float(total[node]):.3g} over all other nodes, and the graph divides by that sum: "
-        "take features that are not negative, as behind a ReLU, or another strategy, such as kcenter"
-    )
-
-
-# ---- the net and its training --------------------------------------------------------------------------------------------------
 
 
 class GCN(nn.Module):
@@ -141,7 +128,7 @@ class Training:
     steps: int = 200  # each over all nodes
 
     def __post_init__(self) -> None:
-        """Raises: ValueError, which names the field, its value and what it may be."""
+        """Raises ValueError, which names the field, its value and what it may be."""
         for name in ("hidden", "steps"):
             at_least(f"Training.{name}", getattr(self, name), 1)
         for name in ("unlabelled", "lr"):
@@ -154,9 +141,7 @@ def learn(graph: Graph, labelled: int, training: Training, stream: Stream) -> tu
     """Train a fresh net; return its first layer [N,hidden] and the logits [N] of being labelled, in evaluation mode.
 
     The first `labelled` nodes are the labelled ones. There is no checkpoint: a training takes seconds.
-
-    Raises:
-        NonFiniteLoss: the message names the step.
+    Raises NonFiniteLoss, which names the step.
     """
     smoothed = graph.smoothed()
     with (stream / "init").scope():
@@ -199,7 +184,32 @@ def _check_finite(losses: Tensor, sums: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class CoreGCN:
+class _Learned:
+    """A strategy on what the graph net learned of each node."""
+
+    training: Training = Training()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where `training` is not a `Training`."""
+        if not isinstance(self.training, Training):
+            raise ValueError(f"{type(self).__name__}.training is {self.training!r}: it must be a Training, such as Training(steps=200)")
+
+    def learned(self, query: Query) -> tuple[Tensor, int, Tensor, Tensor]:
+        """Global indices i64 [N] of the nodes, first the images that were asked for; the number of those; `learn` of the nodes."""
+        name, asked, candidates = type(self).__name__, query.pool.asked, query.candidates
+        if not len(asked) or not len(candidates):
+            raise ValueError(
+                f"{name} compares labelled with unlabelled images, but there are {len(asked)} labelled images and {len(candidates)} "
+                "candidates: choose the first images with another strategy, such as random"
+            )
+        rows, features = torch.cat([asked, candidates]), query.features
+        check_memory(name, len(rows), features, self.training.hidden)
+        hidden, logits = learn(Graph.of(features[rows.to(features.device)]), len(asked), self.training, query.stream / "gcn")
+        return rows, len(asked), hidden, logits
+
+
+@dataclass(frozen=True)
+class CoreGCN(_Learned):
     """Greedy k-center over the graph net's first layer; the images that were asked for are covered.
 
     The nodes are all images that were asked for, answered or not, and all candidates. The authors draw 10,000 candidates at random
@@ -211,65 +221,39 @@ class CoreGCN:
     Source: Caramalau et al. 2021 (CoreGCN).
     """
 
-    training: Training = Training()
-
-    def __post_init__(self) -> None:
-        """Raises: ValueError where `training` is not a `Training`."""
-        _check_training("CoreGCN", self.training)
-
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [n], in order of choice.
 
         Raises:
-            ValueError: nothing is labelled, there are no candidates, or the features make no graph, as in `Graph.of`.
+            ValueError: nothing is labelled, there are no candidates, or the features make no graph.
             MemoryError: the graph does not fit.
-            NonFiniteLoss: the message names the step.
+            NonFiniteLoss: as `learn`.
         """
-        rows, asked, hidden, _ = _learned("CoreGCN", query, self.training)
+        rows, asked, hidden, _ = self.learned(query)
         covered = torch.arange(len(rows), device=hidden.device) < asked
         return rows[cover.kcenter(hidden, covered, query.n).cpu()]
 
 
 @dataclass(frozen=True)
-class UncertainGCN:
+class UncertainGCN(_Learned):
     """Queries the candidates whose probability of being labelled, by the graph net, is nearest to `margin`, nearest first.
 
     Nodes and memory as in `CoreGCN`. Source: Caramalau et al. 2021 (UncertainGCN), with the margin of the authors' code.
     """
 
-    training: Training = Training()
     margin: float = 0.1  # a probability
 
     def __post_init__(self) -> None:
-        """Raises: ValueError where `training` is not a `Training`, or the margin not a probability."""
-        _check_training("UncertainGCN", self.training)
+        """Raises ValueError where `training` is not a `Training`, or the margin not a probability."""
+        super().__post_init__()
         if not 0 <= self.margin <= 1:
             raise ValueError(f"UncertainGCN.margin is {self.margin}: it must be a probability, in [0, 1]")
 
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [n]. Raises: as `CoreGCN`."""
-        _, asked, _, logits = _learned("UncertainGCN", query, self.training)
+        _, asked, _, logits = self.learned(query)
         s = logits[asked:].cpu().double().sigmoid()  # in float32 those close to 0 would tie
         return query.candidates[scores.top(-(s - self.margin).abs(), query.n)]
-
-
-def _check_training(name: str, training: object) -> None:
-    if not isinstance(training, Training):
-        raise ValueError(f"{name}.training is {training!r}: it must be a Training, such as Training(steps=200)")
-
-
-def _learned(name: str, query: Query, training: Training) -> tuple[Tensor, int, Tensor, Tensor]:
-    """Global indices i64 [N] of the nodes, first the images that were asked for; the number of those; `learn` of the nodes."""
-    asked = query.pool.asked
-    if not len(asked) or not len(query.candidates):
-        raise ValueError(
-            f"{name} compares labelled with unlabelled images, but there are {len(asked)} labelled images and {len(query.candidates)} "
-            "candidates: choose the first images with another strategy, such as random"
-        )
-    rows, features = torch.cat([asked, query.candidates]), query.features
-    check_memory(name, len(rows), features, training.hidden)
-    hidden, logits = learn(Graph.of(features[rows.to(features.device)]), len(asked), training, query.stream / "gcn")
-    return rows, len(asked), hidden, logits
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------------------

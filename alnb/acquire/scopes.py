@@ -42,11 +42,7 @@ class RandomSubset:
         at_least("RandomSubset.size", self.size, 1)
 
     def __call__(self, query: Query) -> Tensor:
-        """Global indices i64 [M], ascending.
-
-        Raises:
-            ValueError: more images are asked for than the subset has.
-        """
+        """Global indices i64 [M], ascending. Raises ValueError if more images are asked for than the subset has."""
         if query.n > self.size:
             raise ValueError(f"RandomSubset.size is {self.size}, but {query.n} images are asked for: score a larger subset")
         drawn = torch.randperm(len(query.candidates), generator=(query.stream / "subset").generator())[: self.size]
