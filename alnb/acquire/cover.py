@@ -214,7 +214,9 @@ def _scan(features: Tensor, centres: Tensor, known: int, block: int) -> _Search:
             square, slack = _squares(rows, features[part].to(dtype) - shift)
             nearest = torch.minimum(nearest, square.amin(1) + slack[:, 0])
         bound[start : start + SCAN] = nearest.clamp_(min=0).sqrt_()
-    _check_finite(features, bound)
+    if not bound.isfinite().all():  # one bad row may have spoilt all bounds
+        check_norms(torch.cat([torch.linalg.vector_norm(rows.to(dtype), dim=1) for rows in features.split(SCAN)]))
+        raise ValueError(f"distances between features overflow {dtype}: scale the features down")
     bound[centres[:known]] = -torch.inf
     # these bounds contain slack, so `seen` is 0 even for the centres that they come from
     return _Search(features, shift, bound, torch.zeros_like(bound, dtype=torch.long), centres, block)
@@ -228,9 +230,22 @@ def _medoid(features: Tensor) -> Tensor:
     return torch.cat([_distance(rows.to(dtype), mean) for rows in features.split(SCAN)]).argmin()[None]
 
 
-def _check(features: Tensor, covered: Tensor, n: int) -> None:
+def check_features(features: Tensor) -> None:
+    """Raises ValueError if features are not float [N, D]."""
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(f"features must be float [N, D], but are {features.dtype} {list(features.shape)}: pool or flatten them first")
+
+
+def check_norms(norms: Tensor) -> None:
+    """Raises ValueError if the square of a norm [N] of features is not finite."""
+    bad = (~norms.square().isfinite()).nonzero().flatten()
+    if len(bad):
+        where = f"features[{int(bad[0])}] ({len(bad)} such rows)"
+        raise ValueError(f"{where} holds NaN, infinity or values too large to be squared in {norms.dtype}: look at the net, or scale down")
+
+
+def _check(features: Tensor, covered: Tensor, n: int) -> None:
+    check_features(features)
     if covered.dtype != torch.bool or covered.shape != features.shape[:1]:
         raise ValueError(
             f"covered must be bool [{len(features)}], True where a point is covered, but is {covered.dtype} {list(covered.shape)}: "
@@ -239,13 +254,3 @@ def _check(features: Tensor, covered: Tensor, n: int) -> None:
     free = len(covered) - int(covered.sum())
     if not 0 <= n <= free:
         raise ValueError(f"n = {n} points were asked for, but {free} of {len(covered)} are not covered yet: choose n in [0, {free}]")
-
-
-def _check_finite(features: Tensor, bound: Tensor) -> None:
-    """Raises: ValueError where a bound is not finite. Only then it looks for the first bad row, which may have spoilt all bounds."""
-    if bound.isfinite().all():
-        return
-    norms = torch.cat([torch.linalg.vector_norm(rows.to(bound.dtype), dim=1) for rows in features.split(SCAN)])
-    bad = (~norms.square().isfinite()).nonzero().flatten()
-    which = f"features[{int(bad[0])}] holds NaN, infinity or" if len(bad) else "the distances between features are"
-    raise ValueError(f"{which} values too large to be squared in {bound.dtype}: look at the net that made them, or scale them down")

@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from alnb.acquire import cover, scores
 from alnb.acquire.query import Query
+from alnb.acquire.scopes import check_both
 from alnb.learn.checkpoint import NonFiniteLoss
 from alnb.store.checks import at_least, within
 from alnb.store.streams import Stream
 
-ROWS = 4096  # nodes whose outer products are summed together: fixed, so that the last bits do not depend on the machine
 ZERO = 1e-12  # a row of features no longer than this counts as zeros, as in `torch.nn.functional.normalize`
 ALONE = 1e-3  # smallest sum of a node's cosines to divide by: below it, fewer than three digits of float32 are left
 
@@ -35,7 +35,7 @@ class Graph:
     that shares nothing with any other, such as one without features, stands alone: its column of A is that of I. (Its d is 0, where the
     formula is undefined. For a row of zeros the formula would give 2 where A is 1 here.)
 
-    Memory: O(N D), and O(D^2) in `smoothed`. Source: Caramalau et al. 2021; the authors' code forms A.
+    Memory: O(N D). Source: Caramalau et al. 2021; the authors' code forms A.
     """
 
     x: Tensor  # float [N,D], rows of length 1, or 0
@@ -46,17 +46,13 @@ class Graph:
     def of(cls, features: Tensor) -> Graph:
         """The graph of features float [N,D], which do not change. Half precision is widened to float32.
 
-        Raises:
-            ValueError: features are not float [N,D]; a row is not finite, or too long to be measured; a node's cosines sum to 0 or less,
-                which only negative features can cause.
+        Raises ValueError if features are not float [N,D], a row is not finite or too long to be measured, or a node's cosines sum to 0 or
+        less, which only negative features can cause.
         """
-        if features.ndim != 2 or not features.is_floating_point():
-            raise ValueError(f"features must be float [N, D], but are {features.dtype} {list(features.shape)}: pool or flatten them first")
+        cover.check_features(features)
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
         length = torch.linalg.vector_norm(wide, dim=1)
-        if not bool(length.isfinite().all()):
-            row = int((~length.isfinite()).long().argmax())
-            raise ValueError(f"features[{row}] holds NaN, infinity or values too large to be squared in {wide.dtype}: look at the net")
+        cover.check_norms(length)
         x = wide * torch.where(length > ZERO, 1 / length, 0)[:, None]
         itself = torch.linalg.vector_norm(x, dim=1).square_()
         total = x @ x.sum(dim=0) - itself
@@ -72,14 +68,7 @@ class Graph:
 
     def product(self, v: Tensor) -> Tensor:
         """A v [N,K] of v float [N,K]."""
-        return torch.addcmul(self.x @ (self.x.T @ (v * self.scale[:, None])), self.diagonal[:, None], v)
-
-    def smoothed(self) -> Tensor:
-        """A x [N,D]: `product` of the graph's own features, without a third matrix of their size."""
-        inner = self.x.new_zeros(self.x.shape[1], self.x.shape[1])
-        for rows, scale in zip(self.x.split(ROWS), self.scale[:, None].split(ROWS), strict=True):
-            inner.addmm_(rows.T, rows * scale)
-        return (self.x @ inner).addcmul_(self.diagonal[:, None], self.x)
+        return (self.x @ (self.x.T @ (v * self.scale[:, None]))).addcmul_(self.diagonal[:, None], v)
 
 
 class GCN(nn.Module):
@@ -143,7 +132,7 @@ def learn(graph: Graph, labelled: int, training: Training, stream: Stream) -> tu
     The first `labelled` nodes are the labelled ones. There is no checkpoint: a training takes seconds.
     Raises NonFiniteLoss, which names the step.
     """
-    smoothed = graph.smoothed()
+    smoothed = graph.product(graph.x)
     with (stream / "init").scope():
         net = GCN(smoothed.shape[1], training.hidden)
     net = net.to(smoothed)  # device and dtype
@@ -197,11 +186,7 @@ class _Learned:
     def learned(self, query: Query) -> tuple[Tensor, int, Tensor, Tensor]:
         """Global indices i64 [N] of the nodes, first the images that were asked for; the number of those; `learn` of the nodes."""
         name, asked, candidates = type(self).__name__, query.pool.asked, query.candidates
-        if not len(asked) or not len(candidates):
-            raise ValueError(
-                f"{name} compares labelled with unlabelled images, but there are {len(asked)} labelled images and {len(candidates)} "
-                "candidates: choose the first images with another strategy, such as random"
-            )
+        check_both(name, asked, candidates)
         rows, features = torch.cat([asked, candidates]), query.features
         check_memory(name, len(rows), features, self.training.hidden)
         hidden, logits = learn(Graph.of(features[rows.to(features.device)]), len(asked), self.training, query.stream / "gcn")

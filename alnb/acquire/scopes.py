@@ -61,3 +61,12 @@ class Untrained:
         """Global indices i64 [n]. Raises: as the strategy."""
         net = self.learner.build(self.outputs, query.stream / "untrained", query.pool.images.device).eval()
         return self.strategy(replace(query, net=net))
+
+
+def check_both(name: str, labelled: Tensor, candidates: Tensor) -> None:
+    """Raises ValueError if there is nothing labelled or no candidate, for the strategy `name`, which compares the two."""
+    if not len(labelled) or not len(candidates):
+        raise ValueError(
+            f"{name} compares labelled with unlabelled images, but there are {len(labelled)} labelled images and {len(candidates)} "
+            "candidates: choose the first images with another strategy, such as random"
+        )

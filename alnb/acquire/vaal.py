@@ -18,6 +18,7 @@ from torch.nn import functional
 from alnb import store
 from alnb.acquire import scores
 from alnb.acquire.query import Query
+from alnb.acquire.scopes import check_both
 from alnb.data import Images, pixels
 from alnb.learn import train
 from alnb.learn.checkpoint import Checkpoint
@@ -216,11 +217,7 @@ def least_labelled(vaal: VAAL, query: Query, updates: int, conditioning: Conditi
         store.Corrupted: the checkpoint in `query.folder` is damaged, or belongs to another training.
     """
     images, labelled = pixels(query.pool.images), query.pool.labelled
-    if not len(labelled) or not len(query.candidates):
-        raise ValueError(
-            f"VAAL compares labelled with unlabelled images, but there are {len(labelled)} labelled images and {len(query.candidates)} "
-            "candidates: choose the first images with another strategy, such as random"
-        )
+    check_both("VAAL", labelled, query.candidates)
     path = None if query.folder is None else query.folder / "vaal.pt"
     game = _Game(vaal, images, (labelled, query.candidates), query.stream / "vaal", path, conditioning)
     game.play(updates)

@@ -19,6 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from alnb.acquire import scores
+from alnb.acquire.cover import check_features, check_norms
 from alnb.report.palette import class_colour, class_edge, draw_legend
 from alnb.report.stats import check_targets
 from alnb.store import Stream
@@ -164,13 +165,10 @@ def _draw_panel(axis: Any, layout: Any, targets: list[int], chosen: Iterable[tup
 
 def _centred(features: Tensor, indices: Tensor) -> Tensor:
     """`features` in f64 on the CPU, minus their mean: scikit-learn's distances lose digits far from zero."""
-    if features.ndim != 2 or not features.is_floating_point():
-        raise ValueError(f"features must be float [N, D], but are {features.dtype} {list(features.shape)}: pool or flatten them first")
+    check_features(features)
     _check_indices(indices, len(features))
     points = features.detach().double().cpu()
-    bad = (~points.square().sum(dim=1).isfinite()).nonzero().flatten()
-    if len(bad):
-        raise ValueError(f"features[{int(bad[0])}] is not finite, or too large to be squared ({len(bad)} such rows): look at the net")
+    check_norms(torch.linalg.vector_norm(points, dim=1))
     return points - points.mean(dim=0)
 
 
