@@ -27,10 +27,8 @@ LARGE = 300_000  # bytes; a larger PNG is saved in fewer colours
 def draw_curves(frame: DataFrame, title: str, *, target: float | None = None, published: DataFrame | None = None) -> Figure:
     """Learning curves: mean accuracy over seeds against labels, with 95 % bands; a panel for each `arm`, a colour for each `strategy`.
 
-    Args:
-        target: draws a dashed line at that accuracy.
-        published: accuracies to draw as hollow markers, columns arm, strategy, n_labelled, value. Other arms, strategies and larger
-            numbers of labels are left out.
+    target: draws a dashed line at that accuracy.
+    published: accuracies to draw as hollow markers, columns arm, strategy, n_labelled, value; those beyond the frame are left out.
     """
     arms, look = list(frame["arm"].unique()), looks(frame["strategy"])
     palette, markers = ({name: style[key] for name, style in look.items()} for key in ("color", "marker"))
@@ -157,10 +155,7 @@ def draw_class_histograms(counts: DataFrame, title: str) -> Figure:
 def draw_correlations(correlations: Mapping[str, Correlation], title: str, printed: Mapping[str, float] | None = None) -> Figure:
     """Normalised ranks of both losses of random images; a panel for each pretext, with rho over all images in its title.
 
-    Args:
-        printed: the paper's rho by pretext, to be written beside ours.
-    Raises:
-        ValueError: there is no pretext.
+    printed: the paper's rho by pretext, to be written beside ours. Raises ValueError if there is no pretext.
     Source: Yi et al. 2022, Figure 2.
     """
     if not correlations:

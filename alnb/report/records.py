@@ -70,21 +70,19 @@ def load(root: Path | str) -> DataFrame:
     Raises ValueError if there is no finished cycle, or a tag has the name of a measurement.
     """
     heads: list[dict[str, Any]] = []
-    origins, stated, rows, owner = [], [], [], []
+    stated, rows, owner = [], [], []
     for run in runs(root):
         manifest, records = run.manifest or {}, run.records()
         if records:
             owner += [len(heads)] * len(records)
             heads.append(_tags(manifest))
-            origins.append(_origin(run))
             shown = {name: value for name, value in manifest["experiment"].items() if name not in ("tags", "task")}
-            stated.append({**shown, "environment": manifest.get("environment", {}), "experiment": run.path.absolute().parent.name})
+            leaves = dict(_leaves({**shown, "environment": manifest.get("environment", {})}))
+            stated.append({**_origin(run), **leaves, "experiment": run.path.absolute().parent.name, "run": str(run.path)})
             rows += [_measured(record, stages=True) for record in records]
     if not rows:
         raise ValueError(f"there are no finished runs below {root}: make some with `alnb run notebooks/quickstart.ipynb -p scale smoke`")
-    tags, measured, leaves = pandas.DataFrame(heads), pandas.DataFrame(rows), pandas.json_normalize(stated)
-    leaves = leaves.map(lambda value: json.dumps(value) if isinstance(value, list) else value)
-    about = pandas.concat([pandas.DataFrame(origins), leaves], axis=1)
+    tags, measured, about = (pandas.DataFrame(part) for part in (heads, rows, stated))
     clash = sorted({*tags.columns} & {*measured.columns})
     if clash:
         raise ValueError(f"below {root}, runs have tags with names of measurements: {', '.join(clash)}; choose folders without these")
@@ -203,6 +201,15 @@ def _short(described: Any) -> str:
     while isinstance(described, dict):
         described = next((described[key] for key in ("kind", "function", "class") if key in described), "unknown")
     return str(described).rpartition(".")[2]
+
+
+def _leaves(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is not a mapping, by its dotted name, in order. A list is one value, as JSON."""
+    for name, item in value.items():
+        if isinstance(item, dict):
+            yield from _leaves(item, f"{where}{name}.")
+        else:
+            yield f"{where}{name}", json.dumps(item) if isinstance(item, list) else item
 
 
 def _measured(record: store.Json, *, stages: bool = False) -> dict[str, Any]:
