@@ -24,23 +24,22 @@ FIRST = 8  # that pass measures one covered point in 8; the others wait until a 
 REDUCED = 2.0**-7  # relative error of products in TF32 (2**-11) or bfloat16 (2**-8), doubled
 
 
-def kcenter(features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: int, *, block: int = BLOCK) -> Int[Tensor, " n"]:
+def kcenter(features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: int) -> Int[Tensor, " n"]:
     """The n points, i64 [n], that greedy k-center picks: each is the farthest from all points covered so far, in order of choice.
 
     features: [N, D], any float dtype, finite; half precision is widened to float32 block by block. Distance: Euclidean.
     covered: bool [N], True where a point is a centre already; centres are never picked. Equal distances: the lowest index.
-    block: points updated together; changes the speed, never the answer.
     If nothing is covered, the first pick is the point nearest to the mean, which is never an outlier.
 
-    Memory O(N + block * (D + block + BLOCK) + SCAN * (D + BLOCK)) besides the features.
+    Memory O(N + (BLOCK + SCAN) * (D + BLOCK)) besides the features.
     Raises ValueError: covered not bool [N]; n negative or more than the uncovered; features with NaN, infinity or overflowing norms.
     Source: Sener & Savarese 2018, algorithm 1 (greedy, without the mixed-integer refinement).
     """
-    return farthest_first(features, covered, n, block=block)[0]
+    return farthest_first(features, covered, n)[0]
 
 
 def farthest_first(
-    features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: int, *, block: int = BLOCK
+    features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: int
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """The picks of `kcenter`, and the distance of each: the covering radius just before that pick, non-increasing.
 
@@ -49,7 +48,7 @@ def farthest_first(
     _check(features, covered, n)
     # autocast would compute the products in bfloat16, whose error exceeds the slack
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        pairs = list(_picks(features, covered, n, block))
+        pairs = list(_picks(features, covered, n))
     picks, distances = [pick for pick, _ in pairs], [distance for _, distance in pairs]
     dtype = torch.promote_types(features.dtype, torch.float32)
     return torch.tensor(picks, dtype=torch.long, device=features.device), torch.tensor(distances, dtype=dtype, device=features.device)
@@ -91,13 +90,12 @@ class _Search:
     bound: Tensor  # [N] at least the distance to the nearest centre; -inf for centres
     seen: Tensor  # i64 [N] the bound is the exact distance to the nearest of the first `seen` centres; 0: only a bound
     centres: Tensor  # i64 [covered + n] covered points, then picks; filled as they are made
-    block: int
 
     def rows(self, index: Tensor) -> Tensor:
         return self.features[index].to(self.shift.dtype)
 
 
-def _picks(features: Tensor, covered: Tensor, n: int, block: int) -> Iterator[tuple[int, float]]:
+def _picks(features: Tensor, covered: Tensor, n: int) -> Iterator[tuple[int, float]]:
     """The picks with their distances, in order."""
     if n == 0:
         return
@@ -107,7 +105,7 @@ def _picks(features: Tensor, covered: Tensor, n: int, block: int) -> Iterator[tu
         known = _medoid(features)
         yield int(known), torch.inf
     centres = torch.cat([*(known[i::FIRST] for i in range(FIRST)), known.new_empty(n - cold)])
-    search = _scan(features, centres, len(known), block)
+    search = _scan(features, centres, len(known))
     count = len(known)
     while count < len(centres):
         for pick, distance in _round(search, count):
@@ -120,7 +118,7 @@ def _round(search: _Search, count: int) -> Iterator[tuple[int, float]]:
 
     `count` centres are known before the round. Points that are not picked keep a valid bound.
     """
-    near = _largest(search.bound, search.block)
+    near = _largest(search.bound, BLOCK)
     near = near[search.bound[near] > -torch.inf]
     _update(search, near, count)
     others = search.bound.index_fill(0, near, -torch.inf)
@@ -201,7 +199,7 @@ def _largest(bound: Tensor, k: int) -> Tensor:
     return torch.cat([above, equal[: max(k - len(above), 0)]]).sort().values
 
 
-def _scan(features: Tensor, centres: Tensor, known: int, block: int) -> _Search:
+def _scan(features: Tensor, centres: Tensor, known: int) -> _Search:
     """A bound for every point, from one known centre in `FIRST`: the one pass over all features."""
     dtype = torch.promote_types(features.dtype, torch.float32)
     shift = features[:: max(1, len(features) // SCAN)].to(dtype).mean(0)
@@ -219,7 +217,7 @@ def _scan(features: Tensor, centres: Tensor, known: int, block: int) -> _Search:
         raise ValueError(f"distances between features overflow {dtype}: scale the features down")
     bound[centres[:known]] = -torch.inf
     # these bounds contain slack, so `seen` is 0 even for the centres that they come from
-    return _Search(features, shift, bound, torch.zeros_like(bound, dtype=torch.long), centres, block)
+    return _Search(features, shift, bound, torch.zeros_like(bound, dtype=torch.long), centres)
 
 
 def _medoid(features: Tensor) -> Tensor:

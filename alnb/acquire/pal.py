@@ -198,5 +198,6 @@ def _file(query: Query, name: str) -> Path | None:
 
 
 def _delete(query: Query, *names: str) -> None:
-    for name in names if query.folder is not None else ():
-        (query.folder / name).unlink(missing_ok=True)
+    if query.folder is not None:
+        for name in names:
+            (query.folder / name).unlink(missing_ok=True)

@@ -287,11 +287,11 @@ class _Game:
         noise = (self.stream / "noise" / self.state.step).generator(self.device)
         draws = self.vaal.vae_steps + self.vaal.adv_steps - 1
         for draw in range(draws):
-            batches = self.batches(self.state.step * draws + draw)
+            labelled, unlabelled = self.batches(self.state.step * draws + draw)
             if draw < self.vaal.vae_steps:
-                of_vae = self.vae_step(*batches, noise)
+                of_vae = self.vae_step(labelled, unlabelled, noise)
             if draw >= self.vaal.vae_steps - 1:
-                of_discriminator = self.adv_step(*batches)
+                of_discriminator = self.adv_step(labelled, unlabelled)
         return torch.stack((of_vae, of_discriminator))
 
     def batches(self, draw: int) -> list[_Batch]:

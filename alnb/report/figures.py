@@ -12,13 +12,12 @@ from typing import Any
 import numpy
 import seaborn
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from pandas import DataFrame
 from PIL import Image, PngImagePlugin
 
 from alnb import store
-from alnb.report.palette import COLOURS, looks
+from alnb.report.palette import COLOURS, draw_legend, looks
 from alnb.report.stats import Correlation, interval, seeds
 
 LARGE = 300_000  # bytes; a larger PNG is saved in fewer colours
@@ -48,8 +47,7 @@ def draw_curves(frame: DataFrame, title: str, *, target: float | None = None, pu
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     _within_0_and_1(axes[0], "y")
-    handles = [Line2D([], [], label=name.replace("_", " "), markersize=5, **style) for name, style in look.items()]
-    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+    draw_legend(figure, {name.replace("_", " "): {"linestyle": "-", "markersize": 5, **style} for name, style in look.items()})
     figure.suptitle(f"{title}; mean of {seeds(frame)} seeds, 95 % bands", fontsize=11)
     return figure
 
@@ -73,8 +71,7 @@ def _within_0_and_1(axis: Any, side: str) -> None:
 def draw_times(frame: DataFrame, title: str) -> Figure:
     """Mean accuracy against the mean seconds of all cycles until then (query, answers, training, test); a panel for each `arm`.
 
-    The seconds leave out pre-training, and the time of a process that was stopped before it finished a cycle. Lines join the cycles of a
-    strategy. They are means over seeds, of runs that perhaps used different machines.
+    The seconds leave out pre-training, and the time of a process that was stopped before it finished a cycle. Machines may differ.
     """
     arms, look = list(frame["arm"].unique()), looks(frame["strategy"])
     spent = frame.sort_values("cycle").assign(spent=lambda table: table.groupby("run", observed=True)["seconds"].cumsum())
@@ -195,13 +192,9 @@ def save(figure: Figure, path: Path, caption: str, runs: DataFrame | str | None 
         figure.supxlabel(text, x=0.01, ha="left", fontsize=7, color="0.35")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Description": caption})
-    store.write_atomic(path, buffer.getvalue() if buffer.tell() < LARGE else _fewer_colours(buffer.getvalue(), caption))
+    if buffer.tell() >= LARGE:  # thousands of half-transparent points make very many colours: 256 of them need a third of the bytes
+        picture, buffer, info = Image.open(buffer).convert("RGB"), io.BytesIO(), PngImagePlugin.PngInfo()
+        info.add_text("Description", caption)
+        picture.quantize(256).save(buffer, "png", optimize=True, pnginfo=info)
+    store.write_atomic(path, buffer.getvalue())
     return path
-
-
-def _fewer_colours(png: bytes, caption: str) -> bytes:
-    """The picture in 256 colours, a third of the size: thousands of half-transparent points make very many colours."""
-    info, out = PngImagePlugin.PngInfo(), io.BytesIO()
-    info.add_text("Description", caption)
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(out, "png", optimize=True, pnginfo=info)
-    return out.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from openTSNE import TSNE
@@ -28,7 +27,6 @@ def layout(features: Tensor, *, perplexity: float = PERPLEXITY, seed: int = 0, c
     many threads as torch; their number does not change the layout. Memory: O(N (D + perplexity)).
 
     perplexity: about the number of neighbours that stay close to each point.
-
     Raises ValueError for features that are not [N,D] with D > 1, not finite in f32 or all equal, or too few of them for the perplexity.
     Source: van der Maaten and Hinton 2008; Poličar et al. 2024 (openTSNE), with its interpolation in place of the N² forces.
     """
@@ -36,11 +34,8 @@ def layout(features: Tensor, *, perplexity: float = PERPLEXITY, seed: int = 0, c
     _check(features, perplexity)
     settings = {"components": COMPONENTS, "neighbours": NEIGHBOURS, "iterations": [EARLY, LATER]}
     experiment = store.describe({"features": features, "perplexity": perplexity, "seed": seed, **settings})
-
-    def compute(folder: Path) -> dict[str, Any]:
-        return {"layout": _embed(features.float(), perplexity, seed)}
-
-    positions: Tensor = store.cached(cache, "tsne", experiment, torch.device("cpu"), compute)["layout"]
+    result = store.cached(cache, "tsne", experiment, torch.device("cpu"), lambda _: {"layout": _embed(features.float(), perplexity, seed)})
+    positions: Tensor = result["layout"]
     return positions
 
 

@@ -124,11 +124,20 @@ def draw_queries(
         classes: their names; in the legend if there are at most ten.
         iterations: which queries are drawn, at most as many as `SHAPES`; those that a strategy lacks are left out.
     """
-    _check_drawing(layout, targets, queries, classes, iterations)
+    if not queries:
+        raise ValueError("there are no queries to draw: give those of at least one strategy")
+    if layout.ndim != 2 or layout.shape[1] != 2:
+        raise ValueError(f"layout must be positions [N, 2], but is {list(layout.shape)}: see report.layout")
+    if len(iterations) > len(SHAPES) or len(set(iterations)) < len(iterations):
+        raise ValueError(f"iterations are {list(iterations)}: choose at most {len(SHAPES)}, all different")
+    check_targets(targets, len(layout), len(classes))
+    for strategy, by_iteration in queries.items():
+        for k, indices in by_iteration.items():
+            _check_indices(indices, len(layout), f"iteration {k} of {strategy}")
     figure = Figure(figsize=(1.7 + 3.7 * len(queries), 4.4), layout="constrained")
     marker = dict(zip(iterations, SHAPES, strict=False))
-    for axis, (strategy, indices) in zip(figure.subplots(1, len(queries), squeeze=False)[0], queries.items(), strict=True):
-        chosen = [(marker[k], str(k), indices[k].tolist()) for k in iterations if k in indices]
+    for axis, (strategy, by_iteration) in zip(figure.subplots(1, len(queries), squeeze=False)[0], queries.items(), strict=True):
+        chosen = [(marker[k], str(k), by_iteration[k].tolist()) for k in iterations if k in by_iteration]
         _draw_panel(axis, layout.detach().cpu().numpy(), targets.tolist(), chosen)
         axis.set(title=strategy.replace("_", " "), xticks=[], yticks=[])
     looks = {f"iteration {k}": {"marker": shape, "color": "0.6", "markeredgecolor": "black"} for k, shape in marker.items()}
@@ -161,16 +170,3 @@ def _check_indices(indices: Tensor, N: int, name: str = "the query") -> None:
     bad = ((indices < 0) | (indices >= N)).nonzero().flatten()
     if len(bad):
         raise ValueError(f"{name} has {int(indices[bad[0]])} at {int(bad[0])}: indices of {N} images are in [0, {N})")
-
-
-def _check_drawing(layout: Tensor, targets: Tensor, queries: Queries, classes: Sequence[str], iterations: Sequence[int]) -> None:
-    if not queries:
-        raise ValueError("there are no queries to draw: give those of at least one strategy")
-    if layout.ndim != 2 or layout.shape[1] != 2:
-        raise ValueError(f"layout must be positions [N, 2], but is {list(layout.shape)}: see report.layout")
-    if len(iterations) > len(SHAPES) or len(set(iterations)) < len(iterations):
-        raise ValueError(f"iterations are {list(iterations)}: choose at most {len(SHAPES)}, all different")
-    check_targets(targets, len(layout), len(classes))
-    for strategy, by_iteration in queries.items():
-        for k, indices in by_iteration.items():
-            _check_indices(indices, len(layout), f"iteration {k} of {strategy}")

@@ -44,9 +44,7 @@ def find(root: Path | str, **tags: Any) -> list[tuple[store.Run, dict[str, Any]]
 
 def frame(runs: Iterable[TaggedRun]) -> DataFrame:
     """A row for each cycle. Columns: the run's tags, then cycle, n_labelled, each scalar metric, seconds, peak_memory_mb, then `protocol`
-    (a short text), `commit` and `run` (the folder).
-
-    Raises ValueError if there is no record.
+    (a short text), `commit` and `run` (the folder). Raises ValueError if there is no record.
     """
     rows = []
     for run, tags in runs:
@@ -66,7 +64,6 @@ def load(root: Path | str) -> DataFrame:
     `experiment`, the name of the folder above the run; and `run`, its folder. Texts of a run are categorical.
 
     Runs without a finished cycle are left out. Memory: O(rows x columns).
-
     Raises ValueError if there is no finished cycle, or a tag has the name of a measurement.
     """
     heads: list[dict[str, Any]] = []
@@ -98,9 +95,7 @@ def class_counts(where: Path | str | Iterable[TaggedRun]) -> DataFrame:
     """How many labels of each class were asked for: a row for each run, cycle and class, of runs below a folder or from `find`.
 
     Columns: the run's tags, then cycle, class (its number), count (i64; of the answers, right or wrong), then `protocol`, `commit` and
-    `run`. Memory: O(cycles x classes).
-
-    Raises ValueError if there is no finished cycle.
+    `run`. Memory: O(cycles x classes). Raises ValueError if there is no finished cycle.
     """
     tagged = ((run, _tags(run.manifest or {})) for run in runs(where)) if isinstance(where, Path | str) else where
     rows = []

@@ -190,7 +190,6 @@ def bootstrap(first: Float[Tensor, " N"], second: Float[Tensor, " N"], *, resamp
 
     Samples in which one side is constant have no correlation and are left out. Values are sorted once, so that the time is
     O(`resamples` N). Memory: O(`BLOCK` N). Source: Efron 1979.
-
     Raises ValueError for no samples, or no sample with a correlation.
     """
     _check_pairs(first, second, ("first", "second"))
@@ -244,9 +243,7 @@ def reliability(draws: Float[Tensor, "M N"]) -> float:
     """How well the order by the mean over M draws would agree with the order by M other draws, in [-1, 1].
 
     Rho between the means of the even and of the odd draws, corrected to M draws: 2 rho / (1 + rho). A negative rho is returned as it is,
-    since the correction does not apply. If M is odd, the halves have (M + 1) / 2 and (M - 1) / 2 draws.
-
-    Source: Spearman 1910; Brown 1910.
+    since the correction does not apply. If M is odd, the halves have (M + 1) / 2 and (M - 1) / 2 draws. Source: Spearman; Brown 1910.
     """
     if draws.ndim != 2 or len(draws) < 2:
         raise ValueError(f"draws are {list(draws.shape)}, expected [M, N] with M of at least 2: draw more views of each image")
