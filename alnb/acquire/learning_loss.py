@@ -6,6 +6,7 @@ Source: Yoo and Kweon 2019 (Learning loss for active learning), section 3. Detac
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -76,12 +77,9 @@ class LossNet(Net):
 
 
 def _widths(net: Net) -> list[int]:
-    training = net.training
-    net.eval()  # so that batch normalisation does not learn from the probe
+    copied = copy.deepcopy(net).eval()  # so that batch normalisation does not learn from the probe
     with torch.no_grad():
-        widths = [part.shape[1] for part in net.maps(torch.zeros(1, 3, PROBE, PROBE))]
-    net.train(training)
-    return widths
+        return [part.shape[1] for part in copied.maps(torch.zeros(1, 3, PROBE, PROBE))]
 
 
 def loss_net(outputs: int, *, net: Callable[[int], Net], hidden: int = HIDDEN) -> LossNet:

@@ -46,7 +46,7 @@ def draw_curves(frame: DataFrame, title: str, *, target: float | None = None, pu
         axis.set(title=arm, xlabel="labels", ylabel="test accuracy")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-    _within_0_and_1(axes[0], "y")
+    axes[0].set_ylim(numpy.clip(axes[0].get_ylim(), 0, 1))  # a band by Student's t may leave 0 to 1, an accuracy cannot
     draw_legend(figure, {name.replace("_", " "): {"linestyle": "-", "markersize": 5, **style} for name, style in look.items()})
     figure.suptitle(f"{title}; mean of {seeds(frame)} seeds, 95 % bands", fontsize=11)
     return figure
@@ -62,12 +62,6 @@ def draw_published(axis: Any, published: DataFrame, look: Mapping[str, Mapping[s
         axis.plot(row.n_labelled, row.value, label="_published", **style, **look[row.strategy])
 
 
-def _within_0_and_1(axis: Any, side: str) -> None:
-    """Cut the limits of an axis: a band by Student's t may leave 0 to 1, an accuracy cannot."""
-    low, high = getattr(axis, f"get_{side}lim")()
-    axis.set(**{f"{side}lim": (max(0.0, low), min(1.0, high))})
-
-
 def draw_times(frame: DataFrame, title: str) -> Figure:
     """Mean accuracy against the mean seconds of all cycles until then (query, answers, training, test); a panel for each `arm`.
 
@@ -81,7 +75,6 @@ def draw_times(frame: DataFrame, title: str) -> Figure:
     axes = figure.subplots(1, len(arms), sharex=True, sharey=True, squeeze=False)[0]
     for axis, arm in zip(axes, arms, strict=True):
         for name, curve in means.loc[arm].groupby("strategy", observed=True, sort=False):
-            curve = curve.sort_index()
             axis.plot(curve["spent"], curve["accuracy"], markersize=5, label=name, **look[name])
         axis.set(title=arm, xlabel="seconds, pre-training not counted", ylabel="test accuracy")
         if wide_range:
@@ -104,7 +97,7 @@ def draw_areas(summary: DataFrame, title: str) -> Figure:
             axis.errorbar(row.area, y, xerr=spread, linestyle="none", capsize=3, **look[row.strategy])
         axis.set(yticks=range(len(rows)), yticklabels=rows["strategy"], ylim=(len(rows) - 0.5, -0.5))
         axis.set_title(textwrap.fill(setting, 110), fontsize=9, loc="left")
-        _within_0_and_1(axis, "x")
+        axis.set_xlim(numpy.clip(axis.get_xlim(), 0, 1))
         axis.grid(alpha=0.3, axis="x")
     axes[-1].set_xlabel("area under the budget curve (mean accuracy over the budget)")
     figure.suptitle(title, fontsize=11)

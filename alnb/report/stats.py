@@ -140,9 +140,7 @@ def verdict(difference: Difference, tolerance: float = 0.0) -> Verdict:
 def every(verdicts: Iterable[Verdict]) -> Verdict:
     """`HOLDS` if all verdicts hold, `FAILS` if one fails, otherwise `OPEN`."""
     values = set(verdicts)
-    if FAILS in values:
-        return FAILS
-    return HOLDS if values == {HOLDS} else OPEN
+    return FAILS if FAILS in values else HOLDS if values == {HOLDS} else OPEN
 
 
 def paired_t(differences: Iterable[float]) -> float:
@@ -176,11 +174,11 @@ def friedman(table: DataFrame) -> float:
     return float(scipy.stats.friedmanchisquare(*(table[name] for name in table)).pvalue)
 
 
-# The functions below raise ValueError for sides of different lengths, fewer than two values, NaN, or values that are all equal.
-
-
 def spearman(first: Float[Tensor, " N"], second: Float[Tensor, " N"], names: tuple[str, str] = ("first", "second")) -> float:
-    """Spearman's rho in [-1, 1]. Equal values share the mean of their ranks. Errors call the two sides by `names`."""
+    """Spearman's rho in [-1, 1]. Equal values share the mean of their ranks.
+
+    It raises ValueError, as the functions below, for sides of different lengths, fewer than two values, NaN, or values that are all equal.
+    """
     _check_pairs(first, second, names)
     return float(scipy.stats.spearmanr(first.double().cpu().numpy(), second.double().cpu().numpy()).statistic)
 
