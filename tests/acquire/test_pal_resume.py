@@ -26,8 +26,7 @@ TINY = PAL(
 batches = pytest.fixture(queries.batches_of)
 
 EAGER = replace(TINY, recipe=replace(TINY.recipe, checkpoint_seconds=0), tuning=replace(TINY.tuning, checkpoint_seconds=0))
-# There are 3 updates of the training, and 2 and 4 of the tunings on 4 and on 8 images.
-SCORED = 2  # batches of all images: one for the fingerprint in the checkpoint, one for the scores
+SCORED = 1  # batch that scores all candidates; there are 3 updates of the training, and 2 and 4 of the tunings on 4 and on 8 images
 
 
 @cache
@@ -62,13 +61,13 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 )
 def test_an_interrupted_one_continues(at: int, left: int, eager: list[int], batches: list[list[int]], tmp_path: Path) -> None:
     assert len(undisturbed()) == 10
-    batches.clear()
     eager[0] = at
+    query = replace(query_of(10), folder=tmp_path)
     with pytest.raises(stop.TimeIsUp):
-        EAGER(replace(query_of(10), folder=tmp_path))
+        EAGER(query)
     assert list(tmp_path.iterdir())
-    batches.clear()
-    assert torch.equal(undisturbed(), EAGER(replace(query_of(10), folder=tmp_path)))
+    batches.clear()  # the fingerprint of the images, which reads them, is known by now
+    assert torch.equal(undisturbed(), EAGER(query))
     assert len(batches) == left and not list(tmp_path.iterdir())
 
 

@@ -69,7 +69,7 @@ def naive_side(length: int) -> int:
 
 def game_of(vaal: VAAL, pool: Pool, ranks: Tensor | None = None) -> _Game:
     """A game on the pool, conditioned on `ranks` [N] unless they are None."""
-    conditioning = None if ranks is None else Conditioning(ranks[pool.labelled][:, None], ranks[pool.unlabelled][:, None], "")
+    conditioning = None if ranks is None else Conditioning(ranks[torch.cat([pool.labelled, pool.unlabelled])][:, None], "")
     return _Game(vaal, pool.images, (pool.labelled, pool.unlabelled), STREAM, None, conditioning)
 
 
