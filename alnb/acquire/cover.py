@@ -24,39 +24,34 @@ FIRST = 8  # that pass measures one covered point in 8; the others wait until a 
 REDUCED = 2.0**-7  # relative error of products in TF32 (2**-11) or bfloat16 (2**-8), doubled
 
 
-def kcenter(features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: int, *, block: int = BLOCK) -> Int[Tensor, " n"]:
+def kcenter(features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: int) -> Int[Tensor, " n"]:
     """The n points, i64 [n], that greedy k-center picks: each is the farthest from all points covered so far, in order of choice.
 
     features: [N, D], any float dtype, finite; half precision is widened to float32 block by block. Distance: Euclidean.
     covered: bool [N], True where a point is a centre already; centres are never picked. Equal distances: the lowest index.
-    block: points updated together; changes the speed, never the answer.
-    If nothing is covered, the first pick is the point nearest to the mean: it needs no random number, does not depend on the order of the
-    images, and is never an outlier. google/active-learning picks index 0, because it never reaches its random branch.
+    If nothing is covered, the first pick is the point nearest to the mean, which is never an outlier.
 
-    Returns global indices. Memory O(N + block * (D + block + BLOCK) + SCAN * (D + BLOCK)) besides the features.
+    Memory O(N + (BLOCK + SCAN) * (D + BLOCK)) besides the features.
     Raises ValueError: covered not bool [N]; n negative or more than the uncovered; features with NaN, infinity or overflowing norms.
     Source: Sener & Savarese 2018, algorithm 1 (greedy, without the mixed-integer refinement).
     """
-    return farthest_first(features, covered, n, block=block)[0]
+    return farthest_first(features, covered, n)[0]
 
 
 def farthest_first(
-    features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: int, *, block: int = BLOCK
+    features: Shaped[Tensor, "N D"], covered: Shaped[Tensor, "..."], n: int
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """The picks of `kcenter`, and the distance of each: the covering radius just before that pick, non-increasing.
 
-    Arguments, errors and memory as for `kcenter`; the first distance of a cold start is infinity.
+    Where nothing is covered, the first distance is infinity.
     """
     _check(features, covered, n)
     # autocast would compute the products in bfloat16, whose error exceeds the slack
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        picks, distances = [], []
-        for pick, distance in _picks(features, covered, n, block):
-            picks.append(pick)
-            distances.append(distance)
-        return torch.tensor(picks, device=features.device, dtype=torch.long), torch.tensor(
-            distances, device=features.device, dtype=torch.promote_types(features.dtype, torch.float32)
-        )
+        pairs = list(_picks(features, covered, n))
+    picks, distances = [pick for pick, _ in pairs], [distance for _, distance in pairs]
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return torch.tensor(picks, dtype=torch.long, device=features.device), torch.tensor(distances, dtype=dtype, device=features.device)
 
 
 def typical(features: Float[Tensor, "N D"], n: int, seed: int = 0) -> Int[Tensor, " n"]:
@@ -95,13 +90,12 @@ class _Search:
     bound: Tensor  # [N] at least the distance to the nearest centre; -inf for centres
     seen: Tensor  # i64 [N] the bound is the exact distance to the nearest of the first `seen` centres; 0: only a bound
     centres: Tensor  # i64 [covered + n] covered points, then picks; filled as they are made
-    block: int
 
     def rows(self, index: Tensor) -> Tensor:
         return self.features[index].to(self.shift.dtype)
 
 
-def _picks(features: Tensor, covered: Tensor, n: int, block: int) -> Iterator[tuple[int, float]]:
+def _picks(features: Tensor, covered: Tensor, n: int) -> Iterator[tuple[int, float]]:
     """The picks with their distances, in order."""
     if n == 0:
         return
@@ -111,7 +105,7 @@ def _picks(features: Tensor, covered: Tensor, n: int, block: int) -> Iterator[tu
         known = _medoid(features)
         yield int(known), torch.inf
     centres = torch.cat([*(known[i::FIRST] for i in range(FIRST)), known.new_empty(n - cold)])
-    search = _scan(features, centres, len(known), block)
+    search = _scan(features, centres, len(known))
     count = len(known)
     while count < len(centres):
         for pick, distance in _round(search, count):
@@ -124,7 +118,7 @@ def _round(search: _Search, count: int) -> Iterator[tuple[int, float]]:
 
     `count` centres are known before the round. Points that are not picked keep a valid bound.
     """
-    near = _largest(search.bound, search.block)
+    near = _largest(search.bound, BLOCK)
     near = near[search.bound[near] > -torch.inf]
     _update(search, near, count)
     others = search.bound.index_fill(0, near, -torch.inf)
@@ -205,7 +199,7 @@ def _largest(bound: Tensor, k: int) -> Tensor:
     return torch.cat([above, equal[: max(k - len(above), 0)]]).sort().values
 
 
-def _scan(features: Tensor, centres: Tensor, known: int, block: int) -> _Search:
+def _scan(features: Tensor, centres: Tensor, known: int) -> _Search:
     """A bound for every point, from one known centre in `FIRST`: the one pass over all features."""
     dtype = torch.promote_types(features.dtype, torch.float32)
     shift = features[:: max(1, len(features) // SCAN)].to(dtype).mean(0)
@@ -218,10 +212,12 @@ def _scan(features: Tensor, centres: Tensor, known: int, block: int) -> _Search:
             square, slack = _squares(rows, features[part].to(dtype) - shift)
             nearest = torch.minimum(nearest, square.amin(1) + slack[:, 0])
         bound[start : start + SCAN] = nearest.clamp_(min=0).sqrt_()
-    _check_finite(features, bound)
+    if not bound.isfinite().all():  # one bad row may have spoilt all bounds
+        check_norms(torch.cat([torch.linalg.vector_norm(rows.to(dtype), dim=1) for rows in features.split(SCAN)]))
+        raise ValueError(f"distances between features overflow {dtype}: scale the features down")
     bound[centres[:known]] = -torch.inf
     # these bounds contain slack, so `seen` is 0 even for the centres that they come from
-    return _Search(features, shift, bound, torch.zeros_like(bound, dtype=torch.long), centres, block)
+    return _Search(features, shift, bound, torch.zeros_like(bound, dtype=torch.long), centres)
 
 
 def _medoid(features: Tensor) -> Tensor:
@@ -232,9 +228,22 @@ def _medoid(features: Tensor) -> Tensor:
     return torch.cat([_distance(rows.to(dtype), mean) for rows in features.split(SCAN)]).argmin()[None]
 
 
-def _check(features: Tensor, covered: Tensor, n: int) -> None:
+def check_features(features: Tensor) -> None:
+    """Raises ValueError if features are not float [N, D]."""
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(f"features must be float [N, D], but are {features.dtype} {list(features.shape)}: pool or flatten them first")
+
+
+def check_norms(norms: Tensor) -> None:
+    """Raises ValueError if the square of a norm [N] of features is not finite."""
+    bad = (~norms.square().isfinite()).nonzero().flatten()
+    if len(bad):
+        where = f"features[{int(bad[0])}] ({len(bad)} such rows)"
+        raise ValueError(f"{where} holds NaN, infinity or values too large to be squared in {norms.dtype}: look at the net, or scale down")
+
+
+def _check(features: Tensor, covered: Tensor, n: int) -> None:
+    check_features(features)
     if covered.dtype != torch.bool or covered.shape != features.shape[:1]:
         raise ValueError(
             f"covered must be bool [{len(features)}], True where a point is covered, but is {covered.dtype} {list(covered.shape)}: "
@@ -243,17 +252,3 @@ def _check(features: Tensor, covered: Tensor, n: int) -> None:
     free = len(covered) - int(covered.sum())
     if not 0 <= n <= free:
         raise ValueError(f"n = {n} points were asked for, but {free} of {len(covered)} are not covered yet: choose n in [0, {free}]")
-
-
-def _check_finite(features: Tensor, bound: Tensor) -> None:
-    """Raises: ValueError where a bound is not finite. Only then it looks for the first bad row, which may have spoilt all bounds."""
-    if bound.isfinite().all():
-        return
-    for start, rows in zip(range(0, len(features), SCAN), features.split(SCAN), strict=True):
-        good = torch.linalg.vector_norm(rows.to(bound.dtype), dim=1).square().isfinite()
-        if not good.all():
-            raise ValueError(
-                f"features[{start + int((~good).long().argmax())}] holds NaN, infinity or values too large to be squared in {bound.dtype}: "
-                "look at the net that made them (a diverged loss, half-precision overflow) or scale them down"
-            )
-    raise ValueError(f"distances between features overflow {bound.dtype}: scale the features down")

@@ -18,16 +18,13 @@ from torch.nn import functional
 
 from alnb.acquire import cover, scores
 from alnb.acquire.query import Query
+from alnb.acquire.scopes import check_both
 from alnb.learn.checkpoint import NonFiniteLoss
 from alnb.store.checks import at_least, within
 from alnb.store.streams import Stream
 
-ROWS = 4096  # nodes whose outer products are summed together: fixed, so that the last bits do not depend on the machine
 ZERO = 1e-12  # a row of features no longer than this counts as zeros, as in `torch.nn.functional.normalize`
 ALONE = 1e-3  # smallest sum of a node's cosines to divide by: below it, fewer than three digits of float32 are left
-
-
-# ---- the graph -----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Graph:
     that shares nothing with any other, such as one without features, stands alone: its column of A is that of I. (Its d is 0, where the
     formula is undefined. For a row of zeros the formula would give 2 where A is 1 here.)
 
-    Memory: O(N D), and O(D^2) in `smoothed`. Source: Caramalau et al. 2021; the authors' code forms A.
+    Memory: O(N D). Source: Caramalau et al. 2021; the authors' code forms A.
     """
 
     x: Tensor  # float [N,D], rows of length 1, or 0
@@ -49,50 +46,29 @@ class Graph:
     def of(cls, features: Tensor) -> Graph:
         """The graph of features float [N,D], which do not change. Half precision is widened to float32.
 
-        Raises:
-            ValueError: features are not float [N,D]; a row is not finite, or too long to be measured; a node's cosines sum to 0 or less,
-                which only negative features can cause.
+        Raises ValueError if features are not float [N,D], a row is not finite or too long to be measured, or a node's cosines sum to 0 or
+        less, which only negative features can cause.
         """
-        if features.ndim != 2 or not features.is_floating_point():
-            raise ValueError(f"features must be float [N, D], but are {features.dtype} {list(features.shape)}: pool or flatten them first")
+        cover.check_features(features)
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
         length = torch.linalg.vector_norm(wide, dim=1)
-        if not bool(length.isfinite().all()):
-            raise ValueError(
-                f"features[{int((~length.isfinite()).long().argmax())}] holds NaN, infinity or values too large to be squared in "
-                f"{wide.dtype}: look at the net that made them, or scale them down"
-            )
+        cover.check_norms(length)
         x = wide * torch.where(length > ZERO, 1 / length, 0)[:, None]
         itself = torch.linalg.vector_norm(x, dim=1).square_()
         total = x @ x.sum(dim=0) - itself
         joined = total >= ALONE
-        _check_sums(features, joined | (length <= ZERO), total)
+        bad = ((~joined) & (length > ZERO)).nonzero().flatten()
+        if len(bad) and bool((features < 0).any()):
+            raise ValueError(
+                f"features[{int(bad[0])}] has cosines that add up to {float(total[bad[0]]):.3g} over all other nodes, and the graph "
+                "divides by that sum: take features that are not negative, as behind a ReLU, or another strategy, such as kcenter"
+            )
         scale = torch.where(joined, 1 / total, 0)
         return cls(x, scale, 1 - itself * scale)
 
     def product(self, v: Tensor) -> Tensor:
         """A v [N,K] of v float [N,K]."""
-        return torch.addcmul(self.x @ (self.x.T @ (v * self.scale[:, None])), self.diagonal[:, None], v)
-
-    def smoothed(self) -> Tensor:
-        """A x [N,D]: `product` of the graph's own features, without a third matrix of their size."""
-        inner = self.x.new_zeros(self.x.shape[1], self.x.shape[1])
-        for rows, scale in zip(self.x.split(ROWS), self.scale[:, None].split(ROWS), strict=True):
-            inner.addmm_(rows.T, rows * scale)
-        return (self.x @ inner).addcmul_(self.diagonal[:, None], self.x)
-
-
-def _check_sums(features: Tensor, good: Tensor, total: Tensor) -> None:
-    if bool(good.all()) or not bool((features < 0).any()):
-        return
-    node = int((~good).long().argmax())
-    raise ValueError(
-        f"features[{node}] has cosines that add up to {float(total[node]):.3g} over all other nodes, and the graph divides by that sum: "
-        "take features that are not negative, as behind a ReLU, or another strategy, such as kcenter"
-    )
-
-
-# ---- the net and its training --------------------------------------------------------------------------------------------------
+        return (self.x @ (self.x.T @ (v * self.scale[:, None]))).addcmul_(self.diagonal[:, None], v)
 
 
 class GCN(nn.Module):
@@ -141,7 +117,7 @@ class Training:
     steps: int = 200  # each over all nodes
 
     def __post_init__(self) -> None:
-        """Raises: ValueError, which names the field, its value and what it may be."""
+        """Raises ValueError, which names the field, its value and what it may be."""
         for name in ("hidden", "steps"):
             at_least(f"Training.{name}", getattr(self, name), 1)
         for name in ("unlabelled", "lr"):
@@ -154,11 +130,9 @@ def learn(graph: Graph, labelled: int, training: Training, stream: Stream) -> tu
     """Train a fresh net; return its first layer [N,hidden] and the logits [N] of being labelled, in evaluation mode.
 
     The first `labelled` nodes are the labelled ones. There is no checkpoint: a training takes seconds.
-
-    Raises:
-        NonFiniteLoss: the message names the step.
+    Raises NonFiniteLoss, which names the step.
     """
-    smoothed = graph.smoothed()
+    smoothed = graph.product(graph.x)
     with (stream / "init").scope():
         net = GCN(smoothed.shape[1], training.hidden)
     net = net.to(smoothed)  # device and dtype
@@ -199,7 +173,28 @@ def _check_finite(losses: Tensor, sums: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class CoreGCN:
+class _Learned:
+    """A strategy on what the graph net learned of each node."""
+
+    training: Training = Training()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where `training` is not a `Training`."""
+        if not isinstance(self.training, Training):
+            raise ValueError(f"{type(self).__name__}.training is {self.training!r}: it must be a Training, such as Training(steps=200)")
+
+    def learned(self, query: Query) -> tuple[Tensor, int, Tensor, Tensor]:
+        """Global indices i64 [N] of the nodes, first the images that were asked for; the number of those; `learn` of the nodes."""
+        name, asked, candidates = type(self).__name__, query.pool.asked, query.candidates
+        check_both(name, asked, candidates)
+        rows, features = torch.cat([asked, candidates]), query.features
+        check_memory(name, len(rows), features, self.training.hidden)
+        hidden, logits = learn(Graph.of(features[rows.to(features.device)]), len(asked), self.training, query.stream / "gcn")
+        return rows, len(asked), hidden, logits
+
+
+@dataclass(frozen=True)
+class CoreGCN(_Learned):
     """Greedy k-center over the graph net's first layer; the images that were asked for are covered.
 
     The nodes are all images that were asked for, answered or not, and all candidates. The authors draw 10,000 candidates at random
@@ -211,65 +206,39 @@ class CoreGCN:
     Source: Caramalau et al. 2021 (CoreGCN).
     """
 
-    training: Training = Training()
-
-    def __post_init__(self) -> None:
-        """Raises: ValueError where `training` is not a `Training`."""
-        _check_training("CoreGCN", self.training)
-
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [n], in order of choice.
 
         Raises:
-            ValueError: nothing is labelled, there are no candidates, or the features make no graph, as in `Graph.of`.
+            ValueError: nothing is labelled, there are no candidates, or the features make no graph.
             MemoryError: the graph does not fit.
-            NonFiniteLoss: the message names the step.
+            NonFiniteLoss: as `learn`.
         """
-        rows, asked, hidden, _ = _learned("CoreGCN", query, self.training)
+        rows, asked, hidden, _ = self.learned(query)
         covered = torch.arange(len(rows), device=hidden.device) < asked
         return rows[cover.kcenter(hidden, covered, query.n).cpu()]
 
 
 @dataclass(frozen=True)
-class UncertainGCN:
+class UncertainGCN(_Learned):
     """Queries the candidates whose probability of being labelled, by the graph net, is nearest to `margin`, nearest first.
 
     Nodes and memory as in `CoreGCN`. Source: Caramalau et al. 2021 (UncertainGCN), with the margin of the authors' code.
     """
 
-    training: Training = Training()
     margin: float = 0.1  # a probability
 
     def __post_init__(self) -> None:
-        """Raises: ValueError where `training` is not a `Training`, or the margin not a probability."""
-        _check_training("UncertainGCN", self.training)
+        """Raises ValueError where `training` is not a `Training`, or the margin not a probability."""
+        super().__post_init__()
         if not 0 <= self.margin <= 1:
             raise ValueError(f"UncertainGCN.margin is {self.margin}: it must be a probability, in [0, 1]")
 
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [n]. Raises: as `CoreGCN`."""
-        _, asked, _, logits = _learned("UncertainGCN", query, self.training)
+        _, asked, _, logits = self.learned(query)
         s = logits[asked:].cpu().double().sigmoid()  # in float32 those close to 0 would tie
         return query.candidates[scores.top(-(s - self.margin).abs(), query.n)]
-
-
-def _check_training(name: str, training: object) -> None:
-    if not isinstance(training, Training):
-        raise ValueError(f"{name}.training is {training!r}: it must be a Training, such as Training(steps=200)")
-
-
-def _learned(name: str, query: Query, training: Training) -> tuple[Tensor, int, Tensor, Tensor]:
-    """Global indices i64 [N] of the nodes, first the images that were asked for; the number of those; `learn` of the nodes."""
-    asked = query.pool.asked
-    if not len(asked) or not len(query.candidates):
-        raise ValueError(
-            f"{name} compares labelled with unlabelled images, but there are {len(asked)} labelled images and {len(query.candidates)} "
-            "candidates: choose the first images with another strategy, such as random"
-        )
-    rows, features = torch.cat([asked, query.candidates]), query.features
-    check_memory(name, len(rows), features, training.hidden)
-    hidden, logits = learn(Graph.of(features[rows.to(features.device)]), len(asked), training, query.stream / "gcn")
-    return rows, len(asked), hidden, logits
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Source: Yoo and Kweon 2019 (Learning loss for active learning), section 3. Detac
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -26,9 +27,6 @@ DETACH = 121 / 200  # the module's gradient reaches the trunk in epochs 0 to 120
 
 Pairs = Callable[[Tensor, Tensor], Tensor]
 """(predicted [B], true losses [B]) -> loss [B/2] of the pairs (i, B-1-i)."""
-
-
-# ---- the net -------------------------------------------------------------------------------------------------------------------
 
 
 class LossModule(nn.Module):
@@ -52,11 +50,7 @@ class LossNet(Net):
     """A plain net with a `LossModule`. As a classifier it equals the plain net."""
 
     def __init__(self, plain: Net, hidden: int = HIDDEN) -> None:
-        """Take the trunk and the head of `plain`.
-
-        Raises:
-            ValueError: `plain` has no stages, or is not a plain `Net`.
-        """
+        """Take the trunk and the head of `plain`. Raises ValueError if that has no stages, or is not a plain `Net`."""
         if type(plain) is not Net or not plain.trunk:
             raise ValueError(
                 f"a loss module needs the stages of a plain Net, but this is a {type(plain).__name__} with {len(plain.trunk)} stages: "
@@ -83,29 +77,20 @@ class LossNet(Net):
 
 
 def _widths(net: Net) -> list[int]:
-    training = net.training
-    net.eval()  # so that batch normalisation does not learn from the probe
+    copied = copy.deepcopy(net).eval()  # so that batch normalisation does not learn from the probe
     with torch.no_grad():
-        widths = [part.shape[1] for part in net.maps(torch.zeros(1, 3, PROBE, PROBE))]
-    net.train(training)
-    return widths
+        return [part.shape[1] for part in copied.maps(torch.zeros(1, 3, PROBE, PROBE))]
 
 
 def loss_net(outputs: int, *, net: Callable[[int], Net], hidden: int = HIDDEN) -> LossNet:
-    """`net` with a loss module. The weights of `net` are drawn first, so that with equal seeds they equal those of the plain net."""
+    """`net` with a loss module. The weights of `net` are drawn first, and so equal those of the plain net with the same seed."""
     return LossNet(net(outputs), hidden)
-
-
-# ---- the losses ----------------------------------------------------------------------------------------------------------------
 
 
 def hinge_pairs(predicted: Tensor, losses: Tensor, margin: float = 1.0) -> Tensor:
     """The hinge loss [B/2] of each pair: max(0, margin - s (p_i - p_j)).
 
-    s is 1 where loss i is larger, else -1; ties count as -1. Source: Yoo and Kweon 2019, equation 2.
-
-    Raises:
-        ValueError: B is odd.
+    s is 1 where loss i is larger, else -1; ties count as -1. Source: Yoo and Kweon 2019, equation 2. Raises ValueError if B is odd.
     """
     gaps, larger = _gaps(predicted, losses)
     return (margin - torch.where(larger, gaps, -gaps)).clamp(min=0)
@@ -114,10 +99,7 @@ def hinge_pairs(predicted: Tensor, losses: Tensor, margin: float = 1.0) -> Tenso
 def ranking_pairs(predicted: Tensor, losses: Tensor) -> Tensor:
     """The binary cross-entropy [B/2] of each pair, in nats: sigmoid(p_i - p_j) predicts that loss i is larger.
 
-    Source: Kim et al. 2021 (TA-VAAL); Burges et al. 2005.
-
-    Raises:
-        ValueError: B is odd.
+    Source: Kim et al. 2021 (TA-VAAL); Burges et al. 2005. Raises ValueError if B is odd.
     """
     gaps, larger = _gaps(predicted, losses)
     return functional.binary_cross_entropy_with_logits(gaps, larger.float(), reduction="none")
@@ -141,18 +123,12 @@ def _remedy(size: int) -> str:
 def total_loss(net: Net, x: Tensor, y: Tensor, *, weight: float, pairs: Pairs, detached: bool) -> Tensor:
     """Loss [B] of images [B,3,H,W] with labels i64 [B]: the cross-entropy of the image plus `weight` times the loss of its pair.
 
-    Its mean is the mean cross-entropy plus `weight` times the mean over pairs.
-
-    Raises:
-        ValueError: B is odd, or the net has no loss module.
+    Its mean is the mean cross-entropy plus `weight` times the mean over pairs. Raises ValueError if B is odd.
     """
     logits, predicted = with_module(net).both(x, detached=detached)
     losses = functional.cross_entropy(logits.float(), y, reduction="none")
     pair_losses = pairs(predicted, losses)
     return losses + weight * torch.cat([pair_losses, pair_losses.flip(0)])
-
-
-# ---- the learner ---------------------------------------------------------------------------------------------------------------
 
 
 def learner(
@@ -162,7 +138,6 @@ def learner(
 
     Detached from the start (`detach` 0) the module changes nothing: on the CPU, trunk and head equal those of `base` bit for bit.
     Call `check` before a run to be sure that all batches will be even.
-
     Differs from the paper: one optimiser, with the recipe's rate, trains both. The public re-implementations use two with equal rates.
 
     Args:
@@ -171,8 +146,8 @@ def learner(
         margin: between the two predictions of a pair; unused if `ranking`.
         ranking: learn the order by TA-VAAL's cross-entropy instead of the hinge.
         hidden: width of each stage's layer.
-    Raises:
-        ValueError: a number is out of range, or `base` has its own loss; the message names the argument and what it may be.
+
+    Raises ValueError if a number is out of range, or `base` has its own loss.
     """
     if not 0 <= detach <= 1:
         raise ValueError(f"learning_loss.learner: detach is {detach}: it must be in [0, 1], a share of the training")
@@ -188,26 +163,15 @@ def learner(
 
 
 def check(recipe: Recipe, sizes: Iterable[int]) -> None:
-    """Check that all batches are even for each of `sizes`, numbers of labelled images. A batch is never larger than that number.
-
-    Raises:
-        ValueError: the message names the first size whose batches are odd, and the remedy.
-    """
+    """Raises ValueError if batches are odd for one of `sizes`, numbers of labelled images. A batch is never larger than that number."""
     for n in sizes:
         batch = min(recipe.batch, n)
         if batch % 2:
             raise ValueError(f"Recipe.batch is {recipe.batch}: with {n} labelled images a batch of {batch} {_remedy(batch)}")
 
 
-# ---- the strategy --------------------------------------------------------------------------------------------------------------
-
-
 def learning_loss(query: Query) -> Tensor:
-    """Candidates with the largest predicted loss. Source: Yoo and Kweon 2019, section 3.1.
-
-    Raises:
-        ValueError: there is no net yet, or it has no loss module.
-    """
+    """Candidates with the largest predicted loss. Source: Yoo and Kweon 2019, section 3.1. Raises: as `with_module`."""
     net = with_module(query.trained)
     return query.candidates[scores.top(predict(net.predicted_loss, query.pool.images, query.candidates).cpu(), query.n)]
 

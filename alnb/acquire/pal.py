@@ -35,9 +35,6 @@ RECIPE = Recipe(
 )
 
 
-# ---- the score -----------------------------------------------------------------------------------------------------------------
-
-
 def rotation_term(log_probs: Float[Tensor, "N 4 4"]) -> Float[Tensor, " N"]:
     """Minus the sum of the probabilities of the right angle over the four views, in [-4, 0]; LARGE means badly recognised.
 
@@ -52,9 +49,6 @@ def divergence_term(log_probs: Float[Tensor, "N C"]) -> Float[Tensor, " N"]:
     KL(U || p) = -log C - mean(log p). It has no lower bound: a probability of exactly 0 gives -inf, but no finite logits do.
     """
     return (math.log(log_probs.shape[1]) + log_probs.mean(1)) / math.log(2)
-
-
-# ---- the scoring net -----------------------------------------------------------------------------------------------------------
 
 
 def both_losses(net: Net, x: Tensor, y: Tensor) -> Tensor:
@@ -77,9 +71,6 @@ def predictions(net: Net) -> Callable[[Tensor], Tensor]:
     return function
 
 
-# ---- the strategy --------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class PAL:
     """Queries the images whose rotation and class a separate scoring net predicts worst.
@@ -91,8 +82,7 @@ class PAL:
     Differs from the authors' code: the scoring net is our ResNet-18, because torchvision's stem for ImageNet leaves one pixel of 32x32;
     and the last epoch is taken, not the best one on a validation set, which would cost labels.
 
-    Memory: four times the scoring net's weights (the net, its copy, gradients and momentum), 4 (16 + C) bytes per candidate, and one
-    forward pass of `train.CHUNK` images.
+    Memory: four times the scoring net's weights, 4 (16 + C) bytes per candidate, and one forward pass of `train.CHUNK` images.
     """
 
     net: Callable[[int], Net] = resnet18  # the scoring net, from the number of its outputs
@@ -105,7 +95,7 @@ class PAL:
     augmented_scores: bool = False  # a defect of the authors' code: scores are of augmented views, and depend on the image's chunk
 
     def __post_init__(self) -> None:
-        """Raises: ValueError, which names the field, its value and what it may be."""
+        """Raises ValueError, which names the field, its value and what it may be."""
         at_least("PAL.part", self.part, 1)
         for name in ("rotation", "divergence", "diversity"):
             within(f"PAL.{name}", getattr(self, name), 0)
@@ -127,17 +117,14 @@ class PAL:
             NonFiniteLoss, stop.TimeIsUp: as `train.fit`.
             store.Corrupted: a file in `query.folder` is damaged, or belongs to another query.
         """
-        _check(query)
-        images, labelled = pixels(query.pool.images), query.pool.labelled
+        images, labelled, stream = pixels(query.pool.images), query.pool.labelled, query.stream / "pal"
         classes, labels = query.pool.labels[labelled].unique(return_inverse=True)
-        stream = query.stream / "pal"
+        _check(query, len(classes))
         net = self.build(len(classes), stream, query.net, images.device)
         learner = Learner(self.net, self.recipe, both_losses)
         train.fit(net, images, labelled, labels, learner, stream, checkpoint=_file(query, TRAINED))
         chosen = self.choose(net, query, stream)
-        if query.folder is not None:
-            for name in (TUNED, CHOSEN, TRAINED):
-                (query.folder / name).unlink(missing_ok=True)
+        _delete(query, TUNED, CHOSEN, TRAINED)
         return chosen
 
     def build(self, classes: int, stream: Stream, like: Net | None, device: torch.device) -> Net:
@@ -164,8 +151,7 @@ class PAL:
                 tuned = self.tuned(net, query, chosen, stream)
                 total = total + self.diversity * self.terms(tuned, query, rows, stream, len(chosen))[0]
             chosen = torch.cat([chosen, rows[scores.top(total, min(self.part, query.n - len(chosen)))]])
-            if query.folder is not None:
-                (query.folder / TUNED).unlink(missing_ok=True)  # before the write: its net saw fewer images, so it would be refused
+            _delete(query, TUNED)  # before the write: its net saw fewer images, so it would be refused
             checkpoint.write(path, identity, {"chosen": chosen})
         return chosen
 
@@ -193,15 +179,14 @@ class PAL:
         return copied
 
 
-def _check(query: Query) -> None:
+def _check(query: Query, classes: int) -> None:
     """Raises: ValueError where PAL cannot choose, before anything is trained."""
     height, width = pixels(query.pool.images).shape[-2:]
     if height != width:
         raise ValueError(f"PAL: images of {height}x{width} pixels cannot be turned by 90 degrees: resize them to a square")
-    labels = query.pool.labels[query.pool.labelled]
-    if len(labels.unique()) < 2:
+    if classes < 2:
         raise ValueError(
-            f"PAL needs labels of two classes, but has {len(labels)} labels, of {len(labels.unique())} classes: choose the first images "
+            f"PAL needs labels of two classes, but has {len(query.pool.labelled)} labels, of {classes} classes: choose the first images "
             "with another strategy, such as random"
         )
     if query.n > len(query.candidates):
@@ -210,3 +195,9 @@ def _check(query: Query) -> None:
 
 def _file(query: Query, name: str) -> Path | None:
     return None if query.folder is None else query.folder / name
+
+
+def _delete(query: Query, *names: str) -> None:
+    if query.folder is not None:
+        for name in names:
+            (query.folder / name).unlink(missing_ok=True)

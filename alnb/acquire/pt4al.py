@@ -27,18 +27,12 @@ KEYS = ("float", "text", "random")
 ORDERS = ("high_first", "low_first")
 
 
-# ---- batches -------------------------------------------------------------------------------------------------------------------
-
-
 def ranking(losses: Float[Tensor, " N"], *, key: str = "float", order: str = "high_first", seed: int = 0) -> Int[Tensor, " N"]:
     """All images by their losses; equal ones by index.
 
     Args:
         key: "float" compares numbers. "text" compares their decimal texts, as the authors' code does: losses below 1e-4 are written
             with an exponent, as 9.9e-05, and come out among the largest. "random" ignores the losses: it shuffles by `seed`.
-        order: "high_first" or "low_first".
-    Returns:
-        Global indices, on the CPU.
     Raises:
         ValueError: a loss is not finite, all are equal, so that they order nothing, or `key` or `order` is unknown.
     Source: Yi et al. 2022, section 3.2; the authors' make_batches.py.
@@ -59,8 +53,7 @@ def ranking(losses: Float[Tensor, " N"], *, key: str = "float", order: str = "hi
 def batch(ranked: Int[Tensor, " N"], batches: int, number: int) -> Int[Tensor, " M"]:
     """Part `number`, from 0, of `ranked` cut into `batches` of equal size. If N is not divisible, the first ones have one image more.
 
-    Raises:
-        ValueError: there is no such batch, or there are fewer images than batches.
+    Raises ValueError if there is no such batch, or there are fewer images than batches.
     """
     if not 1 <= batches <= len(ranked):
         raise ValueError(f"{len(ranked)} images cannot be cut into {batches} batches: choose from 1 to {len(ranked)}")
@@ -88,16 +81,15 @@ class LossBatch:
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
         at_least("LossBatch.batches", self.batches, 1)
-        if type(self.first) is not int or not 0 <= self.first < self.batches:
-            raise ValueError(f"LossBatch.first is {self.first!r}: it must be the number of a batch, from 0 to {self.batches - 1}")
+        at_least("LossBatch.first", self.first, 0)
+        one_of("LossBatch.first", self.first, range(self.batches))
         one_of("LossBatch.key", self.key, KEYS)
         one_of("LossBatch.order", self.order, ORDERS)
 
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [M], some of the query's candidates.
 
-        Raises:
-            ValueError: there are no losses, they order nothing, there are more cycles than batches, or a query is larger than its batch.
+        Raises ValueError if there are no losses, they order nothing, the batches are used up, or a query is larger than its batch.
         """
         losses = torch.zeros(len(query.pool)) if self.key == "random" else pretext_losses(query)
         ranked = ranking(losses, key=self.key, order=self.order, seed=self.seed)
@@ -113,11 +105,7 @@ class LossBatch:
 
 
 def pretext_losses(query: Query) -> Tensor:
-    """The losses [N] in the query's side information.
-
-    Raises:
-        ValueError: there are none, or not one for each image of the pool.
-    """
+    """The losses [N] in the query's side information. Raises ValueError if there is not one for each image of the pool."""
     losses = query.side.get(LOSS)
     if not isinstance(losses, Tensor) or losses.shape != (len(query.pool),):
         have = f"a tensor of shape {list(losses.shape)}" if isinstance(losses, Tensor) else repr(losses)[:60]
@@ -126,9 +114,6 @@ def pretext_losses(query: Query) -> Tensor:
             f"give the experiment side={{{LOSS!r}: pretrain(…).losses}}"
         )
     return losses
-
-
-# ---- choosing within a batch ---------------------------------------------------------------------------------------------------
 
 
 def evenly(query: Query) -> Tensor:

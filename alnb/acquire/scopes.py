@@ -42,11 +42,7 @@ class RandomSubset:
         at_least("RandomSubset.size", self.size, 1)
 
     def __call__(self, query: Query) -> Tensor:
-        """Global indices i64 [M], ascending.
-
-        Raises:
-            ValueError: more images are asked for than the subset has.
-        """
+        """Global indices i64 [M], ascending. Raises ValueError if more images are asked for than the subset has."""
         if query.n > self.size:
             raise ValueError(f"RandomSubset.size is {self.size}, but {query.n} images are asked for: score a larger subset")
         drawn = torch.randperm(len(query.candidates), generator=(query.stream / "subset").generator())[: self.size]
@@ -65,3 +61,12 @@ class Untrained:
         """Global indices i64 [n]. Raises: as the strategy."""
         net = self.learner.build(self.outputs, query.stream / "untrained", query.pool.images.device).eval()
         return self.strategy(replace(query, net=net))
+
+
+def check_both(name: str, labelled: Tensor, candidates: Tensor) -> None:
+    """Raises ValueError if there is nothing labelled or no candidate, for the strategy `name`, which compares the two."""
+    if not len(labelled) or not len(candidates):
+        raise ValueError(
+            f"{name} compares labelled with unlabelled images, but there are {len(labelled)} labelled images and {len(candidates)} "
+            "candidates: choose the first images with another strategy, such as random"
+        )

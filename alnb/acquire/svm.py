@@ -18,16 +18,14 @@ from alnb.store.checks import within
 from alnb.store.shapes import Float, Int
 
 C = 5.0  # price of a violated margin; Bengar et al. 2021, section 4
-ITERATIONS = 5_000  # of liblinear, in the first attempt
-MORE = 10  # times as many in the second attempt
+ITERATIONS = 50_000  # of liblinear, at most
 BLOCK = 4096  # rows widened to float64 and scored together
 
 
 def top_two(scores: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
-    """The largest score minus the second largest; SMALL means near a boundary.
+    """The largest score minus the second largest; SMALL means near a boundary. Source: google/active-learning.
 
     Raises ValueError where there are fewer than two classes.
-    Source: the multi-class rule of google/active-learning.
     """
     if scores.shape[1] < 2:
         raise ValueError(f"a margin needs two classes, but scores is {tuple(scores.shape)}: label an image of another class first")
@@ -41,9 +39,6 @@ def unit_rows(features: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
     return x / x.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
 
 
-# ---- the machine -----------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Svm:
     """K linear functions of `unit_rows`, one for each class that has labels. In float64, on the CPU."""
@@ -53,7 +48,7 @@ class Svm:
     classes: Int[Tensor, " K"]  # global class numbers, ascending
 
     def scores(self, features: Float[Tensor, "M D"]) -> Float[Tensor, "M K"]:
-        """The functions' values, float64 on the CPU; positive on the side of the class. Memory O(M K + BLOCK D)."""
+        """The functions' values, float64; positive on the side of the class. Memory O(M K + BLOCK D)."""
         out = torch.empty(len(features), len(self.classes), dtype=torch.float64)
         for start in range(0, len(features), BLOCK):
             rows = slice(start, start + BLOCK)
@@ -70,13 +65,9 @@ def fit_svm(features: Float[Tensor, "L D"], labels: Int[Tensor, "..."], *, C: fl
 
     Squared hinge and a regularised bias (liblinear), solved in the dual where L <= D, else in the primal.
 
-    Args:
-        C: price of a violated margin, above 0.
-        labels: i64 [L], global class numbers.
-    Returns:
-        The same SVM for the same arguments. If `MORE` times `ITERATIONS` do not suffice, the last solution, with a warning.
-    Raises:
-        ValueError: a wrong `C`, a row that is not finite, a missing label, or fewer than two classes.
+    labels: i64 [L], global class numbers. If `ITERATIONS` do not suffice, the last solution comes with a warning.
+
+    Raises ValueError for a wrong `C`, a row that is not finite, a missing label, or fewer than two classes.
     Source: Bengar et al. 2021, section 4.
     """
     within("fit_svm: C", C, 0, above=True)
@@ -107,8 +98,7 @@ def svm_accuracy(
 ) -> float:
     """The share in [0, 1] of `test_targets` that an SVM of the labelled features predicts. A class without labels is always missed.
 
-    Raises:
-        ValueError: there are no test rows, a test row is not finite, or as `fit_svm`.
+    Raises ValueError if there are no test rows, or a test row is not finite, or as `fit_svm`.
     """
     if len(test_features) == 0 or test_targets.shape != test_features.shape[:1]:
         raise ValueError(
@@ -121,20 +111,17 @@ def svm_accuracy(
 
 
 def _solve(x: Any, y: Any, C: float) -> tuple[Tensor, Tensor]:
-    """Weights [K,D] and bias [K], or one row where K = 2. A second attempt has more iterations, if the first does not converge."""
+    """Weights [K,D] and bias [K], or one row where K = 2."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
     dual = len(x) <= x.shape[1]
-    for iterations in (ITERATIONS, MORE * ITERATIONS):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # where warnings are errors, it would end a long run
-            model = LinearSVC(C=C, dual=dual, max_iter=iterations, random_state=0).fit(x, y)
-        if model.n_iter_ < iterations:
-            break
-    else:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # where warnings are errors, it would end a long run
+        model = LinearSVC(C=C, dual=dual, max_iter=ITERATIONS, random_state=0).fit(x, y)
+    if model.n_iter_ >= ITERATIONS:
         warnings.warn(
-            f"fit_svm: LinearSVC with C = {C} on {len(x)} labels, {x.shape[1]} features, has not converged after {iterations} iterations; "
+            f"fit_svm: LinearSVC with C = {C} on {len(x)} labels, {x.shape[1]} features, has not converged after {ITERATIONS} iterations; "
             "its last solution is used. Lower C",
             RuntimeWarning,
             stacklevel=3,
@@ -150,9 +137,6 @@ def _check_finite(features: Tensor, names: Tensor, place: str) -> None:
             f"{place} {int(names[(~finite).long().argmax()])}, and {int((~finite).sum()) - 1} more, have features that are NaN or "
             "infinite: look at the net that made them"
         )
-
-
-# ---- the strategy ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -36,17 +36,10 @@ class TAVAAL:
     game: VAAL = GAME
 
     def __call__(self, query: Query) -> Tensor:
-        """Global indices i64 [n], least labelled first.
-
-        Raises:
-            ValueError: the net predicts no losses, nothing is labelled, or there are no candidates.
-            NonFiniteLoss, store.Corrupted: as `VAAL`.
-        """
-        net, labelled = learning_loss.with_module(query.trained), query.pool.labelled
-        rows = torch.cat([labelled, query.candidates])
+        """Global indices i64 [n], least labelled first. Raises: as `least_labelled`; ValueError if the net predicts no losses."""
+        net, rows = learning_loss.with_module(query.trained), torch.cat([query.pool.labelled, query.candidates])
         predicted = predict(net.predicted_loss, query.pool.images, rows)[:, None]
-        conditioning = Conditioning(predicted[: len(labelled)], predicted[len(labelled) :], store.fingerprint(net.state_dict()))
-        return least_labelled(self.game, query, self.game.count(len(rows)), conditioning)
+        return least_labelled(self.game, query, self.game.count(len(rows)), Conditioning(predicted, store.fingerprint(net.state_dict())))
 
 
 AS_RELEASED = TAVAAL(replace(GAME, eval_sampling=False))

@@ -18,6 +18,7 @@ from torch.nn import functional
 from alnb import store
 from alnb.acquire import scores
 from alnb.acquire.query import Query
+from alnb.acquire.scopes import check_both
 from alnb.data import Images, pixels
 from alnb.learn import train
 from alnb.learn.checkpoint import Checkpoint
@@ -28,9 +29,6 @@ from alnb.store.streams import Stream
 HALVINGS = 4  # strided convolutions of the encoder: sides must be multiples of 2**HALVINGS
 SMALLEST = 32  # pixels; the encoder then leaves 2x2, as in the authors' code
 LABELLED, UNLABELLED = 1.0, 0.0  # targets of the discriminator
-
-
-# ---- the two nets --------------------------------------------------------------------------------------------------------------
 
 
 def side(length: int) -> int:
@@ -52,9 +50,8 @@ class VAE(nn.Module):
     def __init__(self, height: int, width: int, *, channels: int = 128, latent: int = 32, conditions: int = 0) -> None:
         """For images of `height` x `width` pixels.
 
-        Args:
-            channels: of the first convolution; the last one has 8 times as many.
-            conditions: numbers per image that are joined to its code before decoding. They are not encoded.
+        channels: of the first convolution; the last one has 8 times as many.
+        conditions: numbers per image that are joined to its code before decoding. They are not encoded.
         """
         super().__init__()
         self.size = side(height), side(width)
@@ -111,9 +108,6 @@ def _he_normal(net: nn.Sequential) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-# ---- the losses ----------------------------------------------------------------------------------------------------------------
-
-
 def divergence(mu: Tensor, log_variance: Tensor) -> Tensor:
     """Kullback-Leibler divergence [B], in nats, of the normals with `mu` and `log_variance` [B,latent] from the standard normal."""
     return -0.5 * (1 + log_variance - mu.square() - log_variance.exp()).sum(dim=1)
@@ -125,9 +119,8 @@ def reconstruction_loss(x: Tensor, decoded: Tensor, mu: Tensor, log_variance: Te
     kl: the divergence is the "sum" over the images, as in the authors' code; their "mean", which is the paper's expectation; or
     "mean_all", the mean over images and latent dimensions, as in TA-VAAL's code. Source: Sinha et al. 2019, equation 1.
     """
-    per_image = divergence(mu, log_variance)
-    total = per_image.sum() if kl == "sum" else per_image.mean() if kl == "mean" else per_image.mean() / mu.shape[1]
-    return functional.mse_loss(decoded, x) + beta * total
+    total = divergence(mu, log_variance).sum()
+    return functional.mse_loss(decoded, x) + beta * total / {"sum": 1, "mean": len(mu), "mean_all": mu.numel()}[kl]
 
 
 def adversarial_loss(labelled: Tensor, unlabelled: Tensor) -> Tensor:
@@ -190,13 +183,7 @@ class VAAL:
             raise ValueError(f"VAAL.eval_sampling is {self.eval_sampling!r}: it must be True or False")
 
     def __call__(self, query: Query) -> Tensor:
-        """Global indices i64 [n], least labelled first.
-
-        Raises:
-            ValueError: nothing is labelled, or there are no candidates.
-            NonFiniteLoss: a loss or a weight is not finite; the message names the update.
-            store.Corrupted: the checkpoint in `query.folder` is damaged, or belongs to another training.
-        """
+        """Global indices i64 [n], least labelled first. Raises: as `least_labelled`."""
         images = len(query.pool) if self.epoch == "pool" else len(query.pool.labelled) + len(query.candidates)
         return least_labelled(self, query, self.count(images))
 
@@ -217,8 +204,7 @@ CLEAN = VAAL(kl="mean", eval_sampling=True, beta=1e-3)
 class Conditioning:
     """K numbers per image that the decoder and the discriminator receive together with the code."""
 
-    labelled: Tensor  # float [L,K], in the order of `pool.labelled`
-    candidates: Tensor  # float [M,K], in the order of the query's candidates
+    values: Tensor  # float [L + M,K], of `pool.labelled` and of the query's candidates, in their order
     origin: str  # fingerprint of their source; a checkpoint with another origin is refused
 
 
@@ -226,14 +212,12 @@ def least_labelled(vaal: VAAL, query: Query, updates: int, conditioning: Conditi
     """Train for `updates` and return the `query.n` candidates that look least labelled, least first.
 
     Raises:
-        ValueError, NonFiniteLoss, store.Corrupted: as `VAAL`.
+        ValueError: nothing is labelled, or there are no candidates.
+        NonFiniteLoss: a loss or a weight is not finite; the message names the update.
+        store.Corrupted: the checkpoint in `query.folder` is damaged, or belongs to another training.
     """
     images, labelled = pixels(query.pool.images), query.pool.labelled
-    if not len(labelled) or not len(query.candidates):
-        raise ValueError(
-            f"VAAL compares labelled with unlabelled images, but there are {len(labelled)} labelled images and {len(query.candidates)} "
-            "candidates: choose the first images with another strategy, such as random"
-        )
+    check_both("VAAL", labelled, query.candidates)
     path = None if query.folder is None else query.folder / "vaal.pt"
     game = _Game(vaal, images, (labelled, query.candidates), query.stream / "vaal", path, conditioning)
     game.play(updates)
@@ -259,36 +243,28 @@ class _Game:
         self.vaal, self.images, self.stream = vaal, images, stream
         self.device, (_, height, width) = images.device, images.shape
         self.rows = [indices.to(self.device) for indices in rows]
-        nothing = [torch.empty(len(indices), 0) for indices in rows]
-        conditions = nothing if conditioning is None else [conditioning.labelled, conditioning.candidates]
-        self.conditions = [values.to(self.device) for values in conditions]
-        dimensions = self.conditions[0].shape[1]
+        conditioning = conditioning or Conditioning(torch.empty(sum(map(len, rows)), 0), "")
+        self.conditions = conditioning.values.to(self.device).split([len(indices) for indices in rows])
+        dimensions = conditioning.values.shape[1]
         with (stream / "init").scope():
             vae = VAE(height, width, channels=vaal.width, latent=vaal.latent, conditions=dimensions)
             judge = discriminator(vaal.latent + dimensions, vaal.hidden)
         self.vae: VAE = vae.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this form
         self.discriminator = judge.to(self.device)
-        self.weights = list(self.vae.parameters())
         self.optimisers = [torch.optim.Adam(net.parameters(), lr=vaal.lr, fused=True) for net in (self.vae, self.discriminator)]
         size = min(vaal.batch, *map(len, rows))
         self.orders = [Order(len(r), size, stream / name, self.device) for r, name in zip(rows, ("labelled", "unlabelled"), strict=True)]
-        identity = store.fingerprint(vaal, images.fingerprint, *rows, stream, "" if conditioning is None else conditioning.origin)
+        identity = store.fingerprint(vaal, images.fingerprint, *rows, stream, conditioning.origin)
         remedy = "Lower VAAL.lr or VAAL.beta, or take kl='mean'; and look at the images"
         self.state = Checkpoint(path, identity, vaal.checkpoint_seconds, "VAAL", remedy)
-        self.resume()
-
-    def resume(self) -> None:
-        """Load the checkpoint if there is one. Raises: store.Corrupted."""
+        self.parts = [self.vae, self.discriminator, *self.optimisers]
         content = self.state.resume(self.device)
-        if content is not None:
-            self.vae.load_state_dict(content["vae"])
-            self.discriminator.load_state_dict(content["discriminator"])
-            for optimiser, state in zip(self.optimisers, content["optimisers"], strict=True):
-                optimiser.load_state_dict(state)
+        for part, values in zip(self.parts, content["parts"], strict=True) if content is not None else ():
+            part.load_state_dict(values)
 
     def play(self, updates: int) -> None:
         """Do the remaining updates. The host waits for the device once in `train.REPORT_UPDATES` updates."""
-        losses: list[Tensor] = []  # [2] each, since the last check, still on the device
+        losses: list[Tensor] = []  # as `update` returns them, since the last check
         self.vae.train()
         while self.state.step < updates:
             losses.append(self.update())
@@ -300,29 +276,23 @@ class _Game:
                 self.state.check_weights(self.vae, self.discriminator)
                 losses.clear()
                 if not last and self.state.due:
-                    self.save()
+                    self.state.save({"parts": [part.state_dict() for part in self.parts]})
                     self.state.stop_if_requested(updates)
 
-    def save(self) -> None:
-        """Write the checkpoint."""
-        nets = {"vae": self.vae.state_dict(), "discriminator": self.discriminator.state_dict()}
-        self.state.save({**nets, "optimisers": [optimiser.state_dict() for optimiser in self.optimisers]})
-
     def update(self) -> Tensor:
-        """`vae_steps`, then `adv_steps`; returns the last losses [2] of the VAE and of the discriminator.
+        """`vae_steps`, then `adv_steps`; returns the last losses [2] of the VAE and of the discriminator, on the device.
 
         Each step draws a new batch, except that the discriminator's first step reuses the batch of the VAE's last step.
         """
         noise = (self.stream / "noise" / self.state.step).generator(self.device)
         draws = self.vaal.vae_steps + self.vaal.adv_steps - 1
-        losses = {}
         for draw in range(draws):
             labelled, unlabelled = self.batches(self.state.step * draws + draw)
             if draw < self.vaal.vae_steps:
-                losses["vae"] = self.vae_step(labelled, unlabelled, noise)
+                of_vae = self.vae_step(labelled, unlabelled, noise)
             if draw >= self.vaal.vae_steps - 1:
-                losses["discriminator"] = self.adv_step(labelled, unlabelled)
-        return torch.stack((losses["vae"], losses["discriminator"]))
+                of_discriminator = self.adv_step(labelled, unlabelled)
+        return torch.stack((of_vae, of_discriminator))
 
     def batches(self, draw: int) -> list[_Batch]:
         """Labelled and unlabelled images. In the first update, noise in [0, 1) replaces the conditions, as in TA-VAAL's code."""
@@ -331,8 +301,8 @@ class _Game:
         for rows, conditions, order in zip(self.rows, self.conditions, self.orders, strict=True):
             chosen = order(draw)
             x, raw = self.vae.prepare(self.images.batch(rows[chosen]).float() / 255), conditions[chosen]
-            uniform = None if noise is None else torch.rand(raw.shape, generator=noise, device=self.device)
-            batches.append(_Batch(x, raw, raw.sigmoid()) if uniform is None else _Batch(x, uniform, uniform))
+            raw = raw if noise is None else torch.rand(raw.shape, generator=noise, device=self.device)
+            batches.append(_Batch(x, raw, raw.sigmoid() if noise is None else raw))
         return batches
 
     def vae_step(self, labelled: _Batch, unlabelled: _Batch, noise: torch.Generator) -> Tensor:
@@ -346,7 +316,7 @@ class _Game:
             logits.append(self.discriminator(torch.cat([mu, raw], dim=1)))
         loss = parts[0] + parts[1] + self.vaal.adversary * adversarial_loss(*logits)
         self.optimisers[0].zero_grad(set_to_none=True)
-        loss.backward(inputs=self.weights)
+        loss.backward(inputs=list(self.vae.parameters()))
         self.optimisers[0].step()
         return loss.detach()
 

@@ -10,32 +10,3 @@ from alnb.data.files import folder
 from alnb.data.official import root_folder
 from alnb.data.sets import ImageSet, at_most, balanced, imbalanced, proportional, subset
 from alnb.data.sources import DataError, Derived, Embedded, Images, Resident, Selection, pixels
-
-__all__ = [
-    "DATASETS",
-    "DataError",
-    "Derived",
-    "Embedded",
-    "ImageSet",
-    "Images",
-    "Resident",
-    "Selection",
-    "at_most",
-    "balanced",
-    "caltech101",
-    "check_name",
-    "cifar10",
-    "cifar10_imbalanced",
-    "cifar100",
-    "digits",
-    "fashion_mnist",
-    "fetch",
-    "folder",
-    "imbalanced",
-    "load",
-    "pixels",
-    "proportional",
-    "root_folder",
-    "subset",
-    "tiny_imagenet",
-]

@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from alnb import store
-from alnb.data import official
-from alnb.data.archives import caltech101, fetch_caltech101, fetch_tiny_imagenet, tiny_imagenet
+from alnb.data import archives, official
+from alnb.data.archives import caltech101, tiny_imagenet
 from alnb.data.files import Split, check_split, folder, read_folder
 from alnb.data.official import Root, root_folder
 from alnb.data.sets import ImageSet, held_out, imbalanced
@@ -32,18 +33,13 @@ Device = torch.device | str
 TEST_DIGITS = 50  # of each class, of 174 to 183
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 
-# md5 of the unpacked files; torchvision states that of the .gz only. These are of the content of Debian's .gz. Debian compressed with
-# `gzip -n`: with file name and time (1504176606 for train, 1504176627 for t10k) put back into their headers, all four have the md5 of
-# torchvision, so the content is the official one.
+# md5 of the unpacked files; torchvision states that of the .gz only. The tests show that the content is the official one.
 FASHION_MNIST = {
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
     "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
     "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
     "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
 }
-
-
-# ---- digits -------------------------------------------------------------------------------------------------------------------
 
 
 def digits(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
@@ -69,17 +65,15 @@ def digits(split: Split, *, root: Root = None, download: bool = False, device: D
 def _digits() -> Tensor:
     """i64 [1797, 65]: 64 grey values from 0 to 16, and the digit.
 
-    scikit-learn's file is read without importing scikit-learn: this saves a second in every cell of a sweep. If the file is not in its
-    usual place, scikit-learn's own loader is used.
+    scikit-learn's file is read without importing scikit-learn, if it is in its usual place: this saves a second in every cell of a sweep.
     """
     path = _digits_folder() / "digits.csv.gz"
     if path.is_file():
-        lines = gzip.decompress(path.read_bytes()).decode().split()
-        return torch.tensor([[int(float(value)) for value in line.split(",")] for line in lines])
+        return torch.from_numpy(numpy.loadtxt(path, delimiter=",")).long()
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return torch.cat((torch.from_numpy(bunch.data), torch.from_numpy(bunch.target)[:, None]), dim=1).long()
+    return torch.from_numpy(numpy.column_stack((bunch.data, bunch.target))).long()
 
 
 def _digits_folder() -> Path:
@@ -91,9 +85,6 @@ def _digits_folder() -> Path:
 
 def _three_channels(grey: Tensor, device: Device) -> Resident:
     return Resident(grey.to(device)[:, None].expand(-1, 3, -1, -1).contiguous())
-
-
-# ---- read by torchvision ------------------------------------------------------------------------------------------------------
 
 
 def fashion_mnist(split: Split, *, root: Root = None, download: bool = False, device: Device = "cpu") -> ImageSet:
@@ -162,23 +153,19 @@ def _read(name: str, split: Split, root: Root, download: bool) -> Any:
 
 
 def _fetch(name: str, root: Path) -> Path:
-    """The folder of a data set that torchvision reads. Files that are intact are not fetched again.
-
-    Raises:
-        DataError: as `official.unpacked`, or the archive does not hold the files.
-    """
+    """`fetch` of a data set that torchvision reads. Raises: DataError as `official.unpacked`, or if the archive lacks a file."""
     source, folder, files = _files(name)
     place = root / folder
     if name == "fashion_mnist":  # four archives of one file each, below `place`
         archives = [(place, source.mirrors[0] + file, md5, Path(), [file.removesuffix(".gz")]) for file, md5 in source.resources]
         for packed in DEBIAN.glob("*ubyte.gz"):
-            if not official.intact(place, {packed.stem: files[packed.stem]}):
+            if official.damage(place, {packed.stem: files[packed.stem]}):
                 store.write_atomic(place / packed.stem, gzip.decompress(packed.read_bytes()))
     else:
         archives = [(root, source.url, source.tgz_md5, folder, list(files))]
     for target, url, md5, inside, names in archives:
         expected = {file: files[file] for file in names}
-        if not official.intact(place, expected):
+        if official.damage(place, expected):
             with official.unpacked(name, root, target, url, md5) as work:
                 official.verify(name, root, work / inside, expected)
                 place.mkdir(exist_ok=True)
@@ -186,8 +173,6 @@ def _fetch(name: str, root: Path) -> Path:
                     os.replace(work / inside / file, place / file)
     return place
 
-
-# ---- by name ------------------------------------------------------------------------------------------------------------------
 
 DATASETS: dict[str, Callable[..., ImageSet]] = {
     "digits": digits,
@@ -218,18 +203,18 @@ def load(
         download: fetch what is missing.
         image_size: side in pixels, for folders (default 64), tiny_imagenet (64) and caltech101 (224). The others have a fixed size.
         skip_bad: for folders: leave unreadable files out.
-
     Raises:
         DataError: the name is unknown, or data are missing or damaged.
         ValueError: an option that this data set does not have.
     """
     size = {} if image_size is None else {"image_size": image_size}
-    if name == "folder" or _is_path(name):
+    key = check_name(name)
+    if key == "folder":
         if name != "folder" and root is not None:
             raise ValueError(f"name is the folder {name}, and root={root} another one: leave root out")
         train, test = read_folder(["train", "test"], root=root if name == "folder" else name, device=device, skip_bad=skip_bad, **size)
         return train, test
-    loader = DATASETS[_known(str(name))]
+    loader = DATASETS[key]
     if skip_bad:
         raise ValueError(f"skip_bad is for folders of images, not for {name}: leave it out, and fetch damaged files again")
     options = size if loader in (tiny_imagenet, caltech101) else {}
@@ -239,21 +224,12 @@ def load(
     return train, test
 
 
-def check_name(name: str | Path) -> None:
-    """Raises: DataError if there is no data set and no folder of that name. Nothing is read."""
-    if name != "folder" and not _is_path(name):
-        _known(str(name))
-
-
-def _is_path(name: str | Path) -> bool:
-    if isinstance(name, Path):
-        return True
-    return name not in DATASETS and (os.sep in name or name.startswith((".", "~")) or Path(name).exists())
-
-
-def _known(name: str) -> str:
-    if name in DATASETS:
+def check_name(name: str | Path) -> str:
+    """The key of `DATASETS`; it is "folder" for a path. Raises: DataError if there is no data set of that name, and no such folder."""
+    if isinstance(name, str) and name in DATASETS:
         return name
+    if isinstance(name, Path) or os.sep in name or name.startswith((".", "~")) or Path(name).exists():
+        return "folder"
     near = difflib.get_close_matches(name.lower().replace("-", "_").replace(" ", "_"), DATASETS, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     known = f"Choose one of {', '.join(DATASETS)}, or the path of a folder of images"
@@ -267,13 +243,13 @@ def fetch(name: str, root: Root = None) -> Path:
         DataError: the name is unknown, or there is no network; the message says how to go on without one.
     """
     place = root_folder(root)
-    match _known(name):
-        case "digits" | "folder" as known:
-            print(f"{known} is on this machine: there is nothing to fetch")
-            return _digits_folder() if known == "digits" else place
+    match check_name(name):
+        case "digits" | "folder" as key:
+            print(f"{name}: there is nothing to fetch")
+            return _digits_folder() if key == "digits" else place if name == "folder" else Path(name)
         case "tiny_imagenet":
-            return fetch_tiny_imagenet(place)
+            return archives.TINY.fetch(place)
         case "caltech101":
-            return fetch_caltech101(place)
-        case known:
-            return _fetch(known.removesuffix("_imbalanced"), place)
+            return archives.CALTECH.fetch(place)
+        case key:
+            return _fetch(key.removesuffix("_imbalanced"), place)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -35,20 +36,12 @@ WORKERS = 16  # maximum number of threads: beyond it PIL's Python code, which ho
 log = logging.getLogger("alnb")
 
 
-# ---- one image ----------------------------------------------------------------------------------------------------------------
-
-
 def decode(path: Path, image_size: int, exactly: int | None = None) -> Tensor:
-    """One image file as uint8 [3, image_size, image_size]. `folder` says how.
-
-    Args:
-        image_size: in pixels.
-        exactly: the side in pixels that the file must have; None for any size.
+    """One image file as uint8 [3, image_size, image_size], see `folder`; `exactly` is the side that the file must have, None any.
 
     Raises:
         Exception: of any kind, from PIL, if the file is damaged; ValueError if its size or its kind of pixels is not accepted.
     """
-    import numpy
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
@@ -76,7 +69,6 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey16(image: Image.Image) -> Image.Image:
-    import numpy
     from PIL import Image
 
     values = numpy.asarray(image).astype(numpy.int64)
@@ -86,15 +78,12 @@ def _grey16(image: Image.Image) -> Image.Image:
 
 
 def _square(image: Image.Image, side: int) -> Image.Image:
-    """The centred square. Its resizing also uses the pixels next to the square, as if the image were resized first and cropped then."""
+    """The centred square, resized with the pixels next to it, as if the image were resized first and cropped then."""
     from PIL import Image
 
     short = min(image.size)
     left, top = (image.width - short) / 2, (image.height - short) / 2
     return image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + short, top + short))
-
-
-# ---- many images --------------------------------------------------------------------------------------------------------------
 
 
 def in_threads(job: Callable[..., Row], *columns: Iterable[Any]) -> list[Row]:
@@ -156,9 +145,6 @@ def cached_images(file: Path, paths: Sequence[Path], make: Callable[[], Tensor])
     return images
 
 
-# ---- which files a folder holds ------------------------------------------------------------------------------------------------
-
-
 def natural(name: str) -> tuple[list[str | int], str]:
     """Sort key: letters without regard to case, whole numbers by value, so that 2 comes before 10."""
     parts = re.split("([0-9]+)", name.casefold())  # text and digits alternate, so that like is compared with like
@@ -196,11 +182,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def class_files(folder: Path) -> Files:
-    """The image files of each class sub-folder; classes and files in natural order.
-
-    Raises:
-        DataError: fewer than two sub-folders, or one without an image.
-    """
+    """The image files of each class sub-folder, in natural order. Raises: DataError if there are fewer than two, or one has no image."""
     classes = subfolders(folder)
     if len(classes) < 2:
         loose = sum(path.suffix.lower() in SUFFIXES for path in visible_files(folder))
@@ -218,11 +200,11 @@ def split_files(root: Path) -> dict[Split, Files]:
         problem = "is a file. Unpack it if it is an archive, and" if root.exists() else f"does not exist (looked from {Path.cwd()});"
         raise DataError(f"{root} {problem} give the path of a folder with one sub-folder per class")
     train = root / "train"
-    if not (train.is_dir() and subfolders(train)):
-        return _fifth_held_out(root)
-    test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+    splits = train.is_dir() and bool(subfolders(train))
+    test = next((root / name for name in ("test", "val") if splits and (root / name).is_dir()), None)
     if test is None:
-        return _fifth_held_out(train)
+        held_in = class_files(train if splits else root)
+        return hold_out(held_in, [max(1, round(TEST_SHARE * len(paths))) for paths in held_in.values()], "folder")
     files: dict[Split, Files] = {"train": class_files(train), "test": class_files(test)}
     only = sorted(files["train"].keys() ^ files["test"].keys())
     if only:
@@ -230,18 +212,12 @@ def split_files(root: Path) -> dict[Split, Files]:
     return files
 
 
-def _fifth_held_out(folder: Path) -> dict[Split, Files]:
-    files = class_files(folder)
-    single = [name for name, paths in files.items() if len(paths) < 2]
-    if single:
-        raise DataError(f"{folder / single[0]} has one image; it needs one to train and one to test: add images, or make train/ and test/")
-    return hold_out(files, [max(1, round(TEST_SHARE * len(paths))) for paths in files.values()], "folder")
-
-
 def hold_out(files: Mapping[str, Sequence[Path]], counts: Iterable[int], name: str) -> dict[Split, Files]:
-    """The files split by class: `counts` of each class for the test, from `Stream(0) / name / "test" / class`."""
+    """`counts` of each class are for the test, from `Stream(0) / name / "test" / class`. Raises: DataError if a class has one image."""
     splits: dict[Split, Files] = {"train": {}, "test": {}}
     for (label, paths), count in zip(files.items(), counts, strict=True):
+        if len(paths) < 2:
+            raise DataError(f"{paths[0].parent} has one image; each class needs one to train and one to test: add images, or remove it")
         mask = held_out(len(paths), count, Stream(0) / name / "test" / label)
         splits["train"][label] = [paths[i] for i in (~mask).nonzero().flatten().tolist()]
         splits["test"][label] = [paths[i] for i in mask.nonzero().flatten().tolist()]
@@ -253,9 +229,6 @@ def shuffled(classes: Iterable[Sequence[Path]]) -> tuple[list[Path], Tensor]:
     rows = [(path, label) for label, paths in enumerate(classes) for path in paths]
     order = torch.randperm(len(rows), generator=(Stream(0) / "order").generator()).tolist()
     return [rows[i][0] for i in order], torch.tensor([rows[i][1] for i in order], dtype=torch.int64)
-
-
-# ---- the data set -------------------------------------------------------------------------------------------------------------
 
 
 def folder(
@@ -283,10 +256,8 @@ def folder(
         root: the folder; required.
         download: not used.
         skip_bad: leave unreadable files out, and name them in a warning of the logger "alnb".
-
     Raises:
         DataError: no such folder, fewer than two classes, a class without images, or unreadable files (all of this split are named).
-
     Memory: O(N) images at `image_size`.
     """
     return read_folder([split], root=root, device=device, image_size=image_size, skip_bad=skip_bad)[0]

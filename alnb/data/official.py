@@ -27,30 +27,24 @@ def remedy(name: str, root: Path) -> str:
     return f"`alnb data {name} --root {shlex.quote(str(root))}`"
 
 
-def intact(folder: Path, files: Mapping[str, str]) -> bool:
-    """True if `folder` holds all `files` (name: md5)."""
-    from torchvision.datasets.utils import check_integrity
-
-    return all(check_integrity(folder / file, md5) for file, md5 in files.items())
-
-
-def verify(name: str, root: Path, folder: Path, files: Mapping[str, str]) -> None:
-    """Raises: DataError if one of `files` (name: md5) in `folder` is missing or damaged. `name` and `root` are those of the data set."""
+def damage(folder: Path, files: Mapping[str, str]) -> str:
+    """What is missing or damaged of `files` (name: md5) in `folder`, as a sentence; empty if nothing is."""
     from torchvision.datasets.utils import calculate_md5
 
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
-        raise DataError(
-            f"{name}: {', '.join(missing)} not found in {folder}. Get the data with {remedy(name, root)}, or set root (or $ALNB_DATA) "
-            "to the folder that holds them"
-        )
+        return f"{', '.join(missing)} not found in {folder}"
     for file, md5 in files.items():
         path = folder / file
         if (actual := calculate_md5(path)) != md5:
-            raise DataError(
-                f"{name}: {path} is damaged: it has {path.stat().st_size} bytes and md5 {actual}, expected md5 {md5}. "
-                f"Replace it with {remedy(name, root)}"
-            )
+            return f"{path} is damaged: it has {path.stat().st_size} bytes and md5 {actual}, expected md5 {md5}"
+    return ""
+
+
+def verify(name: str, root: Path, folder: Path, files: Mapping[str, str]) -> None:
+    """Raises: DataError with the remedy, if `damage` of the data set `name` below `root`."""
+    if problem := damage(folder, files):
+        raise DataError(f"{name}: {problem}. Get it with {remedy(name, root)}, or set root (or $ALNB_DATA) to the folder that holds it")
 
 
 @contextmanager
@@ -65,7 +59,7 @@ def unpacked(name: str, root: Path, folder: Path, url: str, md5: str) -> Iterato
     archive = folder / url.rsplit("/", 1)[-1]
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".fetching-") as work:
-        if not intact(folder, {archive.name: md5}):
+        if damage(folder, {archive.name: md5}):
             try:
                 download_url(url, work, filename=archive.name, md5=md5)
                 os.replace(Path(work, archive.name), archive)

@@ -78,7 +78,6 @@ def imbalanced(image_set: ImageSet, counts: Sequence[int], seed: int | None = No
         counts: one number per class, in the order of `classes`.
         seed: None takes the first images of each class; a number takes random ones, from `Stream(seed) / "imbalanced" / class`. With
             the same seed, a smaller count takes a part of what a larger one takes.
-
     Raises:
         ValueError: not one count per class, or a count below 1 or above the number of images.
     """
@@ -114,7 +113,6 @@ def proportional(counts: Sequence[int], total: int, at_least: int = 1) -> list[i
         counts: positive numbers. No result exceeds its count.
         total: from `at_least` for each to the sum of `counts`.
         at_least: 0 or 1; no result is below it, however small its share.
-
     Raises:
         ValueError: a number is out of these bounds; the message names it.
     """

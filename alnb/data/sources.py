@@ -16,9 +16,6 @@ from alnb import store
 
 CHUNK_BYTES = 1 << 26  # bytes of images read at once when a whole source is read: bounds the memory, never changes the result
 
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-"""(mean, standard deviation), each one number per channel in [0, 1]."""
-
 
 class DataError(Exception):
     """Data are missing, damaged or not as they must be. The message names the file or the value, the place and the remedy."""
@@ -65,8 +62,8 @@ class _Pixels:
         return digest.hexdigest()
 
     @cached_property
-    def statistics(self) -> Statistics:
-        """Mean and standard deviation over all pixels of all images, per channel, in [0, 1]."""
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(mean, standard deviation) over all pixels of all images, each one number per channel in [0, 1]."""
         counts = torch.zeros(3, 256, dtype=torch.int64)  # of each value: exact, and faster than sums of squares in float64
         for chunk in _chunks(self):  # type: ignore[arg-type]
             counts += torch.stack([torch.bincount(chunk[:, c].flatten(), minlength=256) for c in range(3)]).cpu()
@@ -211,12 +208,7 @@ def pixels(images: Images) -> Images:
 
 
 def check_indices(indices: Tensor, n: int) -> None:
-    """Check that `indices` is a vector i64 and, on the CPU, that all are in [0, n): on a GPU the host would have to wait.
-
-    Raises:
-        IndexError: an index is out of range; the message names it and its position.
-        TypeError: not a vector of i64.
-    """
+    """Raises: as `Images.batch`, if `indices` do not fit to `n` images."""
     if indices.dtype != torch.int64 or indices.dim() != 1:
         kind = f"{indices.dtype} {list(indices.shape)}"
         raise TypeError(f"indices must be a vector of int64, not {kind}; turn a mask into one with .nonzero().squeeze(1)")

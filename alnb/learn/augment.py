@@ -1,7 +1,6 @@
 """Batched augmentation on the device of the images; masks move with the images.
 
-``x, y = AUGMENTATIONS["simsiam"](images, generator, masks)``. An `Augment` draws the parameters of a batch and applies the operations
-of `transforms`. It never makes the host wait for the device.
+An `Augment` draws the parameters of a batch and applies the operations of `transforms`. The host never waits for the device.
 """
 
 import math
@@ -17,8 +16,6 @@ from alnb.store.shapes import Bool, Float, Int, Shaped
 
 TRIES = 10  # candidate boxes for each image before the centre crop, as torchvision
 CHUNK_PIXELS = 2**16  # on the CPU, 64 images of 32x32 at a time: 0.8 MB of float32, which stays in the second-level cache
-
-# ---- draws --------------------------------------------------------------------------------------------------------------------
 
 
 def _uniform(n: int, low: float, high: float, generator: Generator) -> Tensor:
@@ -40,26 +37,22 @@ def draw_boxes(
 ) -> Int[Tensor, "n 4"]:
     """Boxes (top, left, height, width) for `transforms.resized_crop`, distributed as in torchvision's RandomResizedCrop.
 
-    The first of `TRIES` candidates that fits the image is the box. If none fits, the box is the largest centred one of an allowed ratio.
-
     Args:
         scale: range of a candidate's area, as a share of the image; uniform.
         ratio: range of width / height; log-uniform.
     """
-    device = generator.device
     area = _uniform(n * TRIES, scale[0], scale[1], generator).mul_(height * width).view(n, TRIES)
     aspect = _uniform(n * TRIES, math.log(ratio[0]), math.log(ratio[1]), generator).exp_().view(n, TRIES)
     w, h = (area * aspect).sqrt_().round_(), (area / aspect).sqrt_().round_()
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first, any_fits = fits.to(torch.uint8).argmax(1, keepdim=True), fits.any(1)
-    centre_h = min(height, round(width / ratio[0]))
-    centre_w = min(width, round(height * ratio[1]))
+    # if no candidate fits, the box is the largest centred one of an allowed ratio
+    centre_h, centre_w = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))
     h = torch.where(any_fits, h.gather(1, first)[:, 0], centre_h).long()
     w = torch.where(any_fits, w.gather(1, first)[:, 0], centre_w).long()
-    place = torch.rand(2, n, generator=generator, device=device)
+    place = torch.rand(2, n, generator=generator, device=generator.device)
     spare = torch.stack((height - h, width - w))
-    corner = torch.minimum((place * (spare + 1)).long(), spare)
-    corner = torch.where(any_fits, corner, spare // 2)
+    corner = torch.where(any_fits, torch.minimum((place * (spare + 1)).long(), spare), spare // 2)
     return torch.stack((corner[0], corner[1], h, w), 1)
 
 
@@ -102,9 +95,6 @@ class Draw(NamedTuple):
         return Draw(*(None if t is None else t[rows] for t in self))
 
 
-# ---- augmentations ------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Augment:
     """An augmentation as plain numbers, called on uint8 images. A step whose number is 0 or None is off."""
@@ -143,19 +133,15 @@ class Augment:
     def __call__(
         self, x: Shaped[Tensor, "B C H W"], generator: Generator, y: Shaped[Tensor, "B H W"] | None = None
     ) -> tuple[Float[Tensor, "B C H W"], Shaped[Tensor, "B H W"] | None]:
-        """Augment a batch of images, and their masks if given; the inputs do not change.
+        """Augment uint8 images [B,3,H,W], and their integer masks [B,H,W] if given; the inputs do not change.
 
         The order is: crop or resized crop, flip, jitter, greyscale, blur. The hue of image i of B changes after floor(4 i / B) of the
         three other changes of colour. Training shuffles, so every image meets all four places over the epochs.
 
-        Args:
-            x: uint8 images [B,3,H,W].
-            generator: on the device of `x`. The same state gives the same result.
-            y: integer masks [B,H,W].
         Returns:
             float32 images in 0..1, and the masks in their dtype. Memory: O(output), several times the output on other devices than the CPU.
         Raises:
-            ValueError: another dtype, shape or device.
+            ValueError: another dtype or shape, or the generator is on another device.
         """
         if x.device != generator.device:
             raise ValueError(f"Augment: the images are on {x.device}, the generator on {generator.device}; make it on that device")

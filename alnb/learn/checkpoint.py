@@ -21,10 +21,8 @@ class NonFiniteLoss(Exception):
 
 
 def read(path: Path | None, identity: str, device: torch.device | str = "cpu") -> Json | None:
-    """The content of a checkpoint; None if there is none.
+    """The content of a checkpoint; None if there is none. `identity` is the fingerprint of the computation that wants to continue.
 
-    Args:
-        identity: fingerprint of the computation that wants to continue.
     Raises:
         store.Corrupted: the file is damaged, or belongs to another computation.
     """
@@ -56,11 +54,7 @@ class Checkpoint:
     saved_time: float = field(default_factory=time.monotonic)
 
     def resume(self, device: torch.device) -> Json | None:
-        """Read the stored state, and set `step` to that of the checkpoint; None if there is no checkpoint.
-
-        Raises:
-            store.Corrupted: as `read`.
-        """
+        """`read` the stored state, and set `step` to that of the checkpoint."""
         content = read(self.path, self.identity, device)
         if content is not None:
             self.step = self.saved_step = content.pop("step")
@@ -95,11 +89,7 @@ class Checkpoint:
         return float(sum(values) / len(values))
 
     def check_weights(self, *nets: torch.nn.Module) -> None:
-        """Check the weights before they are stored. The last loss says nothing about them: it belongs to the weights before the update.
-
-        Raises:
-            NonFiniteLoss: a weight is not finite.
-        """
+        """Raises: NonFiniteLoss if a weight is not finite. The last loss does not show it: it belongs to the weights before the update."""
         finite = [value.isfinite().all() for net in nets for value in net.state_dict().values()]
         if not bool(torch.stack(finite).all()):
             raise NonFiniteLoss(f"{self.place}: weights are not finite after update {self.step - 1}; {self._remedy()}")

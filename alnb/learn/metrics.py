@@ -1,8 +1,4 @@
-"""Metrics of predictions: pure functions, most of them of a confusion matrix. Fractions are in [0, 1], never percent.
-
-They serve classification and segmentation: the class axis of log-probabilities is 1, trailing axes are free, and targets equal to `void`
-(no label) do not count.
-"""
+"""Metrics of predictions, fractions in [0, 1]. The class axis is 1, trailing axes are free, targets equal to `void` do not count."""
 
 from collections.abc import Sequence
 
@@ -16,10 +12,7 @@ from alnb.store.shapes import Float, Int, Integer, Shaped
 def confusion(predictions: Integer[Tensor, "N ..."], targets: Integer[Tensor, "N ..."], classes: int, void: int = -1) -> Int[Tensor, "C C"]:
     """Counts, i64 [classes, classes], on the device of the predictions: rows are the true classes, columns the predicted ones.
 
-    Matrices of several batches may be added. If the target is `void`, the prediction may be anything.
-
-    Raises:
-        ValueError: a target or its prediction is not in [0, classes).
+    Matrices of several batches may be added. Raises: ValueError if a target other than `void`, or its prediction, is not in [0, classes).
     """
     labelled = targets != void
     for name, values in (("target", targets), ("prediction", predictions)):
@@ -47,8 +40,7 @@ def per_class_accuracy(confusion: Int[Tensor, "C C"]) -> Float[Tensor, " C"]:
 def mean_iou(confusion: Int[Tensor, "C C"]) -> Float[Tensor, ""]:
     """The mean over classes of intersection over union, TP / (TP + FP + FN).
 
-    A class in neither targets nor predictions has no union, and does not enter the mean, as in Cityscapes' evaluation. scikit-learn's
-    `jaccard_score` with all labels listed counts it as 0.
+    A class in neither targets nor predictions does not enter the mean, as in Cityscapes' evaluation; scikit-learn's counts it as 0.
     """
     hits = confusion.diagonal()
     return (hits / (confusion.sum(0) + confusion.sum(1) - hits)).nanmean()

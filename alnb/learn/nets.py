@@ -55,8 +55,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B,outputs]."""
-        out: Tensor = self.head(self.features(x))
-        return out
+        return self.head(self.features(x))
 
 
 class BasicBlock(nn.Module):
@@ -65,7 +64,7 @@ class BasicBlock(nn.Module):
     def __init__(self, before: int, after: int, stride: int) -> None:
         """From `before` to `after` channels."""
         super().__init__()
-        self.first = _conv(before, after, stride)
+        self.first = convolution(before, after, stride)
         self.second = nn.Sequential(nn.Conv2d(after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after))
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != after:
@@ -76,7 +75,8 @@ class BasicBlock(nn.Module):
         return relu(self.second(self.first(x)) + self.shortcut(x), inplace=True)
 
 
-def _conv(before: int, after: int, stride: int = 1, side: int = 3) -> nn.Sequential:
+def convolution(before: int, after: int, stride: int = 1, side: int = 3) -> nn.Sequential:
+    """A convolution of `side` pixels, batch normalisation and ReLU."""
     conv = nn.Conv2d(before, after, side, stride=stride, padding=side // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
 
@@ -86,24 +86,20 @@ def resnet18(outputs: int) -> Net:
 
     Source: He et al. 2016; the variant is that of the active-learning code bases (Yoo and Kweon 2019; Yi et al. 2022).
     """
-    return _resnet(outputs, 64, 2, lambda: _conv(3, 64))
+    return _resnet(outputs, 64, 2, lambda: convolution(3, 64))
 
 
 def resnet18_large(outputs: int) -> Net:
-    """ResNet-18 in its ImageNet form, for images of 224x224: 7x7 stem of stride 2 and max-pooling; 11,689,512 parameters with 1000 outputs.
-
-    Source: He et al. 2016.
-    """
-    return _resnet(outputs, 64, 2, lambda: nn.Sequential(*_conv(3, 64, 2, side=7), nn.MaxPool2d(3, 2, 1)))
+    """ResNet-18 in its ImageNet form, for images of 224x224: 7x7 stem of stride 2 and max-pooling. Source: He et al. 2016."""
+    return _resnet(outputs, 64, 2, lambda: nn.Sequential(*convolution(3, 64, 2, side=7), nn.MaxPool2d(3, 2, 1)))
 
 
 def resnet10(outputs: int, width: int = 64, stride: int = 1) -> Net:
     """ResNet-18 with one block in each stage instead of two, `width` to 8 `width` channels, and a stem of `stride`.
 
-    For laptops: with width 24 and stride 2 it has 690,552 parameters below the head. It is deep enough to learn from SimSiam; `small`
-    is not.
+    For laptops: 690,552 parameters below the head with width 24. It is deep enough to learn from SimSiam; `small` is not.
     """
-    return _resnet(outputs, width, 1, lambda: _conv(3, width, stride))
+    return _resnet(outputs, width, 1, lambda: convolution(3, width, stride))
 
 
 def _resnet(outputs: int, width: int, blocks: int, stem: Callable[[], nn.Module]) -> Net:
@@ -122,7 +118,7 @@ def small(outputs: int, width: int = 32, stride: int = 1) -> Net:
 
     `stride` is that of the first convolution: with 2 the net works on a quarter of the pixels, and is about five times as fast.
     """
-    stages = [_conv(3, width, stride), _conv(width, 2 * width, 2), _conv(2 * width, 4 * width, 2)]
+    stages = [convolution(3, width, stride), convolution(width, 2 * width, 2), convolution(2 * width, 4 * width, 2)]
     return Net(stages, 4 * width, outputs)
 
 
@@ -132,10 +128,9 @@ def linear(outputs: int, width: int) -> Net:
     Source: the linear evaluation of SimSiam's published code (Chen and He 2021).
     """
     net = Net([], width, outputs)
-    head = nn.Linear(width, outputs)
+    net.head = head = nn.Linear(width, outputs)
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
-    net.head = head
     return net
 
 

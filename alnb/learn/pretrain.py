@@ -18,11 +18,12 @@ from alnb.learn.augment import AUGMENTATIONS, Augment
 from alnb.learn.nets import Backbone, Net
 from alnb.learn.pretexts import PRETEXTS as PRETEXTS
 from alnb.learn.pretexts import Pretext as Pretext
-from alnb.learn.train import CHUNK, Learner, Report, TrainingHook, chunk_of, fit, predict
+from alnb.learn.train import CHUNK, Learner, Recipe, Report, TrainingHook, chunk_of, fit, predict
 from alnb.store.streams import Stream
 
 COLLAPSED = 0.1  # a spread below this is a collapse; healthy runs stay near 1 (Chen and He 2021, section 4.1)
 MEASUREMENTS = 40  # during a pre-training: of 800 epochs, every twentieth
+TEMPERATURE = 0.1  # of the vote of nearest neighbours; this and their number are those of the SimSiam code bases
 TEMPORARY = ("checkpoint.pt", "history.json")  # files of a pre-training that are deleted once its result is stored
 
 
@@ -37,20 +38,16 @@ class Monitor:
     memory: ImageSet
     held_out: ImageSet
     neighbours: int = 200
-    temperature: float = 0.1
 
     def __call__(self, net: Net) -> float:
-        """Accuracy in [0, 1] of a vote of the nearest `neighbours`, by cosine, weighted by exp(cosine / `temperature`).
-
-        Source: Wu et al. 2018, section 3.4; the values are those of the SimSiam code bases.
-        """
+        """Accuracy in [0, 1] of a vote of the nearest `neighbours`, weighted by exp(cosine / 0.1). Source: Wu et al. 2018, section 3.4."""
         memory, held_out = (functional.normalize(predict(net.features, s.images).float(), dim=1) for s in (self.memory, self.held_out))
         memory_labels, labels = (s.targets.to(memory.device) for s in (self.memory, self.held_out))
         correct = 0
         for rows, answers in zip(held_out.split(CHUNK), labels.split(CHUNK), strict=True):
             cosine, nearest = (rows @ memory.T).topk(min(self.neighbours, len(memory)))
             votes = torch.zeros(len(rows), len(self.memory.classes), device=rows.device)
-            votes.scatter_add_(1, memory_labels[nearest], (cosine / self.temperature).exp())
+            votes.scatter_add_(1, memory_labels[nearest], (cosine / TEMPERATURE).exp())
             correct += int((votes.argmax(dim=1) == answers).sum())
         return correct / len(held_out)
 
@@ -87,11 +84,10 @@ def pretrain(
     report: Report | None = None,
     monitor: Monitor | None = None,
 ) -> Pretrained:
-    """Train `learner` on `pretext` over all `images`, or read the result of an earlier call with the same arguments.
+    """Train `learner` on `pretext` over all `images`, or read the result of an earlier call with the same arguments, see `store.cached`.
 
-    The result lies in a folder below `cache`, named by a digest of everything that it depends on. If two processes want the same
-    result, the second waits for the first. Killed and called again, the pre-training continues from its last checkpoint. `monitor`
-    changes only the `history`, and is not called if the result is already there.
+    Killed and called again, the pre-training continues from its last checkpoint. `monitor` changes only the `history`, and is not called
+    if the result is already there.
 
     Raises:
         ValueError: the pretext cannot take these images (no folder is made then), or its losses cannot order images.
@@ -104,7 +100,7 @@ def pretrain(
 
     def compute(folder: Path) -> dict[str, Any]:
         start, everything, net = time.monotonic(), torch.arange(len(images)), build(learner, pretext, seed, images.device)
-        history = _History(pretext, images, monitor, folder, learner.recipe.updates(len(images)), learner.recipe.epochs)
+        history = _History(pretext, images, monitor, folder / "history.json", learner.recipe)
         stream, hook = Stream(seed) / "pretext" / pretext.name, history.hook(report)
         fit(net, images, everything, everything, learner, stream, checkpoint=folder / "checkpoint.pt", hook=hook)
         return {
@@ -124,24 +120,14 @@ def pretrain(
 
 
 def losses_of(pretext: Pretext, pretrained: Pretrained, learner: Learner, images: Images, *, seed: int = 0) -> Tensor:
-    """The pretext's losses [M,N] of any images, such as held-out ones, by draw; M is 1 if the pretext draws no views.
-
-    Args:
-        learner: that of `pretrain`, as `seed`.
-    """
+    """`draw_losses` of any images, such as held-out ones. `learner` and `seed` are those of `pretrain`."""
     net = build(replace(learner, backbone=pretrained.backbone), pretext, seed, images.device)
     net.head.load_state_dict(dict(pretrained.head))
     return draw_losses(pretext, net, images, learner.recipe.augment, seed)
 
 
 def check_losses(losses: Tensor, name: str) -> None:
-    """Refuse losses [N] that cannot order images.
-
-    Args:
-        name: whose losses they are, for the message.
-    Raises:
-        ValueError: a loss is not finite, and the first such image is named; or all of several losses are equal.
-    """
+    """Raises: ValueError if losses [N] of `name` cannot order images: one is not finite, or all of several are equal."""
     bad = (~losses.isfinite()).nonzero().flatten()
     if len(bad):
         raise ValueError(
@@ -181,9 +167,6 @@ def embed(
     return Embedded(images, content["features"], content["views"])
 
 
-# ---- computing ----------------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class _History:
     """What is measured during a pre-training. It is stored in a file, so that it survives a kill."""
@@ -191,25 +174,21 @@ class _History:
     pretext: Pretext
     images: Images
     monitor: Monitor | None
-    folder: Path
-    updates: int
-    epochs: float
+    path: Path
+    recipe: Recipe
     entries: list[dict[str, float]] = field(default_factory=list)
 
-    @property
-    def path(self) -> Path:
-        return self.folder / "history.json"
-
     def hook(self, report: Report | None) -> TrainingHook:
-        """The hook that measures, or only reports if there is nothing to measure."""
+        """The hook that reports, and measures if there is something to measure."""
         if self.monitor is None and self.pretext.spread is None:
             return TrainingHook(report)
         self.entries = store.read_json(self.path)["history"] if self.path.exists() else []
-        return TrainingHook(report, self.measure, max(1, self.updates // MEASUREMENTS))
+        return TrainingHook(report, self.measure, max(1, self.recipe.updates(len(self.images)) // MEASUREMENTS))
 
     def measure(self, net: Net, step: int) -> None:
         """Measure after `step` updates, and store the entry. Raises: Collapsed."""
-        entry: dict[str, float] = {"update": step, "epoch": round(step / self.updates * self.epochs, 2)}
+        updates = self.recipe.updates(len(self.images))
+        entry: dict[str, float] = {"update": step, "epoch": round(step / updates * self.recipe.epochs, 2)}
         n = min(chunk_of(self.images), len(self.images))
         if self.monitor is not None:
             entry["knn"] = self.monitor(net)
@@ -219,7 +198,7 @@ class _History:
         store.write_json(self.path, {"history": self.entries})
         if entry.get("spread", 1.0) < COLLAPSED:
             raise Collapsed(
-                f"{self.pretext.name} collapsed by update {step} of {self.updates}: the outputs of {n} images are nearly the same "
+                f"{self.pretext.name} collapsed by update {step} of {updates}: the outputs of {n} images are nearly the same "
                 f"(spread {entry['spread']:.3f}, healthy near 1); lower the learning rate, raise the batch, and check that no gradient "
                 f"flows through the projections. The measurements are in {self.path}"
             )

@@ -34,11 +34,7 @@ class Task:
         return learner if learner.loss is not None else replace(learner, loss=self.loss)
 
     def check_labels(self, labels: Tensor, indices: Tensor, place: str) -> None:
-        """Check an oracle's answer: a class, or `void`, for each image of `indices` i64 [n].
-
-        Raises:
-            ValueError: the message names the place, the image and the label.
-        """
+        """Raises: ValueError if an oracle's answer is not a class, or `void`, for each image of `indices` i64 [n]."""
         if labels.dtype != torch.int64 or labels.shape[:1] != indices.shape:
             raise ValueError(
                 f"{place}: the oracle returned labels {labels.dtype} {list(labels.shape)}; it must return int64 labels of all "

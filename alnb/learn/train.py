@@ -42,7 +42,6 @@ class Recipe:
     weight_decay: float = 5e-4
     schedule: str = "cosine"  # "cosine" to 0, "constant", or "step": divided by 10 at each milestone
     milestones: tuple[float, ...] = (0.8,)  # for "step": fractions of the training
-    warmup: float = 0.0  # fraction of the training in which the rate rises linearly
     augment: Augment = AUGMENTATIONS["none"]
     views: int = 1  # random views of each image in an update, concatenated along the batch axis
     precision: str = "auto"  # "auto": bfloat16 autocast on CUDA, float32 elsewhere; or "float32", "bfloat16"
@@ -56,8 +55,7 @@ class Recipe:
             within(f"Recipe.{name}", getattr(self, name), 0, math.inf, above=True)
         for name, low in {"batch": 1, "min_updates": 0, "views": 1}.items():
             at_least(f"Recipe.{name}", getattr(self, name), low)
-        for name in ("momentum", "warmup"):
-            within(f"Recipe.{name}", getattr(self, name), 0, 1)
+        within("Recipe.momentum", self.momentum, 0, 1)
         one_of("Recipe.schedule", self.schedule, ("cosine", "constant", "step"))
         one_of("Recipe.precision", self.precision, ("auto", "float32", "bfloat16"))
 
@@ -68,11 +66,10 @@ class Recipe:
     def rate(self, step: int, updates: int) -> float:
         """Learning rate of update `step` (from 0) out of `updates`."""
         done = step / updates
-        rising = min(1.0, (done + 1 / updates) / self.warmup) if self.warmup else 1.0
         if self.schedule == "cosine":
-            return self.lr * rising * 0.5 * (1 + math.cos(math.pi * done))
+            return self.lr * 0.5 * (1 + math.cos(math.pi * done))
         passed = sum(done >= milestone for milestone in self.milestones) if self.schedule == "step" else 0
-        return self.lr * rising * 0.1**passed
+        return self.lr * 0.1**passed
 
 
 @dataclass(frozen=True)
@@ -114,11 +111,7 @@ class Learner:
     switch: LossSwitch | None = None
 
     def build(self, outputs: int, stream: Stream, device: torch.device | str = "cpu") -> Net:
-        """A net with fresh weights, the same on every device. Its memory format is channels-last, which is faster on GPUs and CPUs.
-
-        Raises:
-            ValueError: the backbone was made for another net.
-        """
+        """A net with fresh weights, the same on every device, channels-last. Raises: ValueError if the backbone is of another net."""
         with (stream / "init").scope():
             net = self.net(outputs)
         net.mean.copy_(torch.tensor(self.mean))
@@ -129,9 +122,6 @@ class Learner:
             except RuntimeError as error:
                 raise ValueError(f"the backbone {self.backbone.fingerprint[:10]} does not fit {self.net}: {error}") from error
         return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this form
-
-
-# ---- training -----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -174,8 +164,6 @@ def fit(
     end the checkpoint holds the trained net. The host waits for the device once in `REPORT_UPDATES` updates.
 
     Args:
-        learner: its recipe and losses are used; the net is already built.
-        stream: the address of all random numbers.
         hook: after a resume, it may see the same updates again.
     Raises:
         ValueError: there are no labelled images.
@@ -276,7 +264,7 @@ class _Training:
 
 
 def chunk_of(images: Images) -> int:
-    """Images in a forward pass: `CHUNK`, or fewer if the images are larger than 64x64, so that the number of pixels is the same."""
+    """Images in a forward pass: `CHUNK`, or fewer if they are larger than 64x64, so that the number of pixels is the same."""
     pixels = math.prod(images.shape[1:])  # 1 for features
     return max(1, CHUNK * 64**2 // max(pixels, 64**2))
 

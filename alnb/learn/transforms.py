@@ -33,12 +33,10 @@ def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def crop(x: Shaped[Tensor, "B *C H W"], corners: Int[Tensor, "B 2"], padding: int, fill: int = 0) -> Shaped[Tensor, "B *C H W"]:
-    """Surround images or masks [B,H,W] by `padding` pixels of `fill`, and cut out a window of the original size.
+    """Surround images or masks [B,H,W] by `padding` pixels of `fill`, and cut out a window of the original size. Memory: a padded copy.
 
     Args:
         corners: top and left of the window in the padded image, in 0..2*padding pixels.
-    Returns:
-        The dtype of `x`. Memory: one padded copy.
     """
     padded = F.pad(x, (padding,) * 4, value=fill).contiguous()
     # All windows are one strided view with different starts: index_select copies them eight times as fast as indexing by (top, left).
@@ -80,10 +78,7 @@ def resized_crop(
 
 
 def resized_crop_nearest(y: Shaped[Tensor, "B H W"], boxes: Int[Tensor, "B 4"]) -> Shaped[Tensor, "B H W"]:
-    """`resized_crop` for masks: each pixel takes the value under its centre, as torchvision's NEAREST_EXACT.
-
-    torchvision's default for masks, NEAREST, lies half a pixel away from the bilinear images.
-    """
+    """`resized_crop` for masks: each pixel takes the value under its centre, as torchvision's NEAREST_EXACT."""
     top, left, height, width = boxes.unbind(1)
     image = torch.arange(len(y), device=y.device)[:, None, None]
     return y[image, _nearest(top, height, y.shape[-2])[:, :, None], _nearest(left, width, y.shape[-1])[:, None, :]]
@@ -125,10 +120,8 @@ def blur_kernel(height: int, width: int) -> int:
 
 
 def gaussian_blur(x: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], kernel: int) -> Float[Tensor, "B C H W"]:
-    """Blur each image by a Gaussian of `sigma` pixels; a sigma of 0 changes nothing. Edges are reflected.
+    """Blur each image by a Gaussian of `sigma` pixels, cut off at a width of `kernel` pixels; 0 changes nothing. Edges are reflected.
 
-    Args:
-        kernel: width in pixels at which the Gaussian is cut off; odd.
     Raises:
         ValueError: the kernel is even, or too wide for the images.
     """
@@ -176,15 +169,12 @@ def greyscale(
 def shift_hue(
     x: Float[Tensor, "B 3 H W"], turn: Float[Tensor, " B"], out: Float[Tensor, "B 3 H W"] | None = None
 ) -> Float[Tensor, "B 3 H W"]:
-    """Turn the hue of each image by `turn` in -0.5..0.5 of the colour circle; saturation and value of HSV stay.
+    """Turn the hue of each image in 0..1 by `turn` in -0.5..0.5 of the colour circle; saturation and value of HSV stay.
 
     On the hexagon of hues |h| = 1 + (g + b - r - min) / (max - min) sixths from red, towards green where g > b and towards blue where
     b > g. From h in 0..1 and the distances d = |h - (1/2, 1/3, 2/3)|, cut to one to two sixths, follow
     red = min + (max - min) * (6 d - 1), green and blue = min + (max - min) * (2 - 6 d), without a case distinction.
-
-    Args:
-        x: in 0..1. A turn of 0 returns it to about 1e-6.
-        out: where the result goes, if given; it may be x.
+    A turn of 0 returns x to about 1e-6. Writes to `out`, if given; it may be x.
     """
     r, g, b = (x[:, c : c + 1] for c in range(3))
     low = torch.minimum(r, g).minimum(b)
@@ -200,8 +190,7 @@ def shift_hue(
 def jitter_matrices(factors: Float[Tensor, "B 4"], order: Int[Tensor, "B 3"]) -> tuple[Float[Tensor, "B 3 3 3"], Float[Tensor, "B 3 1 3"]]:
     """The changes of brightness, contrast and saturation for `jitter`: matrices, and the weights of the channels' means in an offset.
 
-    All three changes are ``keep * x + grey * luma + level * mean luma``, cut to 0..1. So one product with a small matrix serves images
-    that need different changes.
+    All three are ``keep * x + grey * luma + level * mean luma``, cut to 0..1: a product with a small matrix, whatever an image needs.
 
     Args:
         factors: of brightness, contrast and saturation (1 changes nothing), and the turn of the hue, which is not used here.

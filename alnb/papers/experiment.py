@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from alnb.data.official import Root, root_folder
 from alnb.learn import train
 from alnb.learn.nets import Net
 from alnb.learn.train import Learner, Report
-from alnb.report.stats import OPEN, Verdict
 from alnb.store import Stream
 from alnb.store.checks import one_of
+
+if TYPE_CHECKING:
+    from alnb.report.stats import Verdict
 
 T = TypeVar("T")
 
@@ -53,6 +55,8 @@ def at_scale(scale: str, table: Mapping[Scale, T]) -> T:
 
 def decided(scale: str, verdict: Verdict) -> Verdict:
     """The verdict of runs at `scale`: `OPEN` at a scale that decides nothing."""
+    from alnb.report.stats import OPEN  # it needs pandas, and runs are made without
+
     return verdict if Scale(scale).decides else OPEN
 
 

@@ -5,6 +5,7 @@ These functions see the targets, i64 [N]. They are for looking back: no strategy
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -300,7 +301,8 @@ def draw_starts(frame: DataFrame, labels: Sequence[int]) -> Figure:
     axis.set_xlim(max(0.0, low - 0.05), min(1.0, high + 0.05))
     axis.set_yticks(range(len(STARTS)), [name.replace(", ", ",\n").replace(" the ", "\nthe ") for name in STARTS])
     legend = f"small: each of {stats.seeds(frame)} seeds; large: their mean, with its 95 % interval"
-    figure.suptitle(f"How the first labels were chosen, then who chose the rest ({legend})", fontsize=12 if len(labels) > 2 else 10)
+    title = f"How the first labels were chosen, then who chose the rest ({legend})"
+    figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), fontsize=12)
     return figure
 
 

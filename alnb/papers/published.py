@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas
-from pandas import DataFrame
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 NUMBERS = ("labelled_percent", "n_labelled", "value")
 
@@ -35,5 +35,7 @@ def published(paper: str | None = None, **filters: Any) -> DataFrame:
 
 @cache
 def _table() -> DataFrame:
+    import pandas
+
     with resources.files("alnb.papers").joinpath("published.csv").open(encoding="utf-8") as file:
         return pandas.read_csv(file, keep_default_na=False, na_values={name: [""] for name in NUMBERS})

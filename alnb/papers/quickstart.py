@@ -69,17 +69,13 @@ class Start:
 
 
 def setting(dataset: str, scale: str, *, initial: int = 0, budget: int = 0, cycles: int = 0, **source: Any) -> Setting:
-    """The experiment on `dataset`, a name or a folder of images in class sub-folders, at `scale`.
+    """The experiment on `dataset`, a name or a folder of images in class sub-folders, at `scale`. Raises: data.DataError.
 
     Args:
         initial: labels of cycle 0. 0: two of each class on tiny images, else as many of each class as the scale says.
         budget: labels of each later cycle. 0: three of each class on tiny images, else as `initial`.
         cycles: 0: as the scale says.
         source: root, device, download, image_size, skip_bad, as of `data.load`; an image_size of 0 is the data set's own.
-
-    Raises:
-        ValueError: there is no such scale.
-        data.DataError: the images are missing or damaged. The message says what to do.
     """
     make = at_scale(scale, SIZES)
     images, test = load(dataset, **{**source, "image_size": source.get("image_size") or None})

@@ -12,13 +12,12 @@ from typing import Any
 import numpy
 import seaborn
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from pandas import DataFrame
 from PIL import Image, PngImagePlugin
 
 from alnb import store
-from alnb.report.palette import COLOURS, looks
+from alnb.report.palette import COLOURS, draw_legend, looks
 from alnb.report.stats import Correlation, interval, seeds
 
 LARGE = 300_000  # bytes; a larger PNG is saved in fewer colours
@@ -27,10 +26,8 @@ LARGE = 300_000  # bytes; a larger PNG is saved in fewer colours
 def draw_curves(frame: DataFrame, title: str, *, target: float | None = None, published: DataFrame | None = None) -> Figure:
     """Learning curves: mean accuracy over seeds against labels, with 95 % bands; a panel for each `arm`, a colour for each `strategy`.
 
-    Args:
-        target: draws a dashed line at that accuracy.
-        published: accuracies to draw as hollow markers, columns arm, strategy, n_labelled, value. Other arms, strategies and larger
-            numbers of labels are left out.
+    target: draws a dashed line at that accuracy.
+    published: accuracies to draw as hollow markers, columns arm, strategy, n_labelled, value; those beyond the frame are left out.
     """
     arms, look = list(frame["arm"].unique()), looks(frame["strategy"])
     palette, markers = ({name: style[key] for name, style in look.items()} for key in ("color", "marker"))
@@ -49,9 +46,8 @@ def draw_curves(frame: DataFrame, title: str, *, target: float | None = None, pu
         axis.set(title=arm, xlabel="labels", ylabel="test accuracy")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-    _within_0_and_1(axes[0], "y")
-    handles = [Line2D([], [], label=name.replace("_", " "), markersize=5, **style) for name, style in look.items()]
-    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+    axes[0].set_ylim(numpy.clip(axes[0].get_ylim(), 0, 1))  # a band by Student's t may leave 0 to 1, an accuracy cannot
+    draw_legend(figure, {name.replace("_", " "): {"linestyle": "-", "markersize": 5, **style} for name, style in look.items()})
     figure.suptitle(f"{title}; mean of {seeds(frame)} seeds, 95 % bands", fontsize=11)
     return figure
 
@@ -66,17 +62,10 @@ def draw_published(axis: Any, published: DataFrame, look: Mapping[str, Mapping[s
         axis.plot(row.n_labelled, row.value, label="_published", **style, **look[row.strategy])
 
 
-def _within_0_and_1(axis: Any, side: str) -> None:
-    """Cut the limits of an axis: a band by Student's t may leave 0 to 1, an accuracy cannot."""
-    low, high = getattr(axis, f"get_{side}lim")()
-    axis.set(**{f"{side}lim": (max(0.0, low), min(1.0, high))})
-
-
 def draw_times(frame: DataFrame, title: str) -> Figure:
     """Mean accuracy against the mean seconds of all cycles until then (query, answers, training, test); a panel for each `arm`.
 
-    The seconds leave out pre-training, and the time of a process that was stopped before it finished a cycle. Lines join the cycles of a
-    strategy. They are means over seeds, of runs that perhaps used different machines.
+    The seconds leave out pre-training, and the time of a process that was stopped before it finished a cycle. Machines may differ.
     """
     arms, look = list(frame["arm"].unique()), looks(frame["strategy"])
     spent = frame.sort_values("cycle").assign(spent=lambda table: table.groupby("run", observed=True)["seconds"].cumsum())
@@ -86,7 +75,6 @@ def draw_times(frame: DataFrame, title: str) -> Figure:
     axes = figure.subplots(1, len(arms), sharex=True, sharey=True, squeeze=False)[0]
     for axis, arm in zip(axes, arms, strict=True):
         for name, curve in means.loc[arm].groupby("strategy", observed=True, sort=False):
-            curve = curve.sort_index()
             axis.plot(curve["spent"], curve["accuracy"], markersize=5, label=name, **look[name])
         axis.set(title=arm, xlabel="seconds, pre-training not counted", ylabel="test accuracy")
         if wide_range:
@@ -109,7 +97,7 @@ def draw_areas(summary: DataFrame, title: str) -> Figure:
             axis.errorbar(row.area, y, xerr=spread, linestyle="none", capsize=3, **look[row.strategy])
         axis.set(yticks=range(len(rows)), yticklabels=rows["strategy"], ylim=(len(rows) - 0.5, -0.5))
         axis.set_title(textwrap.fill(setting, 110), fontsize=9, loc="left")
-        _within_0_and_1(axis, "x")
+        axis.set_xlim(numpy.clip(axis.get_xlim(), 0, 1))
         axis.grid(alpha=0.3, axis="x")
     axes[-1].set_xlabel("area under the budget curve (mean accuracy over the budget)")
     figure.suptitle(title, fontsize=11)
@@ -157,10 +145,7 @@ def draw_class_histograms(counts: DataFrame, title: str) -> Figure:
 def draw_correlations(correlations: Mapping[str, Correlation], title: str, printed: Mapping[str, float] | None = None) -> Figure:
     """Normalised ranks of both losses of random images; a panel for each pretext, with rho over all images in its title.
 
-    Args:
-        printed: the paper's rho by pretext, to be written beside ours.
-    Raises:
-        ValueError: there is no pretext.
+    printed: the paper's rho by pretext, to be written beside ours. Raises ValueError if there is no pretext.
     Source: Yi et al. 2022, Figure 2.
     """
     if not correlations:
@@ -200,13 +185,9 @@ def save(figure: Figure, path: Path, caption: str, runs: DataFrame | str | None 
         figure.supxlabel(text, x=0.01, ha="left", fontsize=7, color="0.35")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Description": caption})
-    store.write_atomic(path, buffer.getvalue() if buffer.tell() < LARGE else _fewer_colours(buffer.getvalue(), caption))
+    if buffer.tell() >= LARGE:  # thousands of half-transparent points make very many colours: 256 of them need a third of the bytes
+        picture, buffer, info = Image.open(buffer).convert("RGB"), io.BytesIO(), PngImagePlugin.PngInfo()
+        info.add_text("Description", caption)
+        picture.quantize(256).save(buffer, "png", optimize=True, pnginfo=info)
+    store.write_atomic(path, buffer.getvalue())
     return path
-
-
-def _fewer_colours(png: bytes, caption: str) -> bytes:
-    """The picture in 256 colours, a third of the size: thousands of half-transparent points make very many colours."""
-    info, out = PngImagePlugin.PngInfo(), io.BytesIO()
-    info.add_text("Description", caption)
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(out, "png", optimize=True, pnginfo=info)
-    return out.getvalue()

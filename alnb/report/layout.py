@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from openTSNE import TSNE
@@ -25,27 +24,18 @@ def layout(features: Tensor, *, perplexity: float = PERPLEXITY, seed: int = 0, c
     """Positions f64 [N,2], on the CPU, of `features` [N,D]. They are cached below `cache`, for each set of arguments.
 
     Features are projected on their `COMPONENTS` largest principal components, and positions start from the first two. openTSNE uses as
-    many threads as torch; their number does not change the layout.
+    many threads as torch; their number does not change the layout. Memory: O(N (D + perplexity)).
 
-    Args:
-        perplexity: about the number of neighbours that stay close to each point.
-
-    Raises:
-        ValueError: features that are not [N,D] with D > 1, not finite in f32 or all equal, or too few of them for the perplexity.
-        store.Corrupted: a cached layout is damaged.
-
-    Memory: O(N (D + perplexity)).
+    perplexity: about the number of neighbours that stay close to each point.
+    Raises ValueError for features that are not [N,D] with D > 1, not finite in f32 or all equal, or too few of them for the perplexity.
     Source: van der Maaten and Hinton 2008; Poličar et al. 2024 (openTSNE), with its interpolation in place of the N² forces.
     """
     features = features.detach().cpu()
     _check(features, perplexity)
     settings = {"components": COMPONENTS, "neighbours": NEIGHBOURS, "iterations": [EARLY, LATER]}
     experiment = store.describe({"features": features, "perplexity": perplexity, "seed": seed, **settings})
-
-    def compute(folder: Path) -> dict[str, Any]:
-        return {"layout": _embed(features.float(), perplexity, seed)}
-
-    positions: Tensor = store.cached(cache, "tsne", experiment, torch.device("cpu"), compute)["layout"]
+    result = store.cached(cache, "tsne", experiment, torch.device("cpu"), lambda _: {"layout": _embed(features.float(), perplexity, seed)})
+    positions: Tensor = result["layout"]
     return positions
 
 

@@ -50,7 +50,7 @@ def class_edge(label: int) -> str:
     return "white" if class_colour(label) in DARK else "black"
 
 
-def draw_legend(figure: Any, marks: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> None:
+def draw_legend(figure: Any, marks: Mapping[str, Mapping[str, Any]], classes: Sequence[str] = ()) -> None:
     """Draw a legend beside a figure: the marks, then the colours of the classes if there are at most ten.
 
     marks: by name, properties of a `Line2D`.

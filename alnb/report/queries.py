@@ -19,6 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from alnb.acquire import scores
+from alnb.acquire.cover import check_features, check_norms
 from alnb.report.palette import class_colour, class_edge, draw_legend
 from alnb.report.stats import check_targets
 from alnb.store import Stream
@@ -30,12 +31,6 @@ SHAPES = ("o", "^", "s", "D", "P")  # of the iterations that are drawn; circle, 
 
 Queries = Mapping[str, Mapping[int, Tensor]]
 """The queried images, global indices i64 [n], by strategy and iteration. As in the paper, iterations count from 1: the first is cycle 0."""
-
-
-def margins(log_probs: Float[Tensor, "N C"], indices: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Probability of the first class minus that of the second, in [0, 1], of each queried image. SMALL near a decision boundary."""
-    _check_indices(indices, len(log_probs))
-    return scores.margin(log_probs[indices])
 
 
 def neighbours(features: Float[Tensor, "N D"], indices: Int[Tensor, " n"], k: int) -> Int[Tensor, "n k"]:
@@ -63,8 +58,7 @@ def class_entropy(targets: Int[Tensor, " N"], indices: Int[Tensor, " n"], classe
     """Entropy, in nats, of the classes of the queried images; ln C if all are equally frequent."""
     _check_indices(indices, len(targets))
     check_targets(targets, len(targets), classes)
-    share = torch.bincount(targets[indices], minlength=classes).double() / len(indices)
-    return float(torch.special.entr(share).sum())
+    return float(torch.special.entr(torch.bincount(targets[indices]).double() / len(indices)).sum())
 
 
 def coverage_radius(features: Float[Tensor, "N D"], indices: Int[Tensor, " n"]) -> float:
@@ -84,13 +78,9 @@ def summary(
         features, log_probs: [N,D] and [N,C], of a net that learned from all labels. targets: i64 [N].
         k: how many neighbours count.
         references: random queries of each size. Their row has the mean, and `…_low` and `…_high`, between which 95 % of them lie.
-
     Returns:
-        Columns: strategy, iteration, n, margin (mean), neighbour_entropy (mean), class_entropy, radius. Reference rows have
-        strategy `RANDOM`, iteration 0, and the limits, which are NaN in other rows.
-
-    Raises:
-        ValueError: no query, fewer than one reference, or as the functions above; the message names the query.
+        Columns: strategy, iteration, n, margin (mean; of the first two probabilities, SMALL near a boundary), neighbour_entropy (mean),
+        class_entropy, radius. Reference rows have strategy `RANDOM`, iteration 0, and the limits, which are NaN in other rows.
     """
     N, classes = log_probs.shape
     named = {(strategy, i): indices for strategy, by_iteration in queries.items() for i, indices in by_iteration.items()}
@@ -98,7 +88,11 @@ def summary(
         raise ValueError(f"{len(named)} queries, {references} references: give at least one of each")
     for (strategy, i), indices in named.items():
         _check_indices(indices, N, f"iteration {i} of {strategy}")
-    drawn = _reference_queries({len(indices) for indices in named.values()}, N, references, seed, targets.device)
+    draw = Stream(seed) / "reference"
+    drawn = {
+        n: [torch.randperm(N, generator=(draw / n / k).generator())[:n].to(targets.device) for k in range(references)]
+        for n in sorted({len(indices) for indices in named.values()})
+    }
     # an image may be in several queries, and is looked up once
     images = torch.cat([*named.values(), *(indices for draws in drawn.values() for indices in draws)]).unique()
     entropies = torch.zeros(N, dtype=torch.float64, device=images.device)
@@ -106,7 +100,7 @@ def summary(
 
     def measures(indices: Tensor) -> dict[str, float]:
         return {
-            "margin": float(margins(log_probs, indices).mean()),
+            "margin": float(scores.margin(log_probs[indices]).mean()),
             "neighbour_entropy": float(entropies[indices].mean()),
             "class_entropy": class_entropy(targets, indices, classes),
             "radius": coverage_radius(features, indices),
@@ -120,13 +114,6 @@ def summary(
     return pandas.DataFrame(rows)
 
 
-def _reference_queries(sizes: Iterable[int], N: int, references: int, seed: int, device: torch.device) -> dict[int, list[Tensor]]:
-    def query(n: int, draw: int) -> Tensor:
-        return torch.randperm(N, generator=(Stream(seed) / "reference" / n / draw).generator())[:n].to(device)
-
-    return {n: [query(n, draw) for draw in range(references)] for n in sorted(sizes)}
-
-
 def draw_queries(
     layout: Tensor, targets: Tensor, queries: Queries, classes: Sequence[str], title: str = "", iterations: Sequence[int] = (1, 5, 10)
 ) -> Figure:
@@ -134,17 +121,23 @@ def draw_queries(
 
     Args:
         layout: positions [N,2], the same for all strategies. targets: i64 [N].
-        classes: their names. The legend has them if there are at most ten.
-        iterations: which queries are drawn, as circle, triangle, square, …; those that a strategy lacks are left out.
-
-    Raises:
-        ValueError: no strategy, more iterations than `SHAPES`, or bad layout, targets or indices.
+        classes: their names; in the legend if there are at most ten.
+        iterations: which queries are drawn, at most as many as `SHAPES`; those that a strategy lacks are left out.
     """
-    _check_drawing(layout, targets, queries, classes, iterations)
+    if not queries:
+        raise ValueError("there are no queries to draw: give those of at least one strategy")
+    if layout.ndim != 2 or layout.shape[1] != 2:
+        raise ValueError(f"layout must be positions [N, 2], but is {list(layout.shape)}: see report.layout")
+    if len(iterations) > len(SHAPES) or len(set(iterations)) < len(iterations):
+        raise ValueError(f"iterations are {list(iterations)}: choose at most {len(SHAPES)}, all different")
+    check_targets(targets, len(layout), len(classes))
+    for strategy, by_iteration in queries.items():
+        for k, indices in by_iteration.items():
+            _check_indices(indices, len(layout), f"iteration {k} of {strategy}")
     figure = Figure(figsize=(1.7 + 3.7 * len(queries), 4.4), layout="constrained")
     marker = dict(zip(iterations, SHAPES, strict=False))
-    for axis, (strategy, indices) in zip(figure.subplots(1, len(queries), squeeze=False)[0], queries.items(), strict=True):
-        chosen = [(marker[k], str(k), indices[k].tolist()) for k in iterations if k in indices]
+    for axis, (strategy, by_iteration) in zip(figure.subplots(1, len(queries), squeeze=False)[0], queries.items(), strict=True):
+        chosen = [(marker[k], str(k), by_iteration[k].tolist()) for k in iterations if k in by_iteration]
         _draw_panel(axis, layout.detach().cpu().numpy(), targets.tolist(), chosen)
         axis.set(title=strategy.replace("_", " "), xticks=[], yticks=[])
     looks = {f"iteration {k}": {"marker": shape, "color": "0.6", "markeredgecolor": "black"} for k, shape in marker.items()}
@@ -164,13 +157,10 @@ def _draw_panel(axis: Any, layout: Any, targets: list[int], chosen: Iterable[tup
 
 def _centred(features: Tensor, indices: Tensor) -> Tensor:
     """`features` in f64 on the CPU, minus their mean: scikit-learn's distances lose digits far from zero."""
-    if features.ndim != 2 or not features.is_floating_point():
-        raise ValueError(f"features must be float [N, D], but are {features.dtype} {list(features.shape)}: pool or flatten them first")
+    check_features(features)
     _check_indices(indices, len(features))
     points = features.detach().double().cpu()
-    bad = (~points.square().sum(dim=1).isfinite()).nonzero().flatten()
-    if len(bad):
-        raise ValueError(f"features[{int(bad[0])}] is not finite, or too large to be squared ({len(bad)} such rows): look at the net")
+    check_norms(torch.linalg.vector_norm(points, dim=1))
     return points - points.mean(dim=0)
 
 
@@ -180,16 +170,3 @@ def _check_indices(indices: Tensor, N: int, name: str = "the query") -> None:
     bad = ((indices < 0) | (indices >= N)).nonzero().flatten()
     if len(bad):
         raise ValueError(f"{name} has {int(indices[bad[0]])} at {int(bad[0])}: indices of {N} images are in [0, {N})")
-
-
-def _check_drawing(layout: Tensor, targets: Tensor, queries: Queries, classes: Sequence[str], iterations: Sequence[int]) -> None:
-    if not queries:
-        raise ValueError("there are no queries to draw: give those of at least one strategy")
-    if layout.ndim != 2 or layout.shape[1] != 2:
-        raise ValueError(f"layout must be positions [N, 2], but is {list(layout.shape)}: see report.layout")
-    if len(iterations) > len(SHAPES) or len(set(iterations)) < len(iterations):
-        raise ValueError(f"iterations are {list(iterations)}: choose at most {len(SHAPES)}, all different")
-    check_targets(targets, len(layout), len(classes))
-    for strategy, by_iteration in queries.items():
-        for k, indices in by_iteration.items():
-            _check_indices(indices, len(layout), f"iteration {k} of {strategy}")

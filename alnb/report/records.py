@@ -1,6 +1,7 @@
 """Records to tables: find run folders, read and verify them, and make a row of each cycle.
 
-A function that reads runs raises `store.Corrupted` if a file is damaged, and `store.NewerFormat` if a later version wrote it.
+A function that reads runs raises `store.Corrupted` if a file is damaged, and `store.NewerFormat` if a later version wrote it. pandas is
+imported only where tables are made: a sweep reads runs on machines without it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas
-from pandas import DataFrame
+from typing import TYPE_CHECKING, Any
 
 from alnb import store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 TaggedRun = tuple[store.Run, Mapping[str, Any]]
 """A run and its tags: what its experiment calls it, such as arm, strategy and seed."""
@@ -44,14 +45,13 @@ def find(root: Path | str, **tags: Any) -> list[tuple[store.Run, dict[str, Any]]
 
 def frame(runs: Iterable[TaggedRun]) -> DataFrame:
     """A row for each cycle. Columns: the run's tags, then cycle, n_labelled, each scalar metric, seconds, peak_memory_mb, then `protocol`
-    (a short text), `commit` and `run` (the folder).
-
-    Raises:
-        ValueError: there is no record.
+    (a short text), `commit` and `run` (the folder). Raises ValueError if there is no record.
     """
+    import pandas
+
     rows = []
     for run, tags in runs:
-        origin = {**_origin(run.manifest or {}), "run": str(run.path)}
+        origin = _origin(run)
         rows += [{**tags, **measured, **origin} for measured in map(_measured, run.records())]
     if not rows:
         raise ValueError("there are no finished cycles to report on: run the experiment first")
@@ -67,10 +67,10 @@ def load(root: Path | str) -> DataFrame:
     `experiment`, the name of the folder above the run; and `run`, its folder. Texts of a run are categorical.
 
     Runs without a finished cycle are left out. Memory: O(rows x columns).
-
-    Raises:
-        ValueError: there is no finished cycle, or a tag has the name of a measurement.
+    Raises ValueError if there is no finished cycle, or a tag has the name of a measurement.
     """
+    import pandas
+
     heads: list[dict[str, Any]] = []
     stated, rows, owner = [], [], []
     for run in runs(root):
@@ -78,7 +78,9 @@ def load(root: Path | str) -> DataFrame:
         if records:
             owner += [len(heads)] * len(records)
             heads.append(_tags(manifest))
-            stated.append({**_stated(manifest), "experiment": run.path.absolute().parent.name, "run": str(run.path)})
+            shown = {name: value for name, value in manifest["experiment"].items() if name not in ("tags", "task")}
+            leaves = dict(_leaves({**shown, "environment": manifest.get("environment", {})}))
+            stated.append({**_origin(run), **leaves, "experiment": run.path.absolute().parent.name, "run": str(run.path)})
             rows += [_measured(record, stages=True) for record in records]
     if not rows:
         raise ValueError(f"there are no finished runs below {root}: make some with `alnb run notebooks/quickstart.ipynb -p scale smoke`")
@@ -98,20 +100,18 @@ def class_counts(where: Path | str | Iterable[TaggedRun]) -> DataFrame:
     """How many labels of each class were asked for: a row for each run, cycle and class, of runs below a folder or from `find`.
 
     Columns: the run's tags, then cycle, class (its number), count (i64; of the answers, right or wrong), then `protocol`, `commit` and
-    `run`. Memory: O(cycles x classes).
-
-    Raises:
-        ValueError: there is no finished cycle.
+    `run`. Memory: O(cycles x classes). Raises ValueError if there is no finished cycle.
     """
-    below = isinstance(where, Path | str)
+    import pandas
+
     tagged = ((run, _tags(run.manifest or {})) for run in runs(where)) if isinstance(where, Path | str) else where
     rows = []
     for run, tags in tagged:
-        origin = {**_origin(run.manifest or {}), "run": str(run.path)}
+        origin = _origin(run)
         counted = ((record["cycle"], record["class_counts"]) for record in run.records())
         rows += [{**tags, "cycle": cycle, "class": list(range(len(counts))), "count": counts, **origin} for cycle, counts in counted]
     if not rows:
-        raise ValueError(f"there are no finished cycles to count classes of{f' below {where}' if below else ''}")
+        raise ValueError(f"there are no finished cycles to count classes of{f' below {where}' if isinstance(where, Path | str) else ''}")
     long = pandas.DataFrame(rows).explode(["class", "count"], ignore_index=True)
     return long.astype({"class": "int64", "count": "int64"})
 
@@ -119,8 +119,7 @@ def class_counts(where: Path | str | Iterable[TaggedRun]) -> DataFrame:
 def conditions(words: Iterable[str]) -> dict[str, list[str]]:
     """The `conditions` of `where`, from words such as "dataset=cifar10". A column may be named several times, for several values.
 
-    Raises:
-        ValueError: a word has no = in it.
+    Raises ValueError if a word has no = in it.
     """
     wanted: dict[str, list[str]] = {}
     for word in words:
@@ -134,8 +133,7 @@ def conditions(words: Iterable[str]) -> dict[str, list[str]]:
 def where(frame: DataFrame, conditions: Mapping[str, list[str]]) -> DataFrame:
     """The rows of `frame` that have, in each named column, one of the given values, as texts.
 
-    Raises:
-        ValueError: there is no such column, or no row is left; the message names those that exist.
+    Raises ValueError, which names those that exist, if there is no such column, or no row is left.
     """
     for name, values in conditions.items():
         if name not in frame:
@@ -152,9 +150,7 @@ def where(frame: DataFrame, conditions: Mapping[str, list[str]]) -> DataFrame:
 def export(frame: DataFrame, path: Path | str) -> Path:
     """Write `frame` to `path`, atomically, as Parquet or CSV by its suffix. Returns the path.
 
-    Raises:
-        ValueError: the suffix is another.
-        OSError: the file cannot be written; an earlier file is still there.
+    Raises ValueError if the suffix is another; OSError if the file cannot be written: an earlier file is still there.
     """
     path, buffer = Path(path), io.BytesIO()
     check_suffix(path)
@@ -183,21 +179,23 @@ def protocol(manifest: store.Json) -> str:
     return f"{rules['initial']}{later} labels, {rules['init']}{best}"
 
 
-def _origin(manifest: store.Json) -> dict[str, str]:
-    return {"protocol": protocol(manifest), "commit": manifest.get("environment", {}).get("commit") or "unknown"}
+def _origin(run: store.Run) -> dict[str, str]:
+    manifest = run.manifest or {}
+    commit = manifest.get("environment", {}).get("commit") or "unknown"
+    return {"protocol": protocol(manifest), "commit": commit, "run": str(run.path)}
 
 
 def _tags(manifest: store.Json) -> dict[str, Any]:
     """The run's tags, and those that its experiment implies."""
     experiment = manifest["experiment"]
-    implied: dict[str, Any] = {}
+    implied: dict[str, Any] = {"dataset": experiment["dataset"]} if "dataset" in experiment else {}
     if "learner" in experiment:
         implied["arm"] = "scratch" if experiment["learner"].get("backbone") is None else "warm"
     if "strategy" in experiment:
         implied["strategy"] = _short(experiment["strategy"])
     if "protocol" in experiment:
         implied["seed"] = experiment["protocol"]["seed"]
-    return {**{name: experiment[name] for name in ("dataset",) if name in experiment}, **implied, **experiment.get("tags", {})}
+    return {**implied, **experiment.get("tags", {})}
 
 
 def _short(described: Any) -> str:
@@ -207,14 +205,8 @@ def _short(described: Any) -> str:
     return str(described).rpartition(".")[2]
 
 
-def _stated(manifest: store.Json) -> dict[str, Any]:
-    experiment = {name: value for name, value in manifest["experiment"].items() if name not in ("tags", "task")}
-    leaves = dict(_leaves(experiment)) | dict(_leaves({"environment": manifest.get("environment", {})}))
-    return {**_origin(manifest), **leaves}
-
-
 def _leaves(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is not a mapping, by its dotted name. A list is one value, as JSON."""
+    """Every value that is not a mapping, by its dotted name, in order. A list is one value, as JSON."""
     for name, item in value.items():
         if isinstance(item, dict):
             yield from _leaves(item, f"{where}{name}.")

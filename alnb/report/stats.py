@@ -18,6 +18,7 @@ from pandas import DataFrame, Series
 from torch import Tensor
 
 from alnb.store import Stream
+from alnb.store.checks import at_least
 from alnb.store.shapes import Float, Int
 
 BAND = 0.95  # confidence of every band and interval
@@ -31,9 +32,6 @@ Verdict = Literal["holds", "does not hold", "not decidable at this scale"]
 HOLDS: Verdict = "holds"
 FAILS: Verdict = "does not hold"
 OPEN: Verdict = "not decidable at this scale"
-
-
-# ---- over seeds -----------------------------------------------------------------------------------------------------------------
 
 
 def interval(values: Series) -> tuple[float, float]:
@@ -54,18 +52,12 @@ def seeds(frame: DataFrame) -> str:
 
 def labels_to_reach(labels: Iterable[float], accuracy: Iterable[float], level: float) -> float:
     """The number of labels at which a curve first reaches `level`, linear between its cycles. NaN if it never does."""
-    before: tuple[float, float] | None = None
-    for n, value in zip(labels, accuracy, strict=True):
-        if value >= level:
-            if before is None:
-                return float(n)
-            share = (level - before[1]) / (value - before[1])
-            return before[0] + share * (n - before[0])
-        before = float(n), value
-    return math.nan
-
-
-# ---- differences and verdicts ---------------------------------------------------------------------------------------------------
+    curve = list(zip(labels, accuracy, strict=True))
+    reached = next((k for k, (_, value) in enumerate(curve) if value >= level), None)
+    if not reached:  # with the first labels, or never
+        return math.nan if reached is None else float(curve[0][0])
+    (n, below), (more, above) = curve[reached - 1 : reached + 1]
+    return float(n + (level - below) / (above - below) * (more - n))
 
 
 @dataclass(frozen=True)
@@ -101,9 +93,7 @@ def paired(frame: DataFrame, first: Side, second: Side, on: Sequence[str] = BUDG
     """How much more accurate the rows that match `first` are than those that match `second`.
 
     Rows pair where the seed and all columns `on` agree. Differences are averaged within each seed, then over seeds.
-
-    Raises:
-        ValueError: a column is missing, or one side mixes data sets or scales.
+    Raises ValueError if a column is missing, or one side mixes data sets or scales.
     """
     return difference(paired_by_seed(frame, first, second, on))
 
@@ -131,11 +121,7 @@ def _accuracy(frame: DataFrame, side: Side, keys: list[str]) -> Series:
 
 
 def by_budget(frame: DataFrame, first: Side, second: Side) -> DataFrame:
-    """`paired` at each budget: columns n_labelled, mean, low, high, n. It shows where two curves meet or cross.
-
-    Raises:
-        ValueError: as `paired`.
-    """
+    """`paired` at each budget: columns n_labelled, mean, low, high, n. It shows where two curves meet or cross."""
     differences = ((labels, paired(rows, first, second)) for labels, rows in frame.groupby("n_labelled"))
     rows = [(labels, one.mean, one.low, one.high, one.n) for labels, one in differences if one.n]
     return pandas.DataFrame(rows, columns=["n_labelled", "mean", "low", "high", "n"])
@@ -154,12 +140,7 @@ def verdict(difference: Difference, tolerance: float = 0.0) -> Verdict:
 def every(verdicts: Iterable[Verdict]) -> Verdict:
     """`HOLDS` if all verdicts hold, `FAILS` if one fails, otherwise `OPEN`."""
     values = set(verdicts)
-    if FAILS in values:
-        return FAILS
-    return HOLDS if values == {HOLDS} else OPEN
-
-
-# ---- tests ----------------------------------------------------------------------------------------------------------------------
+    return FAILS if FAILS in values else HOLDS if values == {HOLDS} else OPEN
 
 
 def paired_t(differences: Iterable[float]) -> float:
@@ -193,31 +174,24 @@ def friedman(table: DataFrame) -> float:
     return float(scipy.stats.friedmanchisquare(*(table[name] for name in table)).pvalue)
 
 
-# ---- rank correlation -----------------------------------------------------------------------------------------------------------
-# These functions raise ValueError for sides of different lengths, fewer than two values, NaN, or values that are all equal.
-
-
 def spearman(first: Float[Tensor, " N"], second: Float[Tensor, " N"], names: tuple[str, str] = ("first", "second")) -> float:
-    """Spearman's rho in [-1, 1]. Equal values share the mean of their ranks. Errors call the two sides by `names`."""
+    """Spearman's rho in [-1, 1]. Equal values share the mean of their ranks.
+
+    It raises ValueError, as the functions below, for sides of different lengths, fewer than two values, NaN, or values that are all equal.
+    """
     _check_pairs(first, second, names)
     return float(scipy.stats.spearmanr(first.double().cpu().numpy(), second.double().cpu().numpy()).statistic)
 
 
-def bootstrap(
-    first: Float[Tensor, " N"], second: Float[Tensor, " N"], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile interval of `spearman` over `resamples` samples of the N pairs with replacement.
+def bootstrap(first: Float[Tensor, " N"], second: Float[Tensor, " N"], *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of `spearman` over `resamples` samples of the N pairs with replacement.
 
     Samples in which one side is constant have no correlation and are left out. Values are sorted once, so that the time is
-    O(`resamples` N). Memory: O(`BLOCK` N).
-
-    Raises:
-        ValueError: no samples, a level outside (0, 1), or no sample with a correlation.
-    Source: Efron 1979.
+    O(`resamples` N). Memory: O(`BLOCK` N). Source: Efron 1979.
+    Raises ValueError for no samples, or no sample with a correlation.
     """
     _check_pairs(first, second, ("first", "second"))
-    if resamples < 1 or not 0 < level < 1:
-        raise ValueError(f"resamples is {resamples}, level {level}: choose at least 1, and a level in (0, 1) such as 0.95")
+    at_least("bootstrap: resamples", resamples, 1)
     generator, n, parts = (Stream(seed) / "bootstrap").generator(), len(first), []
     places = [values.unique(return_inverse=True)[1] for values in (first.cpu(), second.cpu())]  # on the CPU: equal on every device
     for start in range(0, resamples, BLOCK):
@@ -227,8 +201,7 @@ def bootstrap(
     values = values[values.isfinite()]
     if not len(values):
         raise ValueError(f"none of {resamples} samples of {n} pairs has two different values on both sides: take more pairs or samples")
-    tail = (1 - level) / 2
-    low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    low, high = torch.quantile(values, torch.tensor([(1 - BAND) / 2, (1 + BAND) / 2], dtype=values.dtype)).tolist()
     return low, high
 
 
@@ -268,9 +241,7 @@ def reliability(draws: Float[Tensor, "M N"]) -> float:
     """How well the order by the mean over M draws would agree with the order by M other draws, in [-1, 1].
 
     Rho between the means of the even and of the odd draws, corrected to M draws: 2 rho / (1 + rho). A negative rho is returned as it is,
-    since the correction does not apply. If M is odd, the halves have (M + 1) / 2 and (M - 1) / 2 draws.
-
-    Source: Spearman 1910; Brown 1910.
+    since the correction does not apply. If M is odd, the halves have (M + 1) / 2 and (M - 1) / 2 draws. Source: Spearman; Brown 1910.
     """
     if draws.ndim != 2 or len(draws) < 2:
         raise ValueError(f"draws are {list(draws.shape)}, expected [M, N] with M of at least 2: draw more views of each image")

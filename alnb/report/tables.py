@@ -25,9 +25,6 @@ DERIVED = ("setting", "panels")  # the columns that `settings` adds
 ALPHA = 0.05  # error of a family of tests
 
 
-# ---- settings -------------------------------------------------------------------------------------------------------------------
-
-
 def settings(frame: DataFrame) -> DataFrame:
     """The finished runs of `frame` with two more columns, `setting` and `panels`.
 
@@ -36,8 +33,7 @@ def settings(frame: DataFrame) -> DataFrame:
     strategy is, they become two strategies, such as ``vaal (beta 10)``; if they differ in their pretext, such as ``pt4al, jigsaw``.
     `panels` is `setting` without the arm: one figure, with a panel for each arm. Tags of these two names get ``run.`` before them.
 
-    Raises:
-        ValueError: no run is finished, or two folders hold the same strategy and seed of the same experiment.
+    Raises ValueError if no run is finished, or two folders hold the same strategy and seed of the same experiment.
     """
     frame = frame.rename(columns={name: f"run.{name}" for name in DERIVED if name in frame})
     finished = _with_pretexts(frame[_finished(frame)])
@@ -47,7 +43,11 @@ def settings(frame: DataFrame) -> DataFrame:
     named = [name for name in NAMED if name in runs]
     keys = [*named, *_telling_apart(runs, named, [name for name in _parameters(runs) if name not in named])]
     strategies = _strategies(runs, keys)
-    _check_unique(runs.assign(strategy=strategies), [*keys, "strategy", "seed"])
+    same = runs.assign(strategy=strategies).groupby([*keys, "strategy", "seed"], observed=True, dropna=False, sort=False).groups
+    twice = next((folders for folders in same.values() if len(folders) > 1), None)
+    if twice is not None:
+        where = " and ".join(map(str, twice[:2]))
+        raise ValueError(f"the same experiment is there twice, as {where}: move one of them away, or choose a folder with only one")
     texts = {"setting": _texts(runs, keys), "panels": _texts(runs, [key for key in keys if key != "arm"]), "strategy": strategies}
     plain = finished.astype({name: object for name in ("strategy", *named) if finished[name].dtype == "category"})
     return plain.assign(**{name: finished["run"].astype(str).map(text) for name, text in texts.items()})
@@ -108,15 +108,6 @@ def _strategies(runs: DataFrame, keys: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _check_unique(runs: DataFrame, keys: list[str]) -> None:
-    """Raises: ValueError if two runs have the same `keys`; the message names their folders."""
-    twice = runs[runs.duplicated(keys, keep=False)]
-    if len(twice):
-        same = twice.groupby(keys, observed=True, dropna=False, sort=False).groups
-        folders = " and ".join(map(str, next(iter(same.values()))[:2]))
-        raise ValueError(f"the same experiment is there twice, as {folders}: move one of them away, or choose a folder with only one")
-
-
 def _texts(runs: DataFrame, keys: Sequence[str]) -> dict[str, str]:
     """The values of the `keys` in which runs differ, and always dataset and scale, by the run's folder."""
     shown = [key for key in keys if key in ("dataset", "scale") or runs[key].nunique(dropna=False) > 1]
@@ -147,9 +138,6 @@ def mixed(frame: DataFrame) -> DataFrame:
     return pandas.DataFrame(rows, columns=["setting", "parameter", "values"])
 
 
-# ---- labels saved ---------------------------------------------------------------------------------------------------------------
-
-
 def _mean_curves(frame: DataFrame) -> dict[tuple[str, str], tuple[list[int], list[float]]]:
     """Numbers of labels, and the mean accuracy over seeds for each, by arm and strategy."""
     means = frame.groupby(["arm", "strategy", "n_labelled"], sort=False)["accuracy"].mean()
@@ -172,9 +160,7 @@ def savings(frame: DataFrame, reference: str = "random") -> DataFrame:
 
     Columns: arm, strategy, level (the final accuracy of the reference), labels (needed to reach it), budget (the labels of the
     reference), saved (the share of the budget that was not needed; NaN if the level is not reached), final (accuracy of the strategy).
-
-    Raises:
-        ValueError: an arm has no run of `reference`.
+    Raises ValueError if an arm has no run of `reference`.
     """
     curves, rows = _mean_curves(frame), []
     for (arm, strategy), (labels, accuracy) in curves.items():
@@ -222,9 +208,6 @@ def _between_arms(frame: DataFrame, reference: str) -> list[str]:
         n = int(start["n_labelled"].iloc[0])
         sentences.append(f"With the first {n} labels {arm} gives {100 * gain.mean():+.1f} points over {arms[0]}{spread}.")
     return sentences
-
-
-# ---- areas, wins and ranks ------------------------------------------------------------------------------------------------------
 
 
 def areas(frame: DataFrame) -> DataFrame:

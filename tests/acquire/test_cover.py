@@ -74,17 +74,20 @@ def test_kcenter_is_textbook_greedy(kind: str, N: int, D: int, seed: int, data: 
     x = features(kind, N, D, seed)
     covered = mask(N, data.draw(st.lists(st.integers(0, N - 1), min_size=1, max_size=N)))
     n, block = data.draw(st.integers(0, int((~covered).sum()))), data.draw(st.sampled_from([1, 2, 7, 64]))
-    picks, distances = cover.farthest_first(x, covered, n, block=block)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cover, "BLOCK", block)
+        picks, distances = cover.farthest_first(x, covered, n)
     assert (picks.tolist(), distances.tolist()) == naive(x, covered, n)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("covered", [range(0, 600, 7), [5], []])
-def test_larger_pools_and_any_block_size(kind: str, covered: Any) -> None:
+def test_larger_pools_and_any_block_size(kind: str, covered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     x, covered = features(kind, 600, 40), mask(600, list(covered))
     expected = naive(x, covered, 150)
     for block in (8, 100, 1024):
-        picks, distances = cover.farthest_first(x, covered, 150, block=block)
+        monkeypatch.setattr(cover, "BLOCK", block)
+        picks, distances = cover.farthest_first(x, covered, 150)
         assert picks.tolist() == expected[0]
         assert distances.tolist() == expected[1]
     assert picks.dtype == torch.int64 and cover.kcenter(x, covered, 150).equal(picks)
@@ -107,9 +110,10 @@ def test_distances_are_the_covering_radii() -> None:
 
 
 @pytest.mark.parametrize("covered", [[], [3]])
-def test_identical_features_are_picked_once_each_in_order(covered: Any) -> None:
+def test_identical_features_are_picked_once_each_in_order(covered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cover, "BLOCK", 16)
     free = [i for i in range(300) if i not in covered]
-    picks, distances = cover.farthest_first(torch.ones(300, 8), mask(300, covered), len(free), block=16)
+    picks, distances = cover.farthest_first(torch.ones(300, 8), mask(300, covered), len(free))
     assert picks.tolist() == free
     assert (distances[1:] == 0).all()
 
@@ -135,9 +139,10 @@ def test_large_norms_do_not_drown_small_distances() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions(dtype: torch.dtype) -> None:
+def test_other_precisions(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cover, "BLOCK", 32)
     x, covered = features("clustered", 300, 24).to(dtype), mask(300, range(20))
-    picks, distances = cover.farthest_first(x, covered, 80, block=32)
+    picks, distances = cover.farthest_first(x, covered, 80)
     assert picks.tolist() == naive(x, covered, 80)[0]
     assert distances.dtype == torch.promote_types(dtype, torch.float32)
 

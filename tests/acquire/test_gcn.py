@@ -66,7 +66,7 @@ def test_products_are_those_of_the_dense_graph(features: Tensor, K: int, dtype: 
     product = graph.product(v.to(wide))
     assert product.dtype == wide
     torch.testing.assert_close(product.double(), A @ v, rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(graph.smoothed().double(), A @ graph.x.double(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(graph.product(graph.x).double(), A @ graph.x.double(), rtol=tolerance, atol=tolerance)
     assert torch.equal(features, before)
 
 
@@ -89,13 +89,6 @@ def test_a_row_of_zeros_and_a_row_that_shares_nothing_stand_alone() -> None:
     assert Graph.of(torch.tensor([[1.0, 1e-2, 0], [0, 1, 1]])).product(torch.eye(2))[0, 1] == pytest.approx(1, rel=1e-3)
 
 
-def test_smoothing_does_not_depend_on_how_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = Graph.of(random_features(40, 7))
-    expected = graph.smoothed()
-    monkeypatch.setattr(gcn, "ROWS", 9)
-    torch.testing.assert_close(graph.smoothed(), expected, rtol=1e-12, atol=1e-12)
-
-
 def test_gradients_are_products_with_the_transposed_graph() -> None:
     features = random_features(9, 4)
     features[3] = 0
@@ -112,8 +105,8 @@ def test_gradients_are_products_with_the_transposed_graph() -> None:
     [
         (torch.zeros(3), r"features must be float \[N, D\], but are torch.float32 \[3\]"),
         (torch.zeros(3, 2, dtype=torch.int64), r"features must be float \[N, D\], but are torch.int64 \[3, 2\]"),
-        (torch.tensor([[1.0, 2], [3, math.nan]]), r"features\[1\] holds NaN, infinity or values too large"),
-        (torch.tensor([[1e30, 1e30], [3, 1]]), r"features\[0\] holds NaN, infinity or values too large"),
+        (torch.tensor([[1.0, 2], [3, math.nan]]), r"features\[1\] .*holds NaN, infinity or values too large"),
+        (torch.tensor([[1e30, 1e30], [3, 1]]), r"features\[0\] .*holds NaN, infinity or values too large"),
         (torch.tensor([[1.0, 0], [-1, 0], [1, 0]]), r"features\[0\] has cosines that add up to 0 over .*: take features that are not neg"),
         (torch.tensor([[1.0, 1], [1, 2], [-1, 0]]), r"features\[2\] has cosines that add up to -1.15"),
     ],
@@ -160,7 +153,7 @@ def test_loss_and_gradients_of_all_weights_are_the_dense_ones() -> None:
     with (Stream(0) / "net").scope():
         net = GCN(5, 6).double()
     mask = gcn.dropout_mask(torch.empty(14, 6, dtype=torch.float64), 0.3, Stream())
-    loss = labelled_loss(net.logits(graph, net.hidden(graph.smoothed()) * mask), 4, 1.2)
+    loss = labelled_loss(net.logits(graph, net.hidden(graph.product(graph.x)) * mask), 4, 1.2)
     gradients = torch.autograd.grad(loss, list(net.parameters()))
     expected_loss = naive_loss(naive_forward(net, A, graph.x, mask)[1].sigmoid(), 4, 1.2)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-12, atol=1e-12)
@@ -390,8 +383,8 @@ def test_nothing_of_the_size_of_the_dense_graph_is_made() -> None:
 @pytest.mark.gpu
 def test_cuda_agrees_with_the_cpu_on_the_graph_and_answers_on_the_cpu() -> None:
     features = random_features(50, 8, dtype=torch.float32)
-    there = Graph.of(features.to("cuda"))
-    torch.testing.assert_close(there.smoothed().cpu(), Graph.of(features).smoothed(), rtol=1e-4, atol=1e-5)
+    here, there = Graph.of(features), Graph.of(features.to("cuda"))
+    torch.testing.assert_close(there.product(there.x).cpu(), here.product(here.x), rtol=1e-4, atol=1e-5)
     query = query_of()
     moved = replace(query, pool=replace(query.pool, images=query.pool.images.to("cuda")), net=query.net.to("cuda"))
     for strategy in (CoreGCN(SHORT), UncertainGCN(SHORT)):

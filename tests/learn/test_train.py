@@ -75,8 +75,8 @@ def test_rates() -> None:
     assert [round(cosine.rate(s, 4), 6) for s in range(4)] == [round(1 + math.cos(math.pi * s / 4), 6) for s in range(4)]
     step = Recipe(lr=0.1, schedule="step", milestones=(0.5, 0.75))
     assert [step.rate(s, 4) for s in range(4)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
-    warm = Recipe(lr=1.0, schedule="constant", warmup=0.5)
-    assert [warm.rate(s, 4) for s in range(4)] == pytest.approx([0.5, 1.0, 1.0, 1.0])
+    constant = Recipe(lr=0.1, schedule="constant")
+    assert [constant.rate(s, 4) for s in range(4)] == [0.1] * 4
 
 
 @pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch": 0}, {"lr": -1.0}, {"schedule": "linear"}, {"precision": "int8"}])

@@ -252,17 +252,17 @@ def test_the_quickstart_where_there_is_torch_and_little_else(
 ) -> None:
     """By `alnb run`, by `alnb sweep`, which finds what is there, and then here with all packages, where all is there."""
     few = ["-p", "scale", "smoke", "-p", "seeds", "0", "-p", "device", "cpu", "-p", "runs", str(tmp_path / "runs")]
-    lone = bare("-m", "alnb", "run", str(QUICKSTART), *few, "-p", "strategies", "random", "-p", "arms", "from scratch")  # unasked
+    lone = bare("-m", "alnb", "run", str(QUICKSTART), *few, "-p", "strategies", "random", "-p", "arms", "scratch")  # unasked
     assert lone.returncode == 0, lone.stdout + lone.stderr
     assert "runs complete" in lone.stdout and "of 3" in lone.stderr  # lines in the place of a bar
     first = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("record.json")}
-    both = ["-p", "strategies", "random", "margin", "-p", "arms", "from scratch"]
+    both = ["-p", "strategies", "random", "margin", "-p", "arms", "scratch"]
     swept = bare("-m", "alnb", "sweep", "--kernel-free", str(QUICKSTART), *few, *both, "--workers", "2", "--threads", "1")
     assert swept.returncode == 0, swept.stdout + swept.stderr
     assert "2 cells: 2 done" in swept.stdout and "papermill is not installed here" in swept.stderr
     second = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("record.json")}
     assert len(first) == 3 and len(second) == 6 and first.items() <= second.items()
-    values = {"scale": "smoke", "seeds": [0], "device": "cpu", "runs": str(tmp_path / "runs"), "arms": ["from scratch"]}
+    values = {"scale": "smoke", "seeds": [0], "device": "cpu", "runs": str(tmp_path / "runs"), "arms": ["scratch"]}
     kernel_free.execute(QUICKSTART, {**values, "strategies": ["random", "margin"]})
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("record.json")} == second
     capfd.readouterr()

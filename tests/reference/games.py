@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from alnb.acquire.query import Pool, Query
 from alnb.acquire.vaal import VAAL, Conditioning, _Game
 from alnb.data import Images, Resident
+from alnb.data.sources import Derived
 from alnb.learn.train import Order
 from alnb.store import Stream
 
@@ -38,34 +39,22 @@ class Stop(Exception):
     pass
 
 
-@dataclass
-class Watched:
+@dataclass(frozen=True, eq=False)
+class Watched(Derived):
     """Images that record the indices they are asked for, and can break."""
 
-    inner: Resident
     calls: list[list[int]] = field(default_factory=list)
     last: float = math.inf  # the call at which they break
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.inner.shape
-
-    @property
-    def device(self) -> torch.device:
-        return self.inner.device
-
-    @property
     def fingerprint(self) -> str:
-        return self.inner.fingerprint
-
-    def __len__(self) -> int:
-        return len(self.inner)
+        return self.images.fingerprint
 
     def batch(self, indices: Tensor) -> Tensor:
         if len(self.calls) >= self.last:
             raise Stop
         self.calls.append(indices.tolist())
-        return self.inner.batch(indices)
+        return self.images.batch(indices)
 
 
 def parameters(net: nn.Module) -> int:
@@ -80,7 +69,7 @@ def naive_side(length: int) -> int:
 
 def game_of(vaal: VAAL, pool: Pool, ranks: Tensor | None = None) -> _Game:
     """A game on the pool, conditioned on `ranks` [N] unless they are None."""
-    conditioning = None if ranks is None else Conditioning(ranks[pool.labelled][:, None], ranks[pool.unlabelled][:, None], "")
+    conditioning = None if ranks is None else Conditioning(ranks[torch.cat([pool.labelled, pool.unlabelled])][:, None], "")
     return _Game(vaal, pool.images, (pool.labelled, pool.unlabelled), STREAM, None, conditioning)
 
 

@@ -259,9 +259,8 @@ def test_bad_input() -> None:
         spearman(torch.rand(4), torch.full((4,), 2.0), ("pretext", "main"))
     with pytest.raises(ValueError, match="pretext is NaN at 2"):
         spearman(torch.tensor([0.0, 1.0, torch.nan]), torch.rand(3), ("pretext", "main"))
-    for options in ({"resamples": 0}, {"level": 95.0}):
-        with pytest.raises(ValueError, match=r"resamples is \d+, level [\d.]+"):
-            bootstrap(torch.rand(9), torch.rand(9), **options)
+    with pytest.raises(ValueError, match="resamples is 0"):
+        bootstrap(torch.rand(9), torch.rand(9), resamples=0)
     rare = torch.eye(1000)[0]
     with pytest.raises(ValueError, match="none of 1 samples of 1000 pairs"):
         bootstrap(rare, rare.flip(0), resamples=1, seed=next(s for s in range(99) if not drawn_both(s)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alnb.learn.nets import Net
+from alnb.learn.nets import Net, convolution
 from alnb.store.shapes import Float, Int
 
 # Linear sRGB to CIE XYZ. The white point D65 is what (1, 1, 1) becomes, so that grey has exactly no colour. Source: IEC 61966-2-1
@@ -22,9 +22,6 @@ SCALE = 110.0  # of a and b: no colour of sRGB reaches further. Source: Zhang et
 GRID = 10  # distance between the bins of a and b. Source: Zhang et al. 2016, section 2.1
 BINS = 226  # `len(bins())`. The paper has 313, although colours of sRGB fall into only 261 cells of the grid
 SMALLEST = 8  # pixels a side: the prediction has a quarter of it
-
-
-# ---- colours -------------------------------------------------------------------------------------------------------------------
 
 
 def lab(x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
@@ -63,14 +60,10 @@ def nearest(ab: Float[Tensor, "B 2 H W"], centres: Float[Tensor, "Q 2"]) -> Int[
     return ((ab[:, :1] - a) ** 2 + (ab[:, 1:] - b) ** 2).argmin(dim=1)
 
 
-# ---- the net and its losses ----------------------------------------------------------------------------------------------------
-
-
 class ColourHead(nn.Module):
     """A decoder in place of a net's linear head: from the trunk's last map to `outputs` values at each of h x w places.
 
-    Two convolutions, 1x1 and 3x3, halve the channels; a bilinear resizing stands between them. At 32x32 pixels that is 4 % of the
-    multiplications of `nets.resnet18`, and 17 % of those of `nets.small`.
+    Two convolutions, 1x1 and 3x3, halve the channels; a bilinear resizing stands between them.
     """
 
     centres: Tensor
@@ -78,18 +71,13 @@ class ColourHead(nn.Module):
     def __init__(self, width: int, outputs: int) -> None:
         """From maps of `width` channels."""
         super().__init__()
-        self.before, self.after = _layer(width, width // 2, 1), _layer(width // 2, width // 4, 3)
+        self.before, self.after = convolution(width, width // 2, side=1), convolution(width // 2, width // 4)
         self.last = nn.Conv2d(width // 4, outputs, 1)
         self.register_buffer("centres", bins(), persistent=False)
 
     def forward(self, last: Tensor, size: tuple[int, int]) -> Tensor:
         """[B,width,H',W'] to [B,outputs,h,w] with `size` (h, w)."""
-        out: Tensor = self.last(self.after(_resize(self.before(last), size)))
-        return out
-
-
-def _layer(before: int, after: int, side: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(before, after, side, padding=side // 2, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True))
+        return self.last(self.after(_resize(self.before(last), size)))
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -99,11 +87,8 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 def colour_regression_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
     """The squared error [B] of a / 110 and b / 110, averaged over both and over the pixels of images [B,3,H,W] in [0, 1].
 
-    The net predicts at a quarter of the resolution; the loss compares at the full one. The loss follows an image's saturation: a grey
-    image is always easy, whatever it shows. |error| is below 1 nearly everywhere, so smooth L1 would be half of this loss.
-
-    Raises:
-        ValueError: images below 8x8.
+    The net predicts at a quarter of the resolution; the loss compares at the full one. A grey image is always easy, whatever it shows.
+    Raises: ValueError for images below 8x8.
     """
     colours = lab(x)
     predicted = _resize(_predict(net, colours).float(), (x.shape[2], x.shape[3]))
@@ -116,9 +101,7 @@ def colour_bin_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
     The colour of a place is the mean of its 4x4 pixels, and its bin the nearest one. Rare colours weigh no more than common ones: weights
     would order the images by how rare their colours are. Grey is the commonest colour, so grey images are easy here too.
     Source: Zhang et al. 2016, section 2.1. They spread a colour over its 5 nearest bins, and give rare colours more weight.
-
-    Raises:
-        ValueError: images below 8x8.
+    Raises: ValueError for images below 8x8.
     """
     colours = lab(x)
     predicted = _predict(net, colours).float()
@@ -136,8 +119,7 @@ def _predict(net: Net, colours: Tensor) -> Tensor:
             f"resize them to {SMALLEST}x{SMALLEST} or more"
         )
     grey = (colours[:, :1] / 100).expand(-1, 3, -1, -1)
-    out: Tensor = _head(net)(net.maps(grey)[-1], (height // 4, width // 4))
-    return out
+    return _head(net)(net.maps(grey)[-1], (height // 4, width // 4))
 
 
 def _head(net: Net) -> ColourHead:

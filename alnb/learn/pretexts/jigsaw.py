@@ -26,9 +26,6 @@ MIXING = ((16, 0x85EBCA6B), (13, 0xC2B2AE35))  # shifts and factors of a 32-bit 
 FLAT = 1 / 255  # added to a tile's standard deviation, so that a flat tile stays flat
 
 
-# ---- tiles ---------------------------------------------------------------------------------------------------------------------
-
-
 def reassembled(
     x: Float[Tensor, "B 3 H W"], classes: Int[Tensor, " V"], offsets: Int[Tensor, "V 4 2"] | None = None, margin: int = 0
 ) -> Float[Tensor, "V 4 h w 3"]:
@@ -59,22 +56,14 @@ def standardised(cells: Float[Tensor, "V 4 h w 3"]) -> Float[Tensor, "V 4 h w 3"
     return centred / (centred.square().mean(dim=(2, 3), keepdim=True).sqrt() + FLAT)
 
 
-# ---- losses --------------------------------------------------------------------------------------------------------------------
-
-
 def jigsaw_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
     """Mean cross-entropy [B] of predicting the order of the tiles of images [B,3,H,W] in [0, 1].
 
     In evaluation it is the mean over all 24 orders. In training each image is seen in four of them: those whose number is the image's
-    place in the batch, modulo 6. Each tile comes first in one of the four. Every pass is shuffled, so each image sees all orders in time,
-    and a killed training continues with the same ones. The four views go through the net in one batch, so that batch normalisation
-    sees all orders mixed. The edges of neighbouring tiles fit, and the net will use that: see `jigsaw_gap_loss`.
-    Source: Noroozi and Favaro 2016, section 4.
-
-    Raises:
-        ValueError: sides that are odd, or below 8 pixels.
+    place in the batch, modulo 6. Every pass is shuffled, so each image sees all orders in time. The four views go through the net in one
+    batch, so that batch normalisation sees all orders mixed. The edges of neighbouring tiles fit, and the net will use that: see
+    `jigsaw_gap_loss`. Source: Noroozi and Favaro 2016, section 4. Raises: ValueError for sides that are odd, or below 8 pixels.
     """
-    _check(x)
     return _mean(net, x, lambda classes: joined(reassembled(x, classes)))
 
 
@@ -83,12 +72,8 @@ def jigsaw_gap_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
 
     So neither fitting edges nor a gradient of light or colour over the image tells the order. In evaluation the crop is central. In
     training it lies anywhere in the tile, by a hash of the image's pixels and its place in the batch, because a loss gets no generator.
-    The net sees an image of 28x28, in which the tiles touch. Source: Noroozi and Favaro 2016, section 4.2.
-
-    Raises:
-        ValueError: sides that are odd, or below 8 pixels.
+    The net sees an image of 28x28, in which the tiles touch. Source: Noroozi and Favaro 2016, section 4.2. Raises: as `jigsaw_loss`.
     """
-    _check(x)
     margin = max(1, min(x.shape[2:]) // 2 // GAP)
 
     def view(classes: Tensor) -> Tensor:
@@ -100,6 +85,7 @@ def jigsaw_gap_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
 
 def _mean(net: Net, x: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean cross-entropy [B] over the views that are seen; `view` makes them from their classes i64 [4B]."""
+    _check(x)
     place, losses = torch.arange(len(x), device=x.device), []
     for group in [place % GROUPS] if net.training else [torch.full_like(place, group) for group in range(GROUPS)]:
         classes = (torch.arange(VIEWS, device=x.device)[:, None] * GROUPS + group).flatten()

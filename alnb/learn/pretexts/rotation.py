@@ -15,8 +15,7 @@ SMALLEST = 8  # pixels, the side of the digits: smaller images do not show how t
 def turned(x: Tensor) -> Tensor:
     """The four rotations [4B,...,H,W] of square images [B,...,H,W]: all images at one angle, then all at the next.
 
-    Raises:
-        ValueError: images that are not square, or smaller than `SMALLEST`.
+    Raises: ValueError for images that are not square, or smaller than `SMALLEST`.
     """
     height, width = x.shape[-2:]
     if height != width or height < SMALLEST:

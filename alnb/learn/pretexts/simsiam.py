@@ -31,8 +31,7 @@ class SimSiamHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Projections z [B,`outputs`]."""
-        out: Tensor = self.projector(features)
-        return out
+        return self.projector(features)
 
 
 def _layer(before: int, after: int) -> list[nn.Module]:
@@ -42,10 +41,8 @@ def _layer(before: int, after: int) -> list[nn.Module]:
 def simsiam_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
     """The negative cosine similarity [B], in [-1, 1], of each view's prediction and the other view's projection, both ways.
 
-    Args:
-        x: [2B,3,H,W], the first views of all images and then the second ones. Each half goes through the net separately, so that
-            batch normalisation never mixes them.
-    Source: Chen and He 2021, equations 1 to 4. No gradient flows into the projections.
+    `x` [2B,3,H,W] holds the first views of all images and then the second ones. Each half goes through the net separately, so that
+    batch normalisation never mixes them. Source: Chen and He 2021, equations 1 to 4.
     """
     head = _head(net)
     first, second = (head(net.features(view)) for view in x.chunk(2))
@@ -60,10 +57,8 @@ def spread(net: Net, x: Tensor) -> float:
     """How different the projections of images [B,3,H,W] in [0, 1] are: 1 if their directions are scattered, 0 if all are the same.
 
     It is the standard deviation of z / |z| per channel, averaged, over the 1 / sqrt(outputs) of scattered directions. A copy of the
-    projector in training mode computes z, because running statistics would hide a collapse.
-
-    It detects a collapse to one direction, not to a few: without the stop-gradient the loss comes near -1 and the nearest-neighbour
-    accuracy falls while the spread is still large. Source: Chen and He 2021, section 4.1.
+    projector in training mode computes z, because running statistics would hide a collapse. It detects a collapse to one direction,
+    not to a few: without the stop-gradient the accuracy of `Monitor` falls first. Source: Chen and He 2021, section 4.1.
     """
     projector = copy.deepcopy(_head(net).projector).train()
     with torch.no_grad():

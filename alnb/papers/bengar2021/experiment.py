@@ -11,11 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas
 import torch
-from pandas import DataFrame
 from torch import Tensor
 
 from alnb import store
@@ -36,6 +34,9 @@ from alnb.papers.jobs import Job, TaggedRun, begun, cached_result, progress, rea
 from alnb.report import records
 from alnb.store import Stream
 from alnb.store.checks import at_least, one_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 PAPER = "bengar2021"
 CYCLES = 5  # on each curve: the regimes of 0.1, 0.2, 1, 2, 10 % then tile the axis up to 50 %, where Table 1 is read; not stated
@@ -183,8 +184,7 @@ SCALES: dict[Scale, Callable[[Setting], Setting]] = {Scale.SMOKE: _smoke, Scale.
 def split_tiny(pool: ImageSet, test: ImageSet, split: str) -> tuple[ImageSet, ImageSet]:
     """Tiny ImageNet as 90,000 images to train on and 10,000 to test on: a tenth of each class is held out of the released 100,000.
 
-    The paper does not say which 10,000 it tests on. "official": the release's validation images, and nothing uses the held-out tenth;
-    "held_out": that tenth. The shares of a part of the release are the same.
+    The paper does not say which 10,000 it tests on: the release's validation images ("official"), or that tenth ("held_out").
     """
     first, tenth = [], []
     for label in range(len(pool.classes)):
@@ -199,10 +199,7 @@ def split_tiny(pool: ImageSet, test: ImageSet, split: str) -> tuple[ImageSet, Im
 
 @dataclass(frozen=True)
 class PreparedData(shared.PreparedData):
-    """Images, backbone and features of a setting, with results cached below `runs`: shared by all strategies, seeds and regimes.
-
-    Nothing is read or learned before it is used. Another `seed` makes another backbone, whose runs belong below other `runs`.
-    """
+    """Images, backbone and features of a setting, cached below `runs`. Another `seed` makes another backbone, for other `runs`."""
 
     setting: Setting
     seed: int = 0  # of the pre-training
@@ -301,6 +298,8 @@ def experiment(prepared: PreparedData, job: Job) -> Experiment:
 
 def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
     """All records below `runs` of the settings as they are now, with default switches. Raises: ValueError as `jobs.begun`."""
+    from pandas import DataFrame
+
     names = DATASETS if dataset is None else (dataset,)
     tagged = [run for name in names for run in begun(runs, setting=setting(name, scale).digest)]
     return records.frame(tagged) if tagged else DataFrame()
@@ -308,6 +307,8 @@ def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
 
 def all_records(runs: Path | str = "") -> DataFrame | None:
     """The records of every scale that decides claims, below `runs` or in the project, for `advisor.advise`; None if there are none."""
+    import pandas
+
     frames = [frame for scale in SCALES if scale.decides and len(frame := read(runs_folder(PAPER, scale, runs), scale))]
     return pandas.concat(frames, ignore_index=True) if frames else None
 
@@ -321,6 +322,8 @@ def svm_accuracies(finished: Iterable[TaggedRun], prepared: Mapping[str, Prepare
     Raises:
         ValueError: the prepared data has another backbone than a run whose result is missing.
     """
+    from pandas import DataFrame
+
     rows = []
     for run, tags in finished:
         if tags["strategy"] == "svm_margin":

@@ -191,10 +191,7 @@ SCALES: dict[Scale, Callable[[Setting], Setting]] = {Scale.SMOKE: _smoke, Scale.
 
 @dataclass(frozen=True)
 class PreparedData(shared.PreparedData):
-    """Images and pretext losses of a setting, with results cached below `runs`: shared by all strategies and seeds.
-
-    Nothing is read or learned before it is used.
-    """
+    """Images and pretext losses of a setting, cached below `runs`: shared by all strategies and seeds."""
 
     setting: Setting
     losses: dict[str, Tensor] = field(default_factory=dict)  # [N] of each pretext that was asked for
