@@ -26,7 +26,7 @@ from alnb.loop import oracle
 from alnb.loop.experiment import Experiment, Protocol
 from alnb.papers import experiment as shared
 from alnb.papers.experiment import Scale, at_scale, supervised
-from alnb.papers.jobs import Job
+from alnb.papers.jobs import Job, run_of
 from alnb.store.checks import one_of
 
 PRETEXT = "rotation"
@@ -137,7 +137,7 @@ def learned(setting: Setting, *, runs: Path | str, report: Report | None = None)
 
 
 def start(setting: Setting, arm: str, *, runs: Path | str, report: Report | None = None) -> Start:
-    """How the nets of `arm` start. Pre-training happens here, once.  Raises: ValueError if there is no such arm; or as `learned`."""
+    """How the nets of `arm` start. Pre-training happens here, once. Raises: ValueError if there is no such arm; or as `learned`."""
     one_of("arm", arm, ARMS)
     train, test, base = setting.train, setting.test, setting.learner(setting.recipe)
     if arm == "scratch":
@@ -187,3 +187,6 @@ def experiment(setting: Setting, start: Start, strategy: str, seed: int) -> Expe
     protocol = Protocol(setting.initial, setting.budget, setting.cycles, seed=seed)
     answers = oracle.simulated(pool.targets)
     return Experiment(Pool.of(start.images), start.test, start.learner, STRATEGIES[strategy], answers, protocol, tags=tags)
+
+
+run = run_of  # as a `widgets.explorer.factory.Factory` calls it
