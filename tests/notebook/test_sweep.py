@@ -176,6 +176,19 @@ def test_a_cell_whose_runs_are_not_whole_is_executed_again(
     assert start(parameters={"seeds": [0]}).finished and len(pretended.works) == (4 if harm == "version" else 3)  # old runs are forgotten
 
 
+def test_lines_are_printed_as_things_happen(start: Callable[..., Sweep], pretended: Pretended, capsys: pytest.CaptureFixture) -> None:
+    outcomes = {"a": DONE_WELL, "b": (FAILED, "ValueError", "no\nmore")}
+    pretended.act = lambda work: outcomes[work.cell.values["names"][0]]
+    start(parameters={"seeds": [0]})
+    assert capsys.readouterr().out.splitlines() == [
+        "2 cells, 2 of them to do",
+        "a, seeds 0: handed to a worker",
+        "[1/2] a, seeds 0: done 0 s; the rest may take 0 s of work",
+        "b, seeds 0: handed to a worker",
+        "[1/2] b, seeds 0: failed ValueError: no more; no cell is left",
+    ]
+
+
 def test_combinations_that_there_are_not_are_finished(
     start: Callable[..., Sweep], pretended: Pretended, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -866,8 +879,10 @@ def test_a_dry_run_says_what_is_done_and_how_long_the_rest_may_take(
     assert "a, seeds 0  done    2 min" in told and "2 done, 1 killed, 1 to do" in told
     assert "the rest may take 8 min of work, 4 min on 2 workers" in told
     cells_of._write(pretended.works[2].cell, replace(cells_of.read(pretended.works[2].cell), state=FAILED, kind="ValueError", reason="no"))
-    assert start(dry_run=True).left_seconds == 100 and start(dry_run=True, retry=True).left_seconds == 500
-    assert "b, seeds 1  failed  ValueError: no" in capsys.readouterr().out
+    assert start(dry_run=True).left_seconds == 100 and "the rest may take 2 min of work" in capsys.readouterr().out
+    start(dry_run=True, retry=True)
+    told = capsys.readouterr().out
+    assert "b, seeds 1  failed  ValueError: no" in told and "the rest may take 8 min of work" in told
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------------------

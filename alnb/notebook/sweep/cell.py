@@ -116,12 +116,10 @@ class Status:
     attempts: int = 0
     seconds: float = 0.0  # of all attempts that ended
     threads: int = 0
-    began: float = 0.0  # the last attempt, in seconds since the epoch
     core: str = ""  # `core_version`
     kind: str = ""  # the type of the error
     reason: str = ""  # its message
     runs: tuple[str, ...] = ()  # the run folders that the cell worked on, relative to its own
-    values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def wrong(self) -> bool:
@@ -130,21 +128,18 @@ class Status:
 
 
 def read(cell: Cell) -> Status:
-    """What `cell.json` says."""
-    path = cell.folder / "cell.json"
-    return read_status(path) if path.exists() else Status(TODO)
-
-
-def read_status(path: Path) -> Status:
-    """The status in a `cell.json`.
+    """What `cell.json` says.
 
     Raises:
-        store.Corrupted: the file is damaged, or written by a later version.
+        store.Corrupted: the file is damaged, or written by another version.
     """
+    path = cell.folder / "cell.json"
+    if not path.exists():
+        return Status(TODO)
     content = store.read_json(path, FORGET)
     unknown = sorted(set(content) - {each.name for each in fields(Status)})
     if unknown:
-        raise store.Corrupted(f"{path} has unknown fields ({', '.join(unknown)}), as a later version may write; {FORGET}")
+        raise store.Corrupted(f"{path} has unknown fields ({', '.join(unknown)}), as another version may write; {FORGET}")
     return Status(**{**content, "runs": tuple(content["runs"])})
 
 
@@ -247,9 +242,7 @@ def _attempt(work: Work) -> Status:
     before, began = read(work.cell), time.time()
     if before.state == DONE and _valid(work.cell, before):
         return before
-    status = Status(
-        RUNNING, before.attempts + 1, before.seconds, work.threads, began, core_version(), runs=before.runs, values=dict(work.cell.values)
-    )
+    status = Status(RUNNING, before.attempts + 1, before.seconds, work.threads, core_version(), runs=before.runs)
     _write(work.cell, status)
     with _watched(work) as processes:
         try:

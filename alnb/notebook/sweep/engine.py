@@ -60,7 +60,6 @@ class Sweep:
     statuses: dict[str, Status]  # by the cell's key
     reports: list[Path] = field(default_factory=list)  # executed notebooks over the whole grid
     reports_failed: list[str] = field(default_factory=list)  # the errors of the others
-    left_seconds: float | None = None  # of work, estimated from finished cells; None: not known
     why_no_report: str = ""
     late: bool = False  # the time was up before the last report ended
 
@@ -82,6 +81,15 @@ class Sweep:
     def finished(self) -> bool:
         """Whether all cells are done."""
         return not self.failed and not self.left
+
+    @property
+    def left_seconds(self) -> float | None:
+        """Of work, estimated from finished cells; None: not known. Failed cells do not count: only `retry` executes them."""
+        return self.estimate(self.wanted(False))
+
+    def estimate(self, left: list[Cell]) -> float | None:
+        """Seconds of work for the cells `left`, see `table.estimate`."""
+        return table.estimate(left, self.cells, self.statuses)
 
     def wanted(self, retry: bool) -> list[Cell]:
         """The cells that a sweep executes: all that are not done; failed ones only with `retry`."""
@@ -173,14 +181,13 @@ def sweep(
     result = Sweep(made, cells, {cell.key: cells_of.look(cell) for cell in cells})
     if chosen.dry_run:
         with _workers(executor, chosen) as workers:
-            result.left_seconds = table.estimate(result.wanted(chosen.retry))
-            print(table.plan(cells, result.statuses, result.left_seconds, 1 if executor else workers.capacity), flush=True)
+            left = result.estimate(result.wanted(chosen.retry))
+            print(table.plan(cells, result.statuses, left, 1 if executor else workers.capacity), flush=True)
         return result
     _check_writable(made.root)
     with asked_to_end():
         with _workers(executor, chosen) as workers:
             _Driver(result, workers, chosen, deadline).run()
-        result.left_seconds = table.estimate(result.wanted(False))
         _report(result, deadline)
     return result
 
@@ -236,17 +243,15 @@ class _Driver:
     def run(self) -> None:
         """Raises: KeyboardInterrupt, after the cells that were running have stopped."""
         todo = self.result.wanted(self.options.retry)
-        view = table.View(self.result.cells, self.result.statuses, self.workers.capacity, len(todo))
+        print(f"{table.number(len(self.result.cells))}, {len(todo)} of them to do", flush=True)
         try:
-            with view:
-                while (todo or self.running) and not self.past:
-                    while todo and len(self.running) < self.workers.capacity and not _over(self.deadline):
-                        self.submit(todo.pop(0))
-                    if not self.running:
-                        break
-                    ended, _ = wait(self.running, REFRESH, FIRST_COMPLETED)
-                    todo += [cell for future in ended if (cell := self.collect(future))]
-                    view.show({cell.key for cell in self.running.values()})
+            while (todo or self.running) and not self.past:
+                while todo and len(self.running) < self.workers.capacity and not _over(self.deadline):
+                    self.submit(todo.pop(0))
+                if not self.running:
+                    break
+                ended, _ = wait(self.running, REFRESH, FIRST_COMPLETED)
+                todo += [cell for future in ended if (cell := self.collect(future))]
         except BaseException:  # Ctrl-C, or a broken executor
             self.end()
             raise
@@ -280,6 +285,7 @@ class _Driver:
             self.result.grid.code, cell.key in self.busy,
         )  # fmt: skip
         self.running[self.workers.executor.submit(cells_of.run, work)] = cell
+        print(f"{table.plain(cell.name)}: handed to a worker", flush=True)
 
     def collect(self, future: Future[Status]) -> Cell | None:
         """Note the result of a cell. Returns the cell if it is to be executed once more."""
@@ -294,6 +300,7 @@ class _Driver:
             before = self.result.statuses[cell.key]
             status = replace(before, state=state, kind=type(error).__name__, reason=str(error) or repr(error))
         self.result.statuses[cell.key] = status
+        self.tell(cell, status)
         if status.state == KILLED:
             self.deaths[cell.key] += 1
             return cell if self.deaths[cell.key] <= self.options.retries else None
@@ -301,6 +308,13 @@ class _Driver:
             self.busy[cell.key] += 1  # then it waits for the other process, after all other cells
             return cell
         return None
+
+    def tell(self, cell: Cell, status: Status) -> None:
+        """Print how `cell` ended, and how far the sweep is."""
+        done = sum(each.state == DONE for each in self.result.statuses.values())
+        rest = table.time_left(self.result.left_seconds, min(self.workers.capacity, len(self.running) + 1))
+        ended = f"{table.plain(cell.name)}: {status.state} {table.remark(status)}".rstrip()
+        print(f"[{done}/{len(self.result.cells)}] {ended}; {rest}", flush=True)
 
     def end(self) -> None:
         """Ask all that runs to stop at a checkpoint, and wait for it. A second interruption has it killed."""
