@@ -6,7 +6,6 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit status."""
     end = None if options.time_limit is None else time.monotonic() + options.time_limit
     words = [*options.parameters, *([["scale", options.scale]] if options.scale else [])]
-    targets = _read_all(options.targets, words, options.over)
+    targets = [_read(target, words, options.over) for target in options.targets]
     if options.scheduler and options.workers:
         raise BadParameter("--workers is for this machine: with --scheduler, start as many workers there")
     on_dask = options.scheduler and not options.dry_run
@@ -82,24 +81,14 @@ def run(options: argparse.Namespace) -> int:
     return worst
 
 
-def _read_all(targets: Iterable[Path], words: list[list[str]], over: list[str] | None) -> list[Target]:
-    """Raises: BadParameter, before anything starts, with all that is wrong with any of the targets."""
-    read, problems = list[Target](), list[str]()
-    for target in targets:
-        try:
-            read.append(_read(target, words, over))
-        except BadParameter as error:
-            problems.append(str(error) if str(target) in str(error) else f"{target}: {error}")
-    if problems:
-        raise BadParameter("\n".join(problems))
-    return read
-
-
 def _read(target: Path, words: list[list[str]], over: list[str] | None) -> Target:
     """Notebook, values and axes, checked by `grid`."""
-    is_file = target.suffix in (".yaml", ".yml")
-    path, values, axes = read_file(target, words) if is_file else (target, read_words(target, words), None)
-    grid(path, values, over or axes)
+    try:
+        is_file = target.suffix in (".yaml", ".yml")
+        path, values, axes = read_file(target, words) if is_file else (target, read_words(target, words), None)
+        grid(path, values, over or axes)
+    except BadParameter as error:
+        raise BadParameter(str(error) if str(target) in str(error) else f"{target}: {error}") from error
     return path, values, over or axes
 
 
