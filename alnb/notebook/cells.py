@@ -7,8 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any
 
 from alnb.learn.train import Report
 from alnb.notebook.parameters import BadParameter, nearest
@@ -89,34 +90,21 @@ def page() -> bool:
 # ---- progress bars ------------------------------------------------------------------------------------------------------------
 
 
-class Bar(Protocol):
-    """The part of tqdm's bars that is used here."""
-
-    total: float | None
-    n: float
-
-    def update(self, n: float = 1) -> Any: ...  # noqa: D102
-    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None: ...  # noqa: D102
-    def __enter__(self) -> Self: ...  # noqa: D105
-    def __exit__(self, *error: Any) -> None: ...  # noqa: D105
-
-
-def progress(total: int, description: str) -> Bar:
-    """A progress bar: a widget in Jupyter, text in a terminal and in the log of `alnb run` or of a sweep."""
+def progress(total: int, description: str) -> Any:
+    """A progress bar of tqdm: a widget in Jupyter, text in a terminal and in the log of `alnb run` or of a sweep."""
     try:
         from tqdm import auto, std
     except ImportError:
         return _Lines(total, description)
     batch = not interactive()
-    bar: Bar = (std if batch else auto).tqdm(total=total, desc=description, mininterval=0.5 if batch else 0.1, dynamic_ncols=not batch)
-    return bar
+    return (std if batch else auto).tqdm(total=total, desc=description, mininterval=0.5 if batch else 0.1, dynamic_ncols=not batch)
 
 
 @dataclass
-class _Lines:
+class _Lines(AbstractContextManager["_Lines"]):
     """A line every five seconds, for machines without tqdm."""
 
-    total: float | None
+    total: float
     description: str
     n: float = 0
     postfix: str = ""
@@ -127,21 +115,18 @@ class _Lines:
         if time.monotonic() - self.shown > 5:
             self.show()
 
-    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
-        self.postfix = s
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        self.postfix = text
 
     def show(self) -> None:
         self.shown = time.monotonic()
         print(f"{self.description}: {self.n:g} of {self.total:g} {self.postfix}", file=sys.stderr, flush=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self.show()
 
 
-def follow(bar: Bar) -> Report:
+def follow(bar: Any) -> Report:
     """A `report` for `pretrain`: the bar counts the updates and shows the loss."""
 
     def report(done: int, updates: int, loss: float) -> None:
@@ -152,7 +137,7 @@ def follow(bar: Bar) -> Report:
     return report
 
 
-def within(bar: Bar) -> Report:
+def within(bar: Any) -> Report:
     """A `report` for `cycles`: the bar, which counts cycles, shows the updates and the loss of the present training."""
 
     def report(done: int, updates: int, loss: float) -> None:

@@ -1,7 +1,6 @@
-"""The parameters of a notebook: reading them, and checking values before anything runs.
+"""The parameters of a notebook: annotated assignments in its cell tagged `parameters`, and checks of values before anything runs.
 
-A notebook states its parameters as annotated assignments in the cell tagged `parameters`. This module reads them without Jupyter and
-without papermill, whose own inspection does not understand ``str | None`` or a # within a string.
+They are read without papermill, whose own inspection does not understand ``str | None`` or a # within a string.
 """
 
 from __future__ import annotations
@@ -99,9 +98,8 @@ def _assignments(source: str) -> Iterator[Parameter]:
 
 def help_text(path: Path) -> str:
     """Two lines for each parameter of the notebook: name, type and default; then its comment."""
-    lines = [f"Parameters of {path}"]
-    lines += [f"  {p.name}: {p.annotation or 'any'} = {p.default}\n      {p.help}" for p in read(path).values()]
-    return "\n".join(lines)
+    lines = (f"  {p.name}: {p.annotation or 'any'} = {p.default}\n      {p.help}" for p in read(path).values())
+    return "\n".join([f"Parameters of {path}", *lines])
 
 
 # ---- words of the command line ------------------------------------------------------------------------------------------------
@@ -154,27 +152,13 @@ def integers(word: str) -> list[int] | None:
 
 
 def _value(word: str, kind: Any) -> Any:
-    """A word as a value of `kind` if it can be one. Otherwise as YAML reads it; `check` then says what is wrong.
-
-    Texts stay as they are. Numbers are decimal: YAML 1.1 reads 010 as 8, 3e-2 as a text and 1:05 as 65.
-    """
+    """A word as a value of `kind` if it can be one, otherwise as JSON or Python reads it, otherwise as it is: see `check`."""
     if kind is str:
         return word
-    if kind in (int, float):
-        with suppress(ValueError):
-            return kind(word)
-        if ":" in word:
-            return word
-    try:
-        import yaml
-    except ImportError:  # a machine with torch and little else: JSON has the same true, false, null and lists
-        with suppress(ValueError):
-            return json.loads(word)
-        return word
-    try:
-        return yaml.safe_load(word)
-    except yaml.YAMLError:
-        return word
+    for reader in (*((kind,) if kind in (int, float) else ()), json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError):
+            return reader(word)
+    return word
 
 
 # ---- checking values ----------------------------------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def test_a_key_is_of_the_code_and_not_of_what_it_shows(tmp_path: Path) -> None:
         ([["dataset", "1:5"]], {"dataset": "1:5"}),
         ([["limit", "null", "5"]], {"limit": [None, 5]}),
         ([["strategies", "random"], ["regimes", "[]"]], {"strategies": ["random"], "regimes": []}),
-        ([["settings", "{a: 1}"]], {"settings": {"a": 1}}),
+        ([["settings", '{"a": 1}']], {"settings": {"a": 1}}),
     ],
 )
 def test_words_are_values_or_axes(bare: Path, words: list, expected: dict) -> None:
@@ -235,7 +235,6 @@ def test_what_is_wrong_with_words_is_named(path: Path, words: list, message: str
 
 
 def test_minutes_are_no_whole_numbers(bare: Path) -> None:
-    """YAML 1.1 takes 1:05 for 65."""
     with pytest.raises(BadParameter, match="'lr' is '1:05', of type str: it must be float"):
         read_words(bare, [["lr", "1:05"]])
     with pytest.raises(BadParameter, match="'cycles' is '1:05:00', of type str"):
