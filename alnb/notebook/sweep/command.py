@@ -13,7 +13,7 @@ from typing import Any
 from alnb.notebook.parameters import BadParameter
 from alnb.notebook.sweep import cluster, table
 from alnb.notebook.sweep.cell import BUSY
-from alnb.notebook.sweep.engine import Sweep, asked_to_end, sweep
+from alnb.notebook.sweep.engine import TIME_IS_UP, Sweep, asked_to_end, sweep
 from alnb.notebook.sweep.grid import grid, read_file, read_words
 
 FAILED, LEFT = 1, 75  # exit statuses; sysexits.h calls 75 a temporary failure: try again
@@ -105,7 +105,7 @@ def conclude(result: Sweep) -> int:
     _warn(result)
     if result.failed or result.reports_failed:
         return FAILED
-    return LEFT if result.left or result.late else 0
+    return LEFT if result.left or result.why_no_report == TIME_IS_UP else 0
 
 
 def _warn(result: Sweep) -> None:
@@ -113,8 +113,8 @@ def _warn(result: Sweep) -> None:
     if result.failed:
         lines.append(f"{table.number(len(result.failed))} failed: fix the cause, then rerun with --retry")
     if result.left:
-        left = table.time_left(result.left_seconds)
-        lines.append(f"{table.number(len(result.left))} left: {left}; the same command continues from there")
+        rest = table.time_left(result.estimate())
+        lines.append(f"{table.number(len(result.left))} left: {rest}; the same command continues from there")
     lines += [f"over the whole grid: {problem}" for problem in result.reports_failed]
     if result.finished and result.why_no_report:
         lines.append(f"not executed over the whole grid: {result.why_no_report}")

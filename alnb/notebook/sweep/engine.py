@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -24,11 +25,13 @@ from alnb.notebook.sweep import table
 from alnb.notebook.sweep.cell import BUSY, DONE, FAILED, KILLED, Cell, OtherVersion, Status, Work
 from alnb.notebook.sweep.grid import Grid, grid
 from alnb.store import stop
+from alnb.store.checks import at_least
 
 MOST_WORKERS = 8  # that start unasked: each is a process of half a gigabyte
 REFRESH = 1.0  # seconds between two looks at what runs
 BUSY_ROUNDS = 3  # how often a cell is tried again because another process uses one of its runs
 RESERVE = 2.0  # seconds before a time limit in which nothing begins
+TIME_IS_UP = "time is up"
 FORWARDED = ("ALNB_DATA", "ALNB_OTHER_ENVIRONMENT")  # variables that workers get from the sweep
 
 
@@ -46,9 +49,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises: ValueError if there is less than one worker or thread."""
-        for name, value in (("workers", self.workers), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
+        at_least("workers", 1 if self.workers is None else self.workers, 1)
+        at_least("threads", 1 if self.threads is None else self.threads, 1)
 
 
 @dataclass(repr=False)
@@ -61,7 +63,6 @@ class Sweep:
     reports: list[Path] = field(default_factory=list)  # executed notebooks over the whole grid
     reports_failed: list[str] = field(default_factory=list)  # the errors of the others
     why_no_report: str = ""
-    late: bool = False  # the time was up before the last report ended
 
     def __repr__(self) -> str:
         """One line."""
@@ -82,14 +83,9 @@ class Sweep:
         """Whether all cells are done."""
         return not self.failed and not self.left
 
-    @property
-    def left_seconds(self) -> float | None:
-        """Of work, estimated from finished cells; None: not known. Failed cells do not count: only `retry` executes them."""
-        return self.estimate(self.wanted(False))
-
-    def estimate(self, left: list[Cell]) -> float | None:
-        """Seconds of work for the cells `left`, see `table.estimate`."""
-        return table.estimate(left, self.cells, self.statuses)
+    def estimate(self, retry: bool = False) -> float | None:
+        """Seconds of work that are left, see `table.estimate`."""
+        return table.estimate(self.wanted(retry), self.cells, self.statuses)
 
     def wanted(self, retry: bool) -> list[Cell]:
         """The cells that a sweep executes: all that are not done; failed ones only with `retry`."""
@@ -111,26 +107,22 @@ class Workers:
 
 
 @contextmanager
-def local(workers: int | None = None, threads: int | None = None) -> Iterator[Workers]:
-    """Threads of this process. Each waits for the process of a cell, which gets a GPU, or a share of the cores."""
-    cores, gpus = _cores(), _gpus()
-    workers = workers or min(len(gpus) or cores, MOST_WORKERS)
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield Workers(pool, workers, threads or max(1, cores // workers), gpus)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
 def _workers(executor: Executor | None, options: Options) -> Iterator[Workers]:
-    """Those of this machine, or any executor, which gets as many cells at once as it has workers; all if it does not say."""
-    if executor is None:
-        with local(options.workers, options.threads) as workers:
-            yield workers
-    else:
+    """Those of this machine, or any executor, which gets as many cells at once as it has workers; all if it does not say.
+
+    On this machine they are threads. Each waits for the process of a cell, which gets a GPU, or a share of the cores.
+    """
+    if executor is not None:
         most = getattr(executor, "_max_workers", None)
         yield Workers(executor, most if isinstance(most, int) else sys.maxsize, options.threads or 1)
+        return
+    cores, gpus = _cores(), _gpus()
+    workers = options.workers or min(len(gpus) or cores, MOST_WORKERS)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield Workers(pool, workers, options.threads or max(1, cores // workers), gpus)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _cores() -> int:
@@ -181,7 +173,7 @@ def sweep(
     result = Sweep(made, cells, {cell.key: cells_of.look(cell) for cell in cells})
     if chosen.dry_run:
         with _workers(executor, chosen) as workers:
-            left = result.estimate(result.wanted(chosen.retry))
+            left = result.estimate(chosen.retry)
             print(table.plan(cells, result.statuses, left, 1 if executor else workers.capacity), flush=True)
         return result
     _check_writable(made.root)
@@ -245,7 +237,8 @@ class _Driver:
         todo = self.result.wanted(self.options.retry)
         print(f"{table.number(len(self.result.cells))}, {len(todo)} of them to do", flush=True)
         try:
-            while (todo or self.running) and not self.past:
+            past = math.inf if self.deadline is None else self.deadline + cells_of.GRACE + 10  # all that ran was killed by then
+            while (todo or self.running) and time.time() <= past:
                 while todo and len(self.running) < self.workers.capacity and not _over(self.deadline):
                     self.submit(todo.pop(0))
                 if not self.running:
@@ -258,11 +251,6 @@ class _Driver:
         finally:
             if all(future.done() for future in self.running):  # otherwise a cell has still to see it
                 self.stop.unlink(missing_ok=True)
-
-    @property
-    def past(self) -> bool:
-        """Whether all that ran has stopped or was killed: what is left waits for workers that do not come."""
-        return self.deadline is not None and time.time() > self.deadline + cells_of.GRACE + 10
 
     @property
     def stop(self) -> Path:
@@ -312,7 +300,7 @@ class _Driver:
     def tell(self, cell: Cell, status: Status) -> None:
         """Print how `cell` ended, and how far the sweep is."""
         done = sum(each.state == DONE for each in self.result.statuses.values())
-        rest = table.time_left(self.result.left_seconds, min(self.workers.capacity, len(self.running) + 1))
+        rest = table.time_left(self.result.estimate(), min(self.workers.capacity, len(self.running) + 1))
         ended = f"{table.plain(cell.name)}: {status.state} {table.remark(status)}".rstrip()
         print(f"[{done}/{len(self.result.cells)}] {ended}; {rest}", flush=True)
 
@@ -342,7 +330,7 @@ def _report(result: Sweep, deadline: float | None) -> None:
     if not result.finished:
         result.why_no_report = "not all cells are done"
     elif _over(deadline):
-        result.why_no_report, result.late = "time is up", True
+        result.why_no_report = TIME_IS_UP
     elif find_spec("papermill") is None:
         result.why_no_report = "papermill is not installed here: start the same sweep where it is, and it finds all runs complete"
     else:
@@ -352,10 +340,9 @@ def _report(result: Sweep, deadline: float | None) -> None:
             print(f"\nover the whole grid: {path}", flush=True)
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{len(result.reports)}.ipynb"
             try:
-                copy = execute(path, values, result.grid.root / path.stem / "notebooks" / name, environment=variables)
-                result.reports.append(copy)
+                result.reports.append(execute(path, values, result.grid.root / path.stem / "notebooks" / name, environment=variables))
             except NotebookFailed as error:
                 if error.kind == "TimeIsUp":
-                    result.why_no_report, result.late = "time is up", True
+                    result.why_no_report = TIME_IS_UP
                     break
                 result.reports_failed.append(str(error))
