@@ -22,7 +22,7 @@ from alnb.__main__ import main
 from alnb.notebook import BadParameter
 from alnb.notebook.sweep import cell as cells_of
 from alnb.notebook.sweep import cluster, engine, sweep
-from alnb.notebook.sweep.cell import DONE, KILLED, Status, in_thread
+from alnb.notebook.sweep.cell import DONE, KILLED, Status
 from alnb.notebook.sweep.cluster import Unreachable
 
 distributed = pytest.importorskip("distributed", reason="a cluster needs pip install 'alnb[cluster]'")
@@ -63,17 +63,22 @@ def wait_for(condition: Callable[[], Any], what: str) -> None:
 @contextmanager
 def meanwhile(condition: Callable[[], Any], action: Callable[[], Any]) -> Iterator[None]:
     """While it is open, `action` is done once, as soon as `condition` holds."""
-    happened = list[bool]()
+    happened, ended = list[bool](), threading.Event()
 
-    def follow(ended: threading.Event) -> None:
+    def follow() -> None:
         while not ended.wait(0.02):
             if condition():
                 action()
                 happened.append(True)
                 return
 
-    with in_thread(follow):
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
         yield
+    finally:
+        ended.set()
+        thread.join()
     assert happened, "all was over before it could happen"
 
 

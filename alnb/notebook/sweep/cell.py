@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -63,16 +63,16 @@ def code_version(*rooms: str) -> str:
 
 @functools.cache
 def package_version() -> str:
-    """Of all code of this process. A worker must have the same: what a notebook does depends on all rooms."""
+    """Of all code of this process. A worker must have the same."""
     return code_version()
 
 
 @functools.cache
 def core_version() -> str:
-    """Of the code of this process that decides what a run's records are. A finished cell of another core version is executed again.
+    """Of the code of this process in `CORE`. A finished cell of another core version is executed again.
 
-    A digest, since a version number kept by hand is forgotten. The rooms report, notebook, widgets and papers do not count: a run's folder
-    is named by its manifest, so if an edit of a paper's settings gives other runs, the execution over the whole grid computes them.
+    Other rooms do not count: a run's folder is named by its manifest, so if other settings of a paper give other runs, the execution over
+    the whole grid computes them.
     """
     return code_version(*CORE)
 
@@ -208,10 +208,10 @@ class Work:
     @property
     def late(self) -> bool:
         """Whether it was asked to stop more than `GRACE` ago, so that it has to be killed."""
+        asked = [] if self.deadline is None else [self.deadline]
         with suppress(OSError):
-            if time.time() > Path(self.stop).stat().st_mtime + GRACE:
-                return True
-        return self.deadline is not None and time.time() > self.deadline + GRACE
+            asked.append(Path(self.stop).stat().st_mtime)
+        return any(time.time() > moment + GRACE for moment in asked)
 
 
 def run(work: Work) -> Status:
@@ -222,10 +222,8 @@ def run(work: Work) -> Status:
         OSError: the cell's folder is not writable.
     """
     if package_version() != work.package:
-        raise OtherVersion(
-            f"worker {platform.node()} (process {os.getpid()}) has alnb {package_version()} in {PACKAGE}, the sweep has {work.package}: "
-            "install the same version there"
-        )
+        worker = f"worker {platform.node()} (process {os.getpid()}) has alnb {package_version()} in {PACKAGE}"
+        raise OtherVersion(f"{worker}, the sweep has {work.package}: install the same version there")
     while True:
         if stop.exists(Path(work.stop)) or (work.deadline is not None and time.time() > work.deadline):
             return replace(read(work.cell), state=TODO)
@@ -335,25 +333,18 @@ def _by_itself(work: Work, processes: list[int]) -> Outcome:
 def _watched(work: Work) -> Iterator[list[int]]:
     """While it is open, the processes in the list are killed, with their children, once the work is late."""
     processes: list[int] = []
+    ended = threading.Event()
 
-    def watch(ended: threading.Event) -> None:
+    def watch() -> None:
         while not ended.wait(0.5):
             for process in processes if work.late else ():
                 with suppress(ProcessLookupError, PermissionError):  # each leads a process group of its own
                     os.killpg(process, signal.SIGKILL) if os.name == "posix" else os.kill(process, signal.SIGTERM)
 
-    with in_thread(watch):
-        yield processes
-
-
-@contextmanager
-def in_thread(follow: Callable[[threading.Event], None]) -> Iterator[None]:
-    """While it is open, `follow` runs in a thread. It must return soon after the event that it gets is set."""
-    ended = threading.Event()
-    thread = threading.Thread(target=follow, args=(ended,), daemon=True)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield
+        yield processes
     finally:
         ended.set()
         thread.join()
