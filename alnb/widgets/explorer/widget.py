@@ -93,7 +93,7 @@ class Explorer(BackgroundWidget):
         self.stop()
         self._worker.wait()
         with self._lock:
-            self._static.close()
+            self._handle = None
             for panel in self.panels:
                 panel.close()
             self.trails, self.panels = [], []
@@ -175,7 +175,7 @@ class Explorer(BackgroundWidget):
         if self.trails and k != self.cycle and 0 <= k <= self._known:
             self.cycle = k
             self._redraw()
-            self._static.refresh()
+            self._refresh()
 
     def _chosen(self) -> None:
         """A choice has changed: runs of other choices cannot be stepped until they are opened."""
@@ -203,7 +203,7 @@ class Explorer(BackgroundWidget):
             control.disabled = busy
         self.bar.value, self.bar.layout.visibility = 0, "visible" if busy else "hidden"
         if not busy:
-            self._static.refresh()
+            self._refresh()
 
     def _open(self) -> None:
         """Read the images, pre-train, lay the images out, and open the runs."""

@@ -109,7 +109,7 @@ class Labeller(BackgroundWidget):
         """Unlock the folder. Every label is on disk."""
         self._worker.stop()
         self._worker.wait()
-        self._static.close()
+        self._handle = None
         if self.state is not None:
             self.state.close()
         self._show(closed=True, busy=False, status=f"{why}; every label is on disk", image=b"", shown="", guess="")
@@ -262,7 +262,7 @@ class Labeller(BackgroundWidget):
     def _show_busy(self, busy: bool) -> None:
         self._show(busy=busy)
         if not busy:
-            self._static.refresh()
+            self._refresh()
 
     def _show_problem(self, message: str) -> None:
         if message and self.state is None:
@@ -277,7 +277,7 @@ class Labeller(BackgroundWidget):
         state, keys = self._open_state, keys_of(self._open_state.classes)
         labels, free = list(state.labels.values()), [key for key in ("0", *KEYS) if key not in keys]
         self._show(classes=list(state.classes), class_keys=keys, free_keys=free, counts=[labels.count(name) for name in state.classes])
-        self._static.refresh()
+        self._refresh()
 
     def _show_image(self, picture: bytes | None) -> None:
         assert self._batch is not None
