@@ -38,9 +38,6 @@ def colours(classes: Sequence[str]) -> list[str]:
     return [class_colour(c) for c in range(len(classes))] if has_class_colours(classes) else [PALE] * len(classes)
 
 
-# ---- HTML ----------------------------------------------------------------------------------------------------------------------
-
-
 def progress(trails: Sequence[Trail], layout: Tensor) -> str:
     """Learning curves and class counts."""
     return as_img(as_png(draw_progress(trails)), "test accuracy by number of labels, and labels of each class")
@@ -126,9 +123,6 @@ def legend(classes: Sequence[str]) -> str:
     marks = [mark("pool", PALE, 5), mark("labelled", labelled, 9), mark("queried now", queried, 16)]
     marks += [mark(name, colour, 11) for name, colour in zip(classes, colours(classes), strict=True)] if coloured else []
     return f'<div style="font-size:14px">{"".join(marks)}</div>'
-
-
-# ---- figures -------------------------------------------------------------------------------------------------------------------
 
 
 def draw_progress(trails: Sequence[Trail]) -> Figure:

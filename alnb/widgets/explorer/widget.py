@@ -100,11 +100,7 @@ class Explorer(BackgroundWidget):
             close_all(self.view)
 
     def wait(self) -> Explorer:
-        """Wait for the work in the background, and return the explorer.
-
-        Raises:
-            ValueError: the work failed; the message is the one that the widget shows.
-        """
+        """Wait for the work in the background. Raises: ValueError, with the widget's message, if it failed."""
         self._worker.wait()
         if self._problem:
             raise ValueError(self._problem)
@@ -134,16 +130,10 @@ class Explorer(BackgroundWidget):
         return records.frame(finished) if finished else "no cycle is finished"
 
     def overview(self) -> Figure:
-        """The explorer as a figure, for readers without a kernel.
-
-        Raises:
-            ValueError: nothing is open.
-        """
+        """The explorer as a figure, for readers without a kernel. Raises: ValueError if nothing is open."""
         if self._layout is None or not self.trails:
             raise ValueError(self._problem or "nothing is open yet: call wait() first")
         return pictures.draw_overview(self._visible(), self._layout, self.title)
-
-    # ---- how it is built ---------------------------------------------------------------------------------------------------
 
     def _arranged(self) -> ipywidgets.Widget:
         wrap = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
@@ -186,8 +176,6 @@ class Explorer(BackgroundWidget):
 
     def _current(self) -> Choices:
         return Choices(**{name: control.value for name, control in self.choices.items()})
-
-    # ---- work in the background --------------------------------------------------------------------------------------------
 
     def _stopped(self) -> None:
         self._say(f"Stopped. Finished cycles are saved. <i>{'step' if self.trails else 'open'}</i> continues from there.")
@@ -268,8 +256,6 @@ class Explorer(BackgroundWidget):
 
     def _report(self, done: int, updates: int, loss: float) -> None:
         self.bar.value = done / max(1, updates)
-
-    # ---- what is shown -----------------------------------------------------------------------------------------------------
 
     def _to(self, k: int, known: int | None = None, seconds: float | None = None) -> None:
         """Show cycle `k`. The slider goes up to cycle `known`; None: up to `k`."""

@@ -115,11 +115,7 @@ class Labeller(BackgroundWidget):
         self._show(closed=True, busy=False, status=f"{why}; every label is on disk", image=b"", shown="", guess="")
 
     def wait(self) -> Labeller:
-        """Wait for the work in the background, and return the labeller.
-
-        Raises:
-            ValueError: nothing can be labelled; the message is the one that the widget shows.
-        """
+        """Wait for the work in the background. Raises: ValueError, with the widget's message, if nothing can be labelled."""
         self._worker.wait()
         if self.state is None or (self._batch is None and self.view.problem):
             raise ValueError(self.view.problem)
@@ -131,11 +127,7 @@ class Labeller(BackgroundWidget):
         return 1 if self._batch is None else self._batch.round + 1
 
     def overview(self) -> Figure:
-        """The current questions as a figure, for readers without a kernel.
-
-        Raises:
-            ValueError: there are none yet, or the folder cannot be labelled.
-        """
+        """The current questions as a figure. Raises: ValueError if there are none yet, or the folder cannot be labelled."""
         if self.state is None or self._batch is None:
             raise ValueError(self.view.problem or "no image is asked yet: call wait() first")
         title = f"{len(self.state.labels):,} of {len(self.state.items):,} images labelled; questions of round {self.round}"
@@ -145,8 +137,6 @@ class Labeller(BackgroundWidget):
     def _open_state(self) -> Labelling:
         assert self.state is not None, "only used while the folder is open"
         return self.state
-
-    # ---- work in the background --------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         state = self._open_state
@@ -176,8 +166,6 @@ class Labeller(BackgroundWidget):
                     break
         self._show_estimate()
         self._show_image(picture)
-
-    # ---- what a person does ------------------------------------------------------------------------------------------------
 
     def _receive(self, view: View, content: Mapping[str, Any], buffers: Any) -> None:
         """A message from the browser. It is ignored while the widget is busy or closed."""
@@ -251,8 +239,6 @@ class Labeller(BackgroundWidget):
             state.missing.add(self.asked.pop(0))
             self._show(news=[*self.view.news, reason])
         return None
-
-    # ---- what is shown -----------------------------------------------------------------------------------------------------
 
     def _show(self, **traits: Any) -> None:
         with self._view_lock, self.view.hold_sync():  # two threads in hold_sync at once would lose one's changes
