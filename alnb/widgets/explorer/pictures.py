@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from alnb.data import ImageSet
@@ -103,11 +103,9 @@ def thumbnails(train: ImageSet, images: Sequence[int], captions: Sequence[str], 
 
 def thumbnail(image: Tensor, side: int) -> bytes:
     """An image uint8 [3,H,W] as a PNG file whose longer side has `side` pixels. Enlarging keeps edges sharp; shrinking smooths."""
-    pixels = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    ratio = side / max(pixels.size)
-    size = (max(1, round(pixels.width * ratio)), max(1, round(pixels.height * ratio)))
-    out = io.BytesIO()
-    pixels.resize(size, Image.Resampling.NEAREST if ratio > 1 else Image.Resampling.LANCZOS).save(out, "PNG")
+    pixels, out = Image.fromarray(image.permute(1, 2, 0).cpu().numpy()), io.BytesIO()
+    method = Image.Resampling.NEAREST if side > max(pixels.size) else Image.Resampling.LANCZOS
+    ImageOps.contain(pixels, (side, side), method).save(out, "PNG")
     return out.getvalue()
 
 

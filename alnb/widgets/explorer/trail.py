@@ -80,10 +80,7 @@ class Trail:
         return sum((torch.tensor(cycle.class_counts) for cycle in self.cycles), zero)
 
     def predictions(self) -> Mapping[str, list[Any]] | None:
-        """What the net of the cycle before predicted for the last cycle's query, in order of choice; None if no net was trained yet.
-
-        `predicted`: class numbers; `confidence`: their probabilities; `margin` and `entropy` (in nats) as in `acquire.scores`.
-        """
+        """What the net before it predicted for the last query, as `loop.cycles` stores it; None if no net was trained yet."""
         if self.last < 1:
             return None
         query = store.read_json(self.run.folder(self.last) / "query.json")
