@@ -18,15 +18,8 @@ SCALES = ("smoke", "laptop", "paper")
 BATCH = "ALNB_BATCH"  # "1" while a notebook is executed by `alnb run` or a sweep, so that nobody can click
 
 
-# ---- checks of parameters -----------------------------------------------------------------------------------------------------
-
-
 def at_scale(scale: str, *, smoke: Mapping[str, Any], laptop: Mapping[str, Any], paper: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings for `scale`.
-
-    Raises:
-        BadParameter: there is no such scale.
-    """
+    """The settings for `scale`. Raises: BadParameter if there is no such scale."""
     settings = dict(zip(SCALES, (smoke, laptop, paper), strict=True))
     if scale not in settings:
         raise BadParameter(f"scale is {scale!r}: it must be one of {', '.join(SCALES)}{nearest(scale, SCALES)}")
@@ -34,12 +27,9 @@ def at_scale(scale: str, *, smoke: Mapping[str, Any], laptop: Mapping[str, Any],
 
 
 def choose(table: Mapping[str, Any], names: str | Iterable[str], what: str) -> dict[str, Any]:
-    """The entries of `table`, such as `STRATEGIES`, with these names.
+    """The entries of `table`, such as `STRATEGIES`, with these names. `what`: a word for one entry, used in messages.
 
-    Args:
-        what: a word for one entry, used in the message.
-    Raises:
-        BadParameter: a name is not in the table, or there are no names. The message lists the table's names.
+    Raises: BadParameter if a name is not in the table, or there are no names. The message lists the table's names.
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names:
@@ -58,11 +48,7 @@ def not_negative(**values: int) -> None:
 
 
 def device(name: str) -> str:
-    """The device as torch names it. An empty name means "cuda" if there is a GPU, otherwise "cpu".
-
-    Raises:
-        BadParameter: there is no such device.
-    """
+    """The device as torch names it. "" means "cuda" if there is a GPU, otherwise "cpu". Raises: BadParameter if there is no such device."""
     import torch
 
     try:
@@ -74,9 +60,6 @@ def device(name: str) -> str:
     return str(chosen)
 
 
-# ---- who looks at the notebook ------------------------------------------------------------------------------------------------
-
-
 def interactive() -> bool:
     """Whether a person may be looking: False while `alnb run` or a sweep executes the notebook."""
     return os.environ.get(BATCH) != "1"
@@ -85,9 +68,6 @@ def interactive() -> bool:
 def page() -> bool:
     """Whether Voilà serves the notebook as a page without code."""
     return "VOILA_SERVER_URL" in os.environ
-
-
-# ---- progress bars ------------------------------------------------------------------------------------------------------------
 
 
 def progress(total: int, description: str) -> Any:

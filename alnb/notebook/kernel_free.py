@@ -28,10 +28,8 @@ from alnb.store.stop import TimeIsUp
 def execute(path: Path, values: Mapping[str, Any]) -> None:
     """Execute all cells of the notebook at `path` but those tagged `report`. Output goes where this process's output goes.
 
-    Raises:
-        BadParameter: before anything runs.
-        NotebookFailed: a cell raised an error; the traceback was printed.
-        TimeIsUp: a cell stopped because it was asked to.
+    Raises: BadParameter before anything runs; NotebookFailed if a cell raised an error, whose traceback was printed; TimeIsUp if it was
+    asked to stop.
     """
     checked = parameters.check(values, parameters.read(path))
     before = os.environ.get(BATCH)
@@ -45,9 +43,7 @@ def execute(path: Path, values: Mapping[str, Any]) -> None:
 def examine(path: Path, values: Mapping[str, Any]) -> None:
     """Execute only the cells tagged `parameters` and `check`: they say what is wrong with parameters before anything starts.
 
-    Raises:
-        BadParameter: a name or a type is wrong.
-        NotebookFailed: a cell raised an error; its `reason` says what is wrong with which parameter.
+    Raises: BadParameter if a name or a type is wrong; NotebookFailed if a cell raised an error, which is its `reason`.
     """
     checked = parameters.check(values, parameters.read(path))
     with redirect_stdout(io.StringIO()):
@@ -61,7 +57,7 @@ def _execute(path: Path, cells: Iterable[CodeCell], values: Mapping[str, Any], *
         sys.modules["__main__"] = module
         for cell in cells:
             name = f"<cell {cell.number} of {path.name}>"
-            text = cell.text if cell.text.endswith("\n") else f"{cell.text}\n"  # a kernel ends a cell so, too
+            text = cell.text.removesuffix("\n") + "\n"  # a kernel ends a cell so, too
             linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)  # for tracebacks and fingerprints
             try:
                 exec(compile(text, name, "exec", dont_inherit=True), module.__dict__)

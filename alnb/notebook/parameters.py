@@ -46,15 +46,8 @@ class Parameter:
     help: str  # the trailing comment
 
 
-# ---- reading a notebook -------------------------------------------------------------------------------------------------------
-
-
 def code_cells(path: Path) -> list[CodeCell]:
-    """The code cells of the notebook at `path`.
-
-    Raises:
-        BadParameter: the file is missing, or is not a notebook.
-    """
+    """The code cells of the notebook at `path`. Raises: BadParameter if it is missing, or is not a notebook."""
     if not path.is_file():
         raise BadParameter(f"there is no notebook {path}{'' if path.is_absolute() else f' in {Path.cwd()}'}")
     try:
@@ -65,19 +58,14 @@ def code_cells(path: Path) -> list[CodeCell]:
 
 
 def digest(path: Path) -> str:
-    """Digest of the notebook's code. The cells tagged `parameters` and `report` do not count.
-
-    Raises:
-        BadParameter: as `code_cells`.
-    """
+    """Digest of the notebook's code. The cells tagged `parameters` and `report` do not count."""
     return store.fingerprint([cell.text for cell in code_cells(path) if not {"report", "parameters"} & set(cell.tags)])
 
 
 def read(path: Path) -> dict[str, Parameter]:
     """The parameters of the notebook at `path`, by name, in the order in which they are written.
 
-    Raises:
-        BadParameter: the file is missing, is not a notebook, or has no cell tagged `parameters`.
+    Raises: BadParameter if it is missing, is not a notebook, or has no cell tagged `parameters`.
     """
     tagged = [cell.text for cell in code_cells(path) if "parameters" in cell.tags]
     if not tagged:
@@ -102,16 +90,12 @@ def help_text(path: Path) -> str:
     return "\n".join([f"Parameters of {path}", *lines])
 
 
-# ---- words of the command line ------------------------------------------------------------------------------------------------
-
-
 def parse(entries: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> dict[str, Any]:
     """Values from the command line. Each entry is a name and the words after it.
 
     Several words make a list. One word makes a list where the notebook states a list.
 
-    Raises:
-        BadParameter: a name is unknown or appears twice, a value is missing, or a value has the wrong type.
+    Raises: BadParameter if a name is unknown or appears twice, or a value is missing or has the wrong type.
     """
     values: dict[str, Any] = {}
     for name, *words in entries:
@@ -129,16 +113,11 @@ def parse(entries: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> d
 
 
 def _items(word: str, kind: Any) -> Sequence[Any]:
-    """What a word means in a list of `kind`. In a list of whole numbers 0:5 means 0, 1, 2, 3, 4."""
     return (integers(word) if kind is int else None) or [_value(word, kind)]
 
 
 def integers(word: str) -> list[int] | None:
-    """The whole numbers that 0:5 or 0:10:2 stands for; None if `word` is no such range.
-
-    Raises:
-        BadParameter: the range is empty.
-    """
+    """The whole numbers that 0:5 or 0:10:2 stands for; None if `word` is no such range. Raises: BadParameter if the range is empty."""
     parts = word.split(":")
     if len(parts) not in (2, 3):
         return None
@@ -161,15 +140,11 @@ def _value(word: str, kind: Any) -> Any:
     return word
 
 
-# ---- checking values ----------------------------------------------------------------------------------------------------------
-
-
 def check(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:
     """The values, unchanged; only whole numbers become floats where the notebook states a float.
 
-    Raises:
-        BadParameter: the notebook has no such parameter (the message names the nearest), a value has the wrong type, or a list names
-            something twice.
+    Raises: BadParameter if there is no such parameter (the message names the nearest), a value has the wrong type, or a list names
+    something twice.
     """
     checked = {}
     for name, value in values.items():

@@ -51,9 +51,6 @@ class CodeChanged(Exception):
     """The package or the notebook was edited while the sweep ran."""
 
 
-# ---- versions -----------------------------------------------------------------------------------------------------------------
-
-
 def code_version(*rooms: str) -> str:
     """The package's version, and a digest of the code on disk in these rooms; of all code if none is named."""
     files = sorted(path for room in rooms or ("",) for path in (PACKAGE / "alnb" / room).rglob("*.py"))
@@ -75,9 +72,6 @@ def core_version() -> str:
     the whole grid computes them.
     """
     return code_version(*CORE)
-
-
-# ---- what is stored -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -128,11 +122,7 @@ class Status:
 
 
 def read(cell: Cell) -> Status:
-    """What `cell.json` says.
-
-    Raises:
-        store.Corrupted: the file is damaged, or written by another version.
-    """
+    """What `cell.json` says. Raises: store.Corrupted if it is damaged, or written by another version."""
     path = cell.folder / "cell.json"
     if not path.exists():
         return Status(TODO)
@@ -148,11 +138,7 @@ def _write(cell: Cell, status: Status) -> None:
 
 
 def look(cell: Cell) -> Status:
-    """How far `cell` is. A cell that is stored as running but is not locked was killed.
-
-    Raises:
-        store.Corrupted: its `cell.json` is damaged.
-    """
+    """How far `cell` is. A cell that is stored as running but is not locked was killed. Raises: as `read`."""
     status = read(cell)
     if status.state == RUNNING and not store.held(cell.folder):
         return replace(status, state=KILLED, kind="Died", reason="its process was killed, or its machine went down")
@@ -186,9 +172,6 @@ def _worked_on(cell: Cell, processes: list[int]) -> Iterator[str]:
             yield os.path.relpath(run.path, cell.folder)
 
 
-# ---- executing ----------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Work:
     """What a worker gets: plain values only, so that any executor can send it."""
@@ -217,9 +200,7 @@ class Work:
 def run(work: Work) -> Status:
     """Execute a cell: the one function that goes to a worker. An error of the notebook is in the status, not raised.
 
-    Raises:
-        OtherVersion: this worker has other code than the sweep.
-        OSError: the cell's folder is not writable.
+    Raises: OtherVersion if this worker has other code than the sweep; OSError if the cell's folder is not writable.
     """
     if package_version() != work.package:
         worker = f"worker {platform.node()} (process {os.getpid()}) has alnb {package_version()} in {PACKAGE}"

@@ -34,10 +34,8 @@ class Unreachable(Exception):
 
 @contextmanager
 def connect(scheduler: str) -> Iterator[Executor]:
-    """The executor of a Dask scheduler that runs already. Workers that come later get cells, too.
+    """The executor of a Dask scheduler: its address (tcp://HOST:PORT) or file (.json). Workers that come later get cells, too.
 
-    Args:
-        scheduler: its address (tcp://HOST:PORT), or its scheduler file (.json).
     Raises:
         Unreachable: no scheduler answers there, no worker comes, or the scheduler ends before the sweep.
         OtherVersion: a worker has another version of this package, or none; the message names all such workers.

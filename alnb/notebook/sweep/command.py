@@ -46,11 +46,7 @@ def add(commands: Any, execution: argparse.ArgumentParser) -> None:
 
 
 def seconds(text: str) -> float:
-    """A length of time such as 90s, 9m or 1h30m.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not one, or not positive.
-    """
+    """A length of time such as 90s, 9m or 1h30m. Raises: argparse.ArgumentTypeError if it is not one, or not positive."""
     total = sum(float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+)([smhd])", text)) if TIME.fullmatch(text) else 0.0
     if not total:
         raise argparse.ArgumentTypeError(f"{text!r} is no length of time: write it as 90s, 9m or 1h30m")

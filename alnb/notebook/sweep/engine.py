@@ -81,7 +81,7 @@ class Sweep:
     @property
     def finished(self) -> bool:
         """Whether all cells are done."""
-        return not self.failed and not self.left
+        return not self.wanted(retry=True)
 
     def estimate(self, retry: bool = False) -> float | None:
         """Seconds of work that are left, see `table.estimate`."""
@@ -91,9 +91,6 @@ class Sweep:
         """The cells that a sweep executes: all that are not done; failed ones only with `retry`."""
         skipped = (DONE,) if retry else (DONE, FAILED)
         return [cell for cell in self.cells if self.statuses[cell.key].state not in skipped]
-
-
-# ---- workers ------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -137,9 +134,6 @@ def _gpus() -> tuple[str, ...]:
     if not torch.cuda.is_available():
         return ()
     return tuple(visible.split(",")) if visible else tuple(map(str, range(torch.cuda.device_count())))
-
-
-# ---- the sweep ----------------------------------------------------------------------------------------------------------------
 
 
 def sweep(

@@ -38,11 +38,6 @@ class Grid:
     lists: Mapping[str, list[Any]]  # axes that the notebook takes as lists: a cell has one element, a report has all
     scalars: Mapping[str, list[Any]]  # axes of which the notebook takes one value: there is a report for each combination
 
-    @cached_property
-    def known(self) -> Mapping[str, Parameter]:
-        """The parameters of the notebook."""
-        return parameters.read(self.notebook)
-
     @property
     def root(self) -> Path:
         """The folder of the runs, with the cells in cells/: an absolute path, for workers that started in another folder."""
@@ -69,7 +64,7 @@ class Grid:
 
     @cached_property
     def _defaults(self) -> dict[str, Any]:
-        return {name: _default(parameter) for name, parameter in self.known.items()}
+        return {name: _default(parameter) for name, parameter in parameters.read(self.notebook).items()}
 
     @cached_property
     def code(self) -> str:
@@ -127,9 +122,6 @@ def read_words(path: Path, words: Words) -> dict[str, Any]:
     """Values from the command line, for `grid`. They mean what they mean to `parameters.parse`.
 
     But where the notebook takes a single value, several words or a range of numbers are a list of values.
-
-    Raises:
-        BadParameter: as `parameters.parse`.
     """
     known, values = parameters.read(path), dict[str, Any]()
     for name, *rest in words:

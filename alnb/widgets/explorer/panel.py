@@ -89,10 +89,6 @@ class Panel:
         self.fallback.value, self.strip.value = fallback or "", strip
         self.pointed.queried = {str(image): cycle for image, cycle in trail.queried_in().items()}
 
-    def close(self) -> None:
-        """Release the plot in the kernel and in the browser."""
-        close_all(self.view)
-
 
 def close_all(view: ipywidgets.Widget) -> None:
     """Close a widget with all that is inside it, and drop its observers: ipywidgets keeps open widgets, and so their images."""

@@ -95,7 +95,7 @@ class Explorer(BackgroundWidget):
         with self._lock:
             self._handle = None
             for panel in self.panels:
-                panel.close()
+                close_all(panel.view)
             self.trails, self.panels = [], []
             close_all(self.view)
 
@@ -228,7 +228,7 @@ class Explorer(BackgroundWidget):
 
     def _clear(self) -> None:
         for panel in self.panels:
-            panel.close()
+            close_all(panel.view)
         self.trails, self.panels, self._layout, self._html, self._known, self.cycle = [], [], None, {}, -1, -1
         self._columns.children = ()
         for text in (self.status, self.legend, self.progress, self.figure4, self.selected):

@@ -26,7 +26,6 @@ from alnb import store
 from alnb.data import DataError
 from alnb.data.files import LABELS, as_rgb, image_files, in_threads
 
-LABEL_FOLDER = LABELS  # the default name of the folder with the labels
 HELD_OUT = 0.2  # share of the images that is never trained on
 UNSURE = "not sure"  # an answer that is no class
 KEYS = "123456789abcdefhijklmopqrtvwxyz"  # for classes, in order; g, n, s and u are taken by actions
@@ -66,8 +65,8 @@ def keys_of(classes: Iterable[str]) -> list[str]:
 
 
 def place_of(folder: Path, place: Path | str | None) -> Path:
-    """The folder with the labels: `place`, or `LABEL_FOLDER` in `folder` if it is None or empty."""
-    return Path(place).expanduser() if place else folder / LABEL_FOLDER
+    """The folder with the labels: `place`, or `LABELS` in `folder` if it is None or empty."""
+    return Path(place).expanduser() if place else folder / LABELS
 
 
 def listed(names: Iterable[str]) -> str:
@@ -120,7 +119,7 @@ class Labelling(AbstractContextManager["Labelling"]):
 
         Args:
             folder: images, at any depth.
-            place: the folder with the labels; None: `LABEL_FOLDER` in `folder`.
+            place: the folder with the labels; None: `LABELS` in `folder`.
             classes: names to add to those of earlier sessions.
             person: written beside each label.
         Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -142,12 +141,9 @@ class Labeller(BackgroundWidget):
         state = self._open_state
         self._show(status=f"reading {len(state.items):,} images …")
         images = images_of(state, self._settings.image_size)
-        began = time.monotonic()
 
         def report(done: int, total: int, loss: float) -> None:
-            minutes = (time.monotonic() - began) * (total - done) / max(1, done) / 60
-            left = f", about {minutes:.0f} min left" if done > total / 50 and minutes >= 0.5 else ""
-            self._show(status=f"learning from {len(images):,} images without labels: {100 * done // max(1, total)} %{left}")
+            self._show(status=f"learning from {len(images):,} images without labels: {100 * done // max(1, total)} %")
 
         self._features = FEATURES[self._settings.features](images, state.place, report)
         self._choose()
