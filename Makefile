@@ -46,7 +46,7 @@ copies: $(BIN)/.ok  ## the executed notebooks of figures/notebooks anew (half an
 	$(BIN)/python -m figures.copies
 
 readme: $(BIN)/.ok  ## README.md's table, figures/README.md and benchmarks/README.md anew, from the results that are there
-	$(BIN)/python -m alnb.papers.results
+	$(BIN)/python -m figures.documents
 	$(BIN)/python -m benchmarks --readme
 
 house:          ## the structure of alnb/ in numbers beside their bars, into alnb/README.md; fails where a bar is missed

@@ -34,20 +34,20 @@ def _parser() -> argparse.ArgumentParser:
         prog="alnb", description="Deep active learning on images, in notebooks.", epilog="ALNB_TRACEBACK=1 shows tracebacks."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser(
-        "run", help="execute a notebook with parameters", description="Execute a notebook with parameters, by papermill."
-    )
+    execution = argparse.ArgumentParser(add_help=False)
+    parameter = "may be repeated; several values make a list, and 0:5 means 0 1 2 3 4"
+    execution.add_argument("-p", dest="parameters", nargs="+", action="append", default=[], metavar=("NAME", "VALUE"), help=parameter)
+    scale: dict[str, Any] = {"type": lambda scale: ["scale", scale], "metavar": "SCALE", "help": "the same as -p scale SCALE"}
+    execution.add_argument("--scale", dest="parameters", action="append", **scale)
+    execution.add_argument("--kernel-free", action="store_true", help="without Jupyter and without figures, as where papermill is missing")
+    run = commands.add_parser("run", parents=[execution], help="execute a notebook with parameters, by papermill")
     run.add_argument("notebook", type=Path, metavar="NOTEBOOK")
-    parameter: dict[str, Any] = {"dest": "parameters", "nargs": "+", "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
-    parameter["help"] = "may be repeated; several values make a list, and 0:5 means 0 1 2 3 4"
-    run.add_argument("-p", **parameter)
-    run.add_argument("--scale", help="the same as -p scale SCALE")
     run.add_argument("-o", "--output", type=Path, help="where the executed copy goes (default: runs/NOTEBOOK/notebooks/TIME.ipynb)")
     run.add_argument("--help-notebook", action="store_true", help="list the notebook's parameters and exit")
-    run.add_argument("--kernel-free", action="store_true", help="without Jupyter and without figures; see alnb.notebook.kernel_free")
-    run.add_argument("--skip-bad", action="store_true", help="leave out unreadable images (the same as -p skip_bad true)")
+    skip: dict[str, Any] = {"const": ["skip_bad", "true"], "help": "leave out unreadable images (the same as -p skip_bad true)"}
+    run.add_argument("--skip-bad", dest="parameters", action="append_const", **skip)
     run.set_defaults(do=_run)
-    command.add(commands, parameter)
+    command.add(commands, execution)
     data = commands.add_parser("data", help="fetch a dataset, verify it, print where it is")
     data.add_argument("name", metavar="NAME", help="as in alnb.data.DATASETS")
     data.add_argument("--root", type=Path, help="folder of the datasets (default: $ALNB_DATA, else data/ in the project)")
@@ -66,9 +66,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.help_notebook:
         print(parameters.help_text(options.notebook))
         return 0
-    short = {"skip_bad": "true" if options.skip_bad else None, "scale": options.scale}
-    entries = [*options.parameters, *([name, value] for name, value in short.items() if value)]
-    values = parameters.parse(entries, parameters.read(options.notebook))
+    values = parameters.parse(options.parameters, parameters.read(options.notebook))
     if options.kernel_free or find_spec("papermill") is None:
         kernel_free.execute(options.notebook, values)
         print("runs complete. Run again with Jupyter to draw the figures")

@@ -7,8 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any
 
 from alnb.learn.train import Report
 from alnb.notebook.parameters import BadParameter, nearest
@@ -17,15 +18,8 @@ SCALES = ("smoke", "laptop", "paper")
 BATCH = "ALNB_BATCH"  # "1" while a notebook is executed by `alnb run` or a sweep, so that nobody can click
 
 
-# ---- checks of parameters -----------------------------------------------------------------------------------------------------
-
-
 def at_scale(scale: str, *, smoke: Mapping[str, Any], laptop: Mapping[str, Any], paper: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings for `scale`.
-
-    Raises:
-        BadParameter: there is no such scale.
-    """
+    """The settings for `scale`. Raises: BadParameter if there is no such scale."""
     settings = dict(zip(SCALES, (smoke, laptop, paper), strict=True))
     if scale not in settings:
         raise BadParameter(f"scale is {scale!r}: it must be one of {', '.join(SCALES)}{nearest(scale, SCALES)}")
@@ -33,12 +27,9 @@ def at_scale(scale: str, *, smoke: Mapping[str, Any], laptop: Mapping[str, Any],
 
 
 def choose(table: Mapping[str, Any], names: str | Iterable[str], what: str) -> dict[str, Any]:
-    """The entries of `table`, such as `STRATEGIES`, with these names.
+    """The entries of `table`, such as `STRATEGIES`, with these names. `what`: a word for one entry, used in messages.
 
-    Args:
-        what: a word for one entry, used in the message.
-    Raises:
-        BadParameter: a name is not in the table, or there are no names. The message lists the table's names.
+    Raises: BadParameter if a name is not in the table, or there are no names. The message lists the table's names.
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names:
@@ -57,11 +48,7 @@ def not_negative(**values: int) -> None:
 
 
 def device(name: str) -> str:
-    """The device as torch names it. An empty name means "cuda" if there is a GPU, otherwise "cpu".
-
-    Raises:
-        BadParameter: there is no such device.
-    """
+    """The device as torch names it. "" means "cuda" if there is a GPU, otherwise "cpu". Raises: BadParameter if there is no such device."""
     import torch
 
     try:
@@ -71,9 +58,6 @@ def device(name: str) -> str:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise BadParameter(f"device is {name!r}, but torch finds no GPU on this machine: leave it empty, or say cpu")
     return str(chosen)
-
-
-# ---- who looks at the notebook ------------------------------------------------------------------------------------------------
 
 
 def interactive() -> bool:
@@ -86,37 +70,21 @@ def page() -> bool:
     return "VOILA_SERVER_URL" in os.environ
 
 
-# ---- progress bars ------------------------------------------------------------------------------------------------------------
-
-
-class Bar(Protocol):
-    """The part of tqdm's bars that is used here."""
-
-    total: float | None
-    n: float
-
-    def update(self, n: float = 1) -> Any: ...  # noqa: D102
-    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None: ...  # noqa: D102
-    def __enter__(self) -> Self: ...  # noqa: D105
-    def __exit__(self, *error: Any) -> None: ...  # noqa: D105
-
-
-def progress(total: int, description: str) -> Bar:
-    """A progress bar: a widget in Jupyter, text in a terminal and in the log of `alnb run` or of a sweep."""
+def progress(total: int, description: str) -> Any:
+    """A progress bar of tqdm: a widget in Jupyter, text in a terminal and in the log of `alnb run` or of a sweep."""
     try:
         from tqdm import auto, std
     except ImportError:
         return _Lines(total, description)
     batch = not interactive()
-    bar: Bar = (std if batch else auto).tqdm(total=total, desc=description, mininterval=0.5 if batch else 0.1, dynamic_ncols=not batch)
-    return bar
+    return (std if batch else auto).tqdm(total=total, desc=description, mininterval=0.5 if batch else 0.1, dynamic_ncols=not batch)
 
 
 @dataclass
-class _Lines:
+class _Lines(AbstractContextManager["_Lines"]):
     """A line every five seconds, for machines without tqdm."""
 
-    total: float | None
+    total: float
     description: str
     n: float = 0
     postfix: str = ""
@@ -127,21 +95,18 @@ class _Lines:
         if time.monotonic() - self.shown > 5:
             self.show()
 
-    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
-        self.postfix = s
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        self.postfix = text
 
     def show(self) -> None:
         self.shown = time.monotonic()
         print(f"{self.description}: {self.n:g} of {self.total:g} {self.postfix}", file=sys.stderr, flush=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self.show()
 
 
-def follow(bar: Bar) -> Report:
+def follow(bar: Any) -> Report:
     """A `report` for `pretrain`: the bar counts the updates and shows the loss."""
 
     def report(done: int, updates: int, loss: float) -> None:
@@ -152,7 +117,7 @@ def follow(bar: Bar) -> Report:
     return report
 
 
-def within(bar: Bar) -> Report:
+def within(bar: Any) -> Report:
     """A `report` for `cycles`: the bar, which counts cycles, shows the updates and the loss of the present training."""
 
     def report(done: int, updates: int, loss: float) -> None:

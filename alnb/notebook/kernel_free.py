@@ -7,12 +7,13 @@ with a kernel, so a later execution with Jupyter finds them complete.
 from __future__ import annotations
 
 import copy
+import io
 import linecache
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,10 +28,8 @@ from alnb.store.stop import TimeIsUp
 def execute(path: Path, values: Mapping[str, Any]) -> None:
     """Execute all cells of the notebook at `path` but those tagged `report`. Output goes where this process's output goes.
 
-    Raises:
-        BadParameter: before anything runs.
-        NotebookFailed: a cell raised an error; the traceback was printed.
-        TimeIsUp: a cell stopped because it was asked to.
+    Raises: BadParameter before anything runs; NotebookFailed if a cell raised an error, whose traceback was printed; TimeIsUp if it was
+    asked to stop.
     """
     checked = parameters.check(values, parameters.read(path))
     before = os.environ.get(BATCH)
@@ -44,19 +43,21 @@ def execute(path: Path, values: Mapping[str, Any]) -> None:
 def examine(path: Path, values: Mapping[str, Any]) -> None:
     """Execute only the cells tagged `parameters` and `check`: they say what is wrong with parameters before anything starts.
 
-    Raises:
-        BadParameter: a name or a type is wrong.
-        NotebookFailed: a cell raised an error; its `reason` says what is wrong with which parameter.
+    Raises: BadParameter if a name or a type is wrong; NotebookFailed if a cell raised an error, which is its `reason`.
     """
     checked = parameters.check(values, parameters.read(path))
-    _execute(path, (cell for cell in parameters.code_cells(path) if {"parameters", "check"} & set(cell.tags)), checked, quiet=True)
+    with redirect_stdout(io.StringIO()):
+        _execute(path, (cell for cell in parameters.code_cells(path) if {"parameters", "check"} & set(cell.tags)), checked, quiet=True)
 
 
 def _execute(path: Path, cells: Iterable[CodeCell], values: Mapping[str, Any], *, quiet: bool = False) -> None:
-    with _main(quiet) as module:
+    module = ModuleType("__main__")  # as in a kernel, so the notebook's functions get the same fingerprints in both
+    with ExitStack() as stack:
+        stack.callback(sys.modules.update, {"__main__": sys.modules["__main__"]})
+        sys.modules["__main__"] = module
         for cell in cells:
             name = f"<cell {cell.number} of {path.name}>"
-            text = cell.text if cell.text.endswith("\n") else f"{cell.text}\n"  # a kernel ends a cell so, too
+            text = cell.text.removesuffix("\n") + "\n"  # a kernel ends a cell so, too
             linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)  # for tracebacks and fingerprints
             try:
                 exec(compile(text, name, "exec", dont_inherit=True), module.__dict__)
@@ -85,16 +86,3 @@ def _remedy(error: BaseException) -> str:
     if isinstance(error, ImportError) and error.name:
         return f"; install {error.name.partition('.')[0]}, or tag the cell `report` if it only shows results"
     return ""
-
-
-@contextmanager
-def _main(quiet: bool) -> Iterator[ModuleType]:
-    """A fresh `__main__`. A kernel has one too, so the notebook's functions get the same fingerprints in both."""
-    module, before, out = ModuleType("__main__"), sys.modules["__main__"], sys.stdout
-    sys.modules["__main__"] = module
-    try:
-        with open(os.devnull, "w") as nowhere:
-            sys.stdout = nowhere if quiet else out
-            yield module
-    finally:
-        sys.modules["__main__"], sys.stdout = before, out

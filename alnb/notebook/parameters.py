@@ -1,7 +1,6 @@
-"""The parameters of a notebook: reading them, and checking values before anything runs.
+"""The parameters of a notebook: annotated assignments in its cell tagged `parameters`, and checks of values before anything runs.
 
-A notebook states its parameters as annotated assignments in the cell tagged `parameters`. This module reads them without Jupyter and
-without papermill, whose own inspection does not understand ``str | None`` or a # within a string.
+They are read without papermill, whose own inspection does not understand ``str | None`` or a # within a string.
 """
 
 from __future__ import annotations
@@ -47,15 +46,8 @@ class Parameter:
     help: str  # the trailing comment
 
 
-# ---- reading a notebook -------------------------------------------------------------------------------------------------------
-
-
 def code_cells(path: Path) -> list[CodeCell]:
-    """The code cells of the notebook at `path`.
-
-    Raises:
-        BadParameter: the file is missing, or is not a notebook.
-    """
+    """The code cells of the notebook at `path`. Raises: BadParameter if it is missing, or is not a notebook."""
     if not path.is_file():
         raise BadParameter(f"there is no notebook {path}{'' if path.is_absolute() else f' in {Path.cwd()}'}")
     try:
@@ -66,19 +58,14 @@ def code_cells(path: Path) -> list[CodeCell]:
 
 
 def digest(path: Path) -> str:
-    """Digest of the notebook's code. The cells tagged `parameters` and `report` do not count.
-
-    Raises:
-        BadParameter: as `code_cells`.
-    """
+    """Digest of the notebook's code. The cells tagged `parameters` and `report` do not count."""
     return store.fingerprint([cell.text for cell in code_cells(path) if not {"report", "parameters"} & set(cell.tags)])
 
 
 def read(path: Path) -> dict[str, Parameter]:
     """The parameters of the notebook at `path`, by name, in the order in which they are written.
 
-    Raises:
-        BadParameter: the file is missing, is not a notebook, or has no cell tagged `parameters`.
+    Raises: BadParameter if it is missing, is not a notebook, or has no cell tagged `parameters`.
     """
     tagged = [cell.text for cell in code_cells(path) if "parameters" in cell.tags]
     if not tagged:
@@ -99,12 +86,8 @@ def _assignments(source: str) -> Iterator[Parameter]:
 
 def help_text(path: Path) -> str:
     """Two lines for each parameter of the notebook: name, type and default; then its comment."""
-    lines = [f"Parameters of {path}"]
-    lines += [f"  {p.name}: {p.annotation or 'any'} = {p.default}\n      {p.help}" for p in read(path).values()]
-    return "\n".join(lines)
-
-
-# ---- words of the command line ------------------------------------------------------------------------------------------------
+    lines = (f"  {p.name}: {p.annotation or 'any'} = {p.default}\n      {p.help}" for p in read(path).values())
+    return "\n".join([f"Parameters of {path}", *lines])
 
 
 def parse(entries: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -112,8 +95,7 @@ def parse(entries: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> d
 
     Several words make a list. One word makes a list where the notebook states a list.
 
-    Raises:
-        BadParameter: a name is unknown or appears twice, a value is missing, or a value has the wrong type.
+    Raises: BadParameter if a name is unknown or appears twice, or a value is missing or has the wrong type.
     """
     values: dict[str, Any] = {}
     for name, *words in entries:
@@ -131,16 +113,11 @@ def parse(entries: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> d
 
 
 def _items(word: str, kind: Any) -> Sequence[Any]:
-    """What a word means in a list of `kind`. In a list of whole numbers 0:5 means 0, 1, 2, 3, 4."""
     return (integers(word) if kind is int else None) or [_value(word, kind)]
 
 
 def integers(word: str) -> list[int] | None:
-    """The whole numbers that 0:5 or 0:10:2 stands for; None if `word` is no such range.
-
-    Raises:
-        BadParameter: the range is empty.
-    """
+    """The whole numbers that 0:5 or 0:10:2 stands for; None if `word` is no such range. Raises: BadParameter if the range is empty."""
     parts = word.split(":")
     if len(parts) not in (2, 3):
         return None
@@ -154,38 +131,20 @@ def integers(word: str) -> list[int] | None:
 
 
 def _value(word: str, kind: Any) -> Any:
-    """A word as a value of `kind` if it can be one. Otherwise as YAML reads it; `check` then says what is wrong.
-
-    Texts stay as they are. Numbers are decimal: YAML 1.1 reads 010 as 8, 3e-2 as a text and 1:05 as 65.
-    """
+    """A word as a value of `kind` if it can be one, otherwise as JSON or Python reads it, otherwise as it is: see `check`."""
     if kind is str:
         return word
-    if kind in (int, float):
-        with suppress(ValueError):
-            return kind(word)
-        if ":" in word:
-            return word
-    try:
-        import yaml
-    except ImportError:  # a machine with torch and little else: JSON has the same true, false, null and lists
-        with suppress(ValueError):
-            return json.loads(word)
-        return word
-    try:
-        return yaml.safe_load(word)
-    except yaml.YAMLError:
-        return word
-
-
-# ---- checking values ----------------------------------------------------------------------------------------------------------
+    for reader in (*((kind,) if kind in (int, float) else ()), json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError):
+            return reader(word)
+    return word
 
 
 def check(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:
     """The values, unchanged; only whole numbers become floats where the notebook states a float.
 
-    Raises:
-        BadParameter: the notebook has no such parameter (the message names the nearest), a value has the wrong type, or a list names
-            something twice.
+    Raises: BadParameter if there is no such parameter (the message names the nearest), a value has the wrong type, or a list names
+    something twice.
     """
     checked = {}
     for name, value in values.items():

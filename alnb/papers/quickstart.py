@@ -1,7 +1,7 @@
 """The experiment of `notebooks/quickstart.ipynb`: any data set, three arms, one run for each strategy and seed.
 
 The notebook computes whole runs, `widgets.Explorer` one cycle at a time. Both build their experiments here, so that a run has the same
-manifest, the same folder and the same records in either. This module is a `widgets.explorer.factory.Factory`.
+manifest, the same folder and the same records in either. This module is a `factory` for `widgets.Explorer`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from IPython.display import display
+from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure
 
 from alnb import store
@@ -16,8 +16,9 @@ from alnb.data import DataError
 from alnb.learn.checkpoint import NonFiniteLoss
 from alnb.learn.pretrain import Collapsed
 from alnb.store import stop
-from alnb.widgets.static import StaticPicture, as_png
+from alnb.widgets.static import as_png
 
+DELAY = 2.0  # seconds between the last change of a widget and its new picture
 SHOWN_ERRORS = (  # a user can act on these: the widget shows their message
     ValueError, DataError, store.ManifestDiffers, store.Corrupted, store.Locked, store.NewerFormat, NonFiniteLoss, Collapsed, OSError,
 )  # fmt: skip
@@ -30,8 +31,7 @@ class Worker:
         """An idle worker.
 
         Args:
-            name: of the thread.
-            background: True runs jobs in a thread; False runs them before `do` returns, as tests and batch executions need.
+            name, background: of the thread. Without `background`, jobs run before `do` returns, as tests and batch executions need.
             busy: called with True when a job begins and with False when it ends, also by an error.
             problem: called with the message of an error, and with an empty text when a job begins.
         """
@@ -93,7 +93,7 @@ class Worker:
 
 
 class BackgroundWidget(ABC):
-    """A widget with a `Worker` and a `StaticPicture`. `view` is what it displays."""
+    """A widget with a `Worker`, and a picture of it that is saved with the notebook. `view` is what it displays."""
 
     view: Any
 
@@ -101,7 +101,8 @@ class BackgroundWidget(ABC):
         """`name` of the worker's thread; `background` as in `Worker`."""
         self._lock = threading.RLock()
         self._worker = Worker(name, background=background, busy=self._show_busy, problem=self._show_problem)
-        self._static = StaticPicture(self._draw_static)
+        self._handle: Any = None  # IPython's handle of the displayed picture
+        self._timer = threading.Timer(DELAY, self._update)
 
     @abstractmethod
     def overview(self) -> Figure:
@@ -117,7 +118,21 @@ class BackgroundWidget(ABC):
 
     def picture(self) -> None:
         """Display `overview` in the cell that calls this. The picture follows later changes, and readers without a kernel see it."""
-        self._static.display()
+        self._handle = display(HTML("<i>A picture of the widget appears here.</i>"), display_id=True)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Draw the picture again after `DELAY` seconds without a further change."""
+        if self._handle is not None:
+            self._timer.cancel()
+            self._timer = threading.Timer(DELAY, self._update)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _update(self) -> None:
+        picture, handle = self._draw_static(), self._handle
+        if picture is not None and handle is not None:
+            handle.update(Image(picture[0], alt=picture[1]))
 
     def _draw_static(self) -> tuple[bytes, str] | None:
         with self._lock:

@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 from sweeping import ORDER, experiment_of, table
 
+from alnb import store
 from alnb.__main__ import main
 from alnb.notebook import BadParameter
 from alnb.notebook.sweep import cell as cells_of
 from alnb.notebook.sweep import cluster, engine, sweep
-from alnb.notebook.sweep.cell import DONE, KILLED, Status, in_thread
+from alnb.notebook.sweep.cell import DONE, KILLED, Status
 from alnb.notebook.sweep.cluster import Unreachable
 
 distributed = pytest.importorskip("distributed", reason="a cluster needs pip install 'alnb[cluster]'")
@@ -63,17 +64,22 @@ def wait_for(condition: Callable[[], Any], what: str) -> None:
 @contextmanager
 def meanwhile(condition: Callable[[], Any], action: Callable[[], Any]) -> Iterator[None]:
     """While it is open, `action` is done once, as soon as `condition` holds."""
-    happened = list[bool]()
+    happened, ended = list[bool](), threading.Event()
 
-    def follow(ended: threading.Event) -> None:
+    def follow() -> None:
         while not ended.wait(0.02):
             if condition():
                 action()
                 happened.append(True)
                 return
 
-    with in_thread(follow):
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
         yield
+    finally:
+        ended.set()
+        thread.join()
     assert happened, "all was over before it could happen"
 
 
@@ -133,7 +139,7 @@ def test_ctrl_c_and_a_worker_that_is_killed_cost_nothing_but_time(
         with meanwhile(here.exists, lambda: os.kill(os.getpid(), signal.SIGINT)):
             assert call("--scheduler", str(file)) == 130
         (path,) = runs.glob("cells/tiny/*/cell.json")
-        stopped = cells_of.read_status(path)
+        stopped = cells_of.Status(**store.read_json(path))
         assert "stopping at the next checkpoint" in capsys.readouterr().err and not list((runs / "cells").glob(".*"))
         assert stopped.state == "to do" and "cycle 1, update" in stopped.reason
         here.unlink()
@@ -143,7 +149,7 @@ def test_ctrl_c_and_a_worker_that_is_killed_cost_nothing_but_time(
         out, err = capsys.readouterr()
         assert table(runs) == undisturbed and "1 cell: 1 done" in out and "Dask shows its work at http://127.0.0.1:" in out
         assert err.startswith("not executed over the whole grid") and err.count("\n") == 1  # nothing of Dask's own
-        assert cells_of.read_status(path).attempts == 3 and len(victims) == 1
+        assert cells_of.Status(**store.read_json(path)).attempts == 3 and len(victims) == 1
         with pytest.raises(Unreachable, match=r"scheduler\.json has ended"), cluster.connect(str(file)) as executor:
             future = executor.submit(time.sleep, PATIENCE)
             killed(scheduler)

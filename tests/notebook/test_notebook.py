@@ -62,9 +62,11 @@ KNOWN = {
         ([["n", "-5"]], {"n": -5}),
         ([["n", "010"]], {"n": 10}),
         ([["names", "10", "20"]], {"names": ["10", "20"]}),
-        ([["names", "[a, b]"]], {"names": ["a", "b"]}),
+        ([["names", '["a", "b"]']], {"names": ["a", "b"]}),
+        ([["names", "['a']"], ["fast", "True"]], {"names": ["a"], "fast": True}),
         ([["root", "x"]], {"root": "x"}),
         ([["root", "null"]], {"root": None}),
+        ([["root", "010"]], {"root": "010"}),
     ],
 )
 def test_words_become_typed_values(given: list, expected: dict) -> None:

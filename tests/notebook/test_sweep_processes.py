@@ -139,7 +139,7 @@ def test_a_sweep_by_papermill(tmp_path: Path, capfd: pytest.CaptureFixture) -> N
     assert main(call) == 1
     out, err = capfd.readouterr()
     folders = {name: next((tmp_path / "runs/cells/cells").glob(f"seeds-{name}-*")) for name in (0, 1, 2)}
-    statuses = {name: cells_of.read_status(folder / "cell.json") for name, folder in folders.items()}
+    statuses = {name: cells_of.Status(**store.read_json(folder / "cell.json")) for name, folder in folders.items()}
     assert [status.state for status in statuses.values()] == [DONE, FAILED, DONE] and statuses[2].attempts == 2
     assert (statuses[1].kind, statuses[1].reason) == ("ValueError", "no such seed\nas 1")
     assert "seeds 2: killed DeadKernelError" in out and "over the whole grid" not in out and "1 cell failed" in err

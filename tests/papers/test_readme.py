@@ -8,9 +8,9 @@ from typing import Any
 import pandas
 import pytest
 
-from alnb.papers import results
 from benchmarks import __main__ as benchmarks
 from benchmarks.papers import beside, ends
+from figures import documents as results
 
 PROJECT = Path(__file__).parents[2]
 MANUALS = [PROJECT / folder / "README.md" for folder in (".", "alnb", "benchmarks", "figures", "notebooks", "runs")]

@@ -314,7 +314,7 @@ def test_a_closed_panel_is_released(runs: Path) -> None:
 def test_the_picture_for_readers_follows_the_slider(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     widget, refreshed = explorer(runs, seed=3), []
     widget.run()
-    monkeypatch.setattr(widget._static, "refresh", lambda: refreshed.append(widget.cycle))
+    monkeypatch.setattr(widget, "_refresh", lambda: refreshed.append(widget.cycle))
     widget.slider.value = 1
     drawn, words = widget._draw_static()
     assert refreshed == [1] and "cycle 1 of 2" in words and Image.open(io.BytesIO(drawn)).width > 600

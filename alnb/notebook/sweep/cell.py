@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -51,9 +51,6 @@ class CodeChanged(Exception):
     """The package or the notebook was edited while the sweep ran."""
 
 
-# ---- versions -----------------------------------------------------------------------------------------------------------------
-
-
 def code_version(*rooms: str) -> str:
     """The package's version, and a digest of the code on disk in these rooms; of all code if none is named."""
     files = sorted(path for room in rooms or ("",) for path in (PACKAGE / "alnb" / room).rglob("*.py"))
@@ -63,21 +60,18 @@ def code_version(*rooms: str) -> str:
 
 @functools.cache
 def package_version() -> str:
-    """Of all code of this process. A worker must have the same: what a notebook does depends on all rooms."""
+    """Of all code of this process. A worker must have the same."""
     return code_version()
 
 
 @functools.cache
 def core_version() -> str:
-    """Of the code of this process that decides what a run's records are. A finished cell of another core version is executed again.
+    """Of the code of this process in `CORE`. A finished cell of another core version is executed again.
 
-    A digest, since a version number kept by hand is forgotten. The rooms report, notebook, widgets and papers do not count: a run's folder
-    is named by its manifest, so if an edit of a paper's settings gives other runs, the execution over the whole grid computes them.
+    Other rooms do not count: a run's folder is named by its manifest, so if other settings of a paper give other runs, the execution over
+    the whole grid computes them.
     """
     return code_version(*CORE)
-
-
-# ---- what is stored -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -116,12 +110,10 @@ class Status:
     attempts: int = 0
     seconds: float = 0.0  # of all attempts that ended
     threads: int = 0
-    began: float = 0.0  # the last attempt, in seconds since the epoch
     core: str = ""  # `core_version`
     kind: str = ""  # the type of the error
     reason: str = ""  # its message
     runs: tuple[str, ...] = ()  # the run folders that the cell worked on, relative to its own
-    values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def wrong(self) -> bool:
@@ -130,21 +122,14 @@ class Status:
 
 
 def read(cell: Cell) -> Status:
-    """What `cell.json` says."""
+    """What `cell.json` says. Raises: store.Corrupted if it is damaged, or written by another version."""
     path = cell.folder / "cell.json"
-    return read_status(path) if path.exists() else Status(TODO)
-
-
-def read_status(path: Path) -> Status:
-    """The status in a `cell.json`.
-
-    Raises:
-        store.Corrupted: the file is damaged, or written by a later version.
-    """
+    if not path.exists():
+        return Status(TODO)
     content = store.read_json(path, FORGET)
     unknown = sorted(set(content) - {each.name for each in fields(Status)})
     if unknown:
-        raise store.Corrupted(f"{path} has unknown fields ({', '.join(unknown)}), as a later version may write; {FORGET}")
+        raise store.Corrupted(f"{path} has unknown fields ({', '.join(unknown)}), as another version may write; {FORGET}")
     return Status(**{**content, "runs": tuple(content["runs"])})
 
 
@@ -153,11 +138,7 @@ def _write(cell: Cell, status: Status) -> None:
 
 
 def look(cell: Cell) -> Status:
-    """How far `cell` is. A cell that is stored as running but is not locked was killed.
-
-    Raises:
-        store.Corrupted: its `cell.json` is damaged.
-    """
+    """How far `cell` is. A cell that is stored as running but is not locked was killed. Raises: as `read`."""
     status = read(cell)
     if status.state == RUNNING and not store.held(cell.folder):
         return replace(status, state=KILLED, kind="Died", reason="its process was killed, or its machine went down")
@@ -191,9 +172,6 @@ def _worked_on(cell: Cell, processes: list[int]) -> Iterator[str]:
             yield os.path.relpath(run.path, cell.folder)
 
 
-# ---- executing ----------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Work:
     """What a worker gets: plain values only, so that any executor can send it."""
@@ -213,24 +191,20 @@ class Work:
     @property
     def late(self) -> bool:
         """Whether it was asked to stop more than `GRACE` ago, so that it has to be killed."""
+        asked = [] if self.deadline is None else [self.deadline]
         with suppress(OSError):
-            if time.time() > Path(self.stop).stat().st_mtime + GRACE:
-                return True
-        return self.deadline is not None and time.time() > self.deadline + GRACE
+            asked.append(Path(self.stop).stat().st_mtime)
+        return any(time.time() > moment + GRACE for moment in asked)
 
 
 def run(work: Work) -> Status:
     """Execute a cell: the one function that goes to a worker. An error of the notebook is in the status, not raised.
 
-    Raises:
-        OtherVersion: this worker has other code than the sweep.
-        OSError: the cell's folder is not writable.
+    Raises: OtherVersion if this worker has other code than the sweep; OSError if the cell's folder is not writable.
     """
     if package_version() != work.package:
-        raise OtherVersion(
-            f"worker {platform.node()} (process {os.getpid()}) has alnb {package_version()} in {PACKAGE}, the sweep has {work.package}: "
-            "install the same version there"
-        )
+        worker = f"worker {platform.node()} (process {os.getpid()}) has alnb {package_version()} in {PACKAGE}"
+        raise OtherVersion(f"{worker}, the sweep has {work.package}: install the same version there")
     while True:
         if stop.exists(Path(work.stop)) or (work.deadline is not None and time.time() > work.deadline):
             return replace(read(work.cell), state=TODO)
@@ -247,9 +221,7 @@ def _attempt(work: Work) -> Status:
     before, began = read(work.cell), time.time()
     if before.state == DONE and _valid(work.cell, before):
         return before
-    status = Status(
-        RUNNING, before.attempts + 1, before.seconds, work.threads, began, core_version(), runs=before.runs, values=dict(work.cell.values)
-    )
+    status = Status(RUNNING, before.attempts + 1, before.seconds, work.threads, core_version(), runs=before.runs)
     _write(work.cell, status)
     with _watched(work) as processes:
         try:
@@ -342,25 +314,18 @@ def _by_itself(work: Work, processes: list[int]) -> Outcome:
 def _watched(work: Work) -> Iterator[list[int]]:
     """While it is open, the processes in the list are killed, with their children, once the work is late."""
     processes: list[int] = []
+    ended = threading.Event()
 
-    def watch(ended: threading.Event) -> None:
+    def watch() -> None:
         while not ended.wait(0.5):
             for process in processes if work.late else ():
                 with suppress(ProcessLookupError, PermissionError):  # each leads a process group of its own
                     os.killpg(process, signal.SIGKILL) if os.name == "posix" else os.kill(process, signal.SIGTERM)
 
-    with in_thread(watch):
-        yield processes
-
-
-@contextmanager
-def in_thread(follow: Callable[[threading.Event], None]) -> Iterator[None]:
-    """While it is open, `follow` runs in a thread. It must return soon after the event that it gets is set."""
-    ended = threading.Event()
-    thread = threading.Thread(target=follow, args=(ended,), daemon=True)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield
+        yield processes
     finally:
         ended.set()
         thread.join()

@@ -1,27 +1,13 @@
-"""Sweeps beyond one machine, on Dask: ``pip install 'alnb[cluster]'``.
+"""The command line's sweeps on a Dask scheduler that runs already. `alnb.sweep` takes any executor: notebooks/README.md shows one on Slurm.
 
-`alnb.sweep` takes any executor, so it takes Dask's. This is a sweep on Slurm by dask-jobqueue, as its documentation shows it; its classes
-for PBS, LSF, SGE and HTCondor take the same arguments:
-
-    import alnb
-    from dask.distributed import Client
-    from dask_jobqueue import SLURMCluster
-
-    cluster = SLURMCluster(
-        queue="gpu", cores=1, processes=1, memory="8GB", walltime="04:00:00", job_extra_directives=["--gres=gpu:1"],
-        worker_extra_args=["--lifetime", "230m", "--lifetime-stagger", "5m"],
-    )
-    cluster.adapt(minimum_jobs=8, maximum_jobs=8)  # eight jobs, and a new one for each that ends at its walltime
-    with Client(cluster) as client:
-        alnb.sweep("notebooks/quickstart.ipynb", {"seeds": [0, 1, 2]}, executor=client.get_executor(), threads=1)
+    dask scheduler --scheduler-file s.json
+    dask worker --scheduler-file s.json --nthreads 1     # on each machine
+    alnb sweep NOTEBOOK --scheduler s.json
 
 A worker that is killed costs what its cell did since the last checkpoint: Dask hands the cell to another worker. All machines share the
 project's folder, on a file system with working locks (`flock`), and have the same version of this package: a cell refuses any other
 (`cell.run`). A worker that lacks the package cannot even refuse: Dask hands it the cell again and again, and its log says why. Start one
 worker with one thread for each GPU; `threads` are those of a cell on the CPU.
-
-The command line connects to a scheduler that runs already: ``dask scheduler --scheduler-file s.json`` and, on each machine,
-``dask worker --scheduler-file s.json --nthreads 1``, then ``alnb sweep NOTEBOOK --scheduler s.json``.
 """
 
 from __future__ import annotations
@@ -48,17 +34,19 @@ class Unreachable(Exception):
 
 @contextmanager
 def connect(scheduler: str) -> Iterator[Executor]:
-    """The executor of a Dask scheduler that runs already. Workers that come later get cells, too.
+    """The executor of a Dask scheduler: its address (tcp://HOST:PORT) or file (.json). Workers that come later get cells, too.
 
-    Args:
-        scheduler: its address (tcp://HOST:PORT), or its scheduler file (.json).
     Raises:
         Unreachable: no scheduler answers there, no worker comes, or the scheduler ends before the sweep.
         OtherVersion: a worker has another version of this package, or none; the message names all such workers.
         BadParameter: dask.distributed is not installed.
     """
     with _client(scheduler) as client:
-        _wait(client, scheduler)
+        try:
+            client.wait_for_workers(1, timeout=ARRIVE)
+        except TimeoutError as error:
+            start = f"start some with: dask worker {client.scheduler.address} --nthreads 1"
+            raise Unreachable(f"no worker of {scheduler} came in {ARRIVE} s: {start}") from error
         _check_versions(client)
         print(f"Dask shows its work at {client.dashboard_link}", flush=True)
         executor: Executor = client.get_executor()
@@ -93,16 +81,7 @@ async def _greet(address: str) -> None:
     from distributed.comm import connect
 
     async with asyncio.timeout(ANSWER + 1):
-        comm = await connect(address, timeout=ANSWER)
-        await comm.close()
-
-
-def _wait(client: Any, scheduler: str) -> None:
-    try:
-        client.wait_for_workers(1, timeout=ARRIVE)
-    except TimeoutError as error:
-        start = f"start some with: dask worker {client.scheduler.address} --nthreads 1"
-        raise Unreachable(f"no worker of {scheduler} came in {ARRIVE} s: {start}") from error
+        await (await connect(address, timeout=ANSWER)).close()
 
 
 def _check_versions(client: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -24,11 +25,13 @@ from alnb.notebook.sweep import table
 from alnb.notebook.sweep.cell import BUSY, DONE, FAILED, KILLED, Cell, OtherVersion, Status, Work
 from alnb.notebook.sweep.grid import Grid, grid
 from alnb.store import stop
+from alnb.store.checks import at_least
 
 MOST_WORKERS = 8  # that start unasked: each is a process of half a gigabyte
 REFRESH = 1.0  # seconds between two looks at what runs
 BUSY_ROUNDS = 3  # how often a cell is tried again because another process uses one of its runs
 RESERVE = 2.0  # seconds before a time limit in which nothing begins
+TIME_IS_UP = "time is up"
 FORWARDED = ("ALNB_DATA", "ALNB_OTHER_ENVIRONMENT")  # variables that workers get from the sweep
 
 
@@ -46,9 +49,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises: ValueError if there is less than one worker or thread."""
-        for name, value in (("workers", self.workers), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
+        at_least("workers", 1 if self.workers is None else self.workers, 1)
+        at_least("threads", 1 if self.threads is None else self.threads, 1)
 
 
 @dataclass(repr=False)
@@ -60,9 +62,7 @@ class Sweep:
     statuses: dict[str, Status]  # by the cell's key
     reports: list[Path] = field(default_factory=list)  # executed notebooks over the whole grid
     reports_failed: list[str] = field(default_factory=list)  # the errors of the others
-    left_seconds: float | None = None  # of work, estimated from finished cells; None: not known
     why_no_report: str = ""
-    late: bool = False  # the time was up before the last report ended
 
     def __repr__(self) -> str:
         """One line."""
@@ -81,15 +81,16 @@ class Sweep:
     @property
     def finished(self) -> bool:
         """Whether all cells are done."""
-        return not self.failed and not self.left
+        return not self.wanted(retry=True)
+
+    def estimate(self, retry: bool = False) -> float | None:
+        """Seconds of work that are left, see `table.estimate`."""
+        return table.estimate(self.wanted(retry), self.cells, self.statuses)
 
     def wanted(self, retry: bool) -> list[Cell]:
         """The cells that a sweep executes: all that are not done; failed ones only with `retry`."""
         skipped = (DONE,) if retry else (DONE, FAILED)
         return [cell for cell in self.cells if self.statuses[cell.key].state not in skipped]
-
-
-# ---- workers ------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -103,26 +104,22 @@ class Workers:
 
 
 @contextmanager
-def local(workers: int | None = None, threads: int | None = None) -> Iterator[Workers]:
-    """Threads of this process. Each waits for the process of a cell, which gets a GPU, or a share of the cores."""
-    cores, gpus = _cores(), _gpus()
-    workers = workers or min(len(gpus) or cores, MOST_WORKERS)
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield Workers(pool, workers, threads or max(1, cores // workers), gpus)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
 def _workers(executor: Executor | None, options: Options) -> Iterator[Workers]:
-    """Those of this machine, or any executor, which gets as many cells at once as it has workers; all if it does not say."""
-    if executor is None:
-        with local(options.workers, options.threads) as workers:
-            yield workers
-    else:
+    """Those of this machine, or any executor, which gets as many cells at once as it has workers; all if it does not say.
+
+    On this machine they are threads. Each waits for the process of a cell, which gets a GPU, or a share of the cores.
+    """
+    if executor is not None:
         most = getattr(executor, "_max_workers", None)
         yield Workers(executor, most if isinstance(most, int) else sys.maxsize, options.threads or 1)
+        return
+    cores, gpus = _cores(), _gpus()
+    workers = options.workers or min(len(gpus) or cores, MOST_WORKERS)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield Workers(pool, workers, options.threads or max(1, cores // workers), gpus)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _cores() -> int:
@@ -137,9 +134,6 @@ def _gpus() -> tuple[str, ...]:
     if not torch.cuda.is_available():
         return ()
     return tuple(visible.split(",")) if visible else tuple(map(str, range(torch.cuda.device_count())))
-
-
-# ---- the sweep ----------------------------------------------------------------------------------------------------------------
 
 
 def sweep(
@@ -173,14 +167,13 @@ def sweep(
     result = Sweep(made, cells, {cell.key: cells_of.look(cell) for cell in cells})
     if chosen.dry_run:
         with _workers(executor, chosen) as workers:
-            result.left_seconds = table.estimate(result.wanted(chosen.retry))
-            print(table.plan(cells, result.statuses, result.left_seconds, 1 if executor else workers.capacity), flush=True)
+            left = result.estimate(chosen.retry)
+            print(table.plan(cells, result.statuses, left, 1 if executor else workers.capacity), flush=True)
         return result
     _check_writable(made.root)
     with asked_to_end():
         with _workers(executor, chosen) as workers:
             _Driver(result, workers, chosen, deadline).run()
-        result.left_seconds = table.estimate(result.wanted(False))
         _report(result, deadline)
     return result
 
@@ -236,28 +229,22 @@ class _Driver:
     def run(self) -> None:
         """Raises: KeyboardInterrupt, after the cells that were running have stopped."""
         todo = self.result.wanted(self.options.retry)
-        view = table.View(self.result.cells, self.result.statuses, self.workers.capacity, len(todo))
+        print(f"{table.number(len(self.result.cells))}, {len(todo)} of them to do", flush=True)
         try:
-            with view:
-                while (todo or self.running) and not self.past:
-                    while todo and len(self.running) < self.workers.capacity and not _over(self.deadline):
-                        self.submit(todo.pop(0))
-                    if not self.running:
-                        break
-                    ended, _ = wait(self.running, REFRESH, FIRST_COMPLETED)
-                    todo += [cell for future in ended if (cell := self.collect(future))]
-                    view.show({cell.key for cell in self.running.values()})
+            past = math.inf if self.deadline is None else self.deadline + cells_of.GRACE + 10  # all that ran was killed by then
+            while (todo or self.running) and time.time() <= past:
+                while todo and len(self.running) < self.workers.capacity and not _over(self.deadline):
+                    self.submit(todo.pop(0))
+                if not self.running:
+                    break
+                ended, _ = wait(self.running, REFRESH, FIRST_COMPLETED)
+                todo += [cell for future in ended if (cell := self.collect(future))]
         except BaseException:  # Ctrl-C, or a broken executor
             self.end()
             raise
         finally:
             if all(future.done() for future in self.running):  # otherwise a cell has still to see it
                 self.stop.unlink(missing_ok=True)
-
-    @property
-    def past(self) -> bool:
-        """Whether all that ran has stopped or was killed: what is left waits for workers that do not come."""
-        return self.deadline is not None and time.time() > self.deadline + cells_of.GRACE + 10
 
     @property
     def stop(self) -> Path:
@@ -280,6 +267,7 @@ class _Driver:
             self.result.grid.code, cell.key in self.busy,
         )  # fmt: skip
         self.running[self.workers.executor.submit(cells_of.run, work)] = cell
+        print(f"{table.plain(cell.name)}: handed to a worker", flush=True)
 
     def collect(self, future: Future[Status]) -> Cell | None:
         """Note the result of a cell. Returns the cell if it is to be executed once more."""
@@ -294,6 +282,7 @@ class _Driver:
             before = self.result.statuses[cell.key]
             status = replace(before, state=state, kind=type(error).__name__, reason=str(error) or repr(error))
         self.result.statuses[cell.key] = status
+        self.tell(cell, status)
         if status.state == KILLED:
             self.deaths[cell.key] += 1
             return cell if self.deaths[cell.key] <= self.options.retries else None
@@ -301,6 +290,13 @@ class _Driver:
             self.busy[cell.key] += 1  # then it waits for the other process, after all other cells
             return cell
         return None
+
+    def tell(self, cell: Cell, status: Status) -> None:
+        """Print how `cell` ended, and how far the sweep is."""
+        done = sum(each.state == DONE for each in self.result.statuses.values())
+        rest = table.time_left(self.result.estimate(), min(self.workers.capacity, len(self.running) + 1))
+        ended = f"{table.plain(cell.name)}: {status.state} {table.remark(status)}".rstrip()
+        print(f"[{done}/{len(self.result.cells)}] {ended}; {rest}", flush=True)
 
     def end(self) -> None:
         """Ask all that runs to stop at a checkpoint, and wait for it. A second interruption has it killed."""
@@ -328,7 +324,7 @@ def _report(result: Sweep, deadline: float | None) -> None:
     if not result.finished:
         result.why_no_report = "not all cells are done"
     elif _over(deadline):
-        result.why_no_report, result.late = "time is up", True
+        result.why_no_report = TIME_IS_UP
     elif find_spec("papermill") is None:
         result.why_no_report = "papermill is not installed here: start the same sweep where it is, and it finds all runs complete"
     else:
@@ -338,10 +334,9 @@ def _report(result: Sweep, deadline: float | None) -> None:
             print(f"\nover the whole grid: {path}", flush=True)
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{len(result.reports)}.ipynb"
             try:
-                copy = execute(path, values, result.grid.root / path.stem / "notebooks" / name, environment=variables)
-                result.reports.append(copy)
+                result.reports.append(execute(path, values, result.grid.root / path.stem / "notebooks" / name, environment=variables))
             except NotebookFailed as error:
                 if error.kind == "TimeIsUp":
-                    result.why_no_report, result.late = "time is up", True
+                    result.why_no_report = TIME_IS_UP
                     break
                 result.reports_failed.append(str(error))

@@ -1,8 +1,9 @@
-"""The explorer's menus, number fields and buttons."""
+"""What a user chooses in the explorer, and its menus, number fields and buttons."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import traitlets
 
 from alnb.acquire import STRATEGIES
 from alnb.data import DATASETS
-from alnb.widgets.explorer.factory import Choices, Factory
 from alnb.widgets.explorer.pictures import ITERATIONS
 
 NUMBERS = ("initial", "budget", "cycles")
@@ -23,6 +23,27 @@ BUTTONS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What a user chooses in the explorer. The numbers default to those of the scale."""
+
+    dataset: str = "digits"  # a name of `data.DATASETS`, or a folder of images in class sub-folders
+    arm: str = "warm"  # how the net starts: one of the factory's `ARMS`
+    strategy: str = "entropy"  # a name of `acquire.STRATEGIES`
+    beside: str = ""  # a second strategy to compare with; "": none
+    scale: str = "laptop"  # one of the factory's `SCALES`
+    seed: int = 0  # of the runs
+    embedding: str = "rotation"  # features for the layout: one of the factory's `EMBEDDINGS`
+    initial: int = 0  # labels of cycle 0; 0: as the scale says
+    budget: int = 0  # labels of each later cycle; 0: as the scale says
+    cycles: int = 0  # 0: as the scale says
+
+    @property
+    def strategies(self) -> list[str]:
+        """The strategies to show side by side: one or two, all different."""
+        return list(dict.fromkeys(name for name in (self.strategy, self.beside) if name))
+
+
 class Browser(anywidget.AnyWidget):
     """Tells whether the browser can draw with WebGL, and returns the focus to a button that was switched off for a while."""
 
@@ -30,7 +51,7 @@ class Browser(anywidget.AnyWidget):
     webgl = traitlets.Unicode("unknown").tag(sync=True)  # "yes" or "no", once a browser shows it
 
 
-def choice_controls(factory: Factory, choices: Choices) -> dict[str, Any]:
+def choice_controls(factory: Any, choices: Choices) -> dict[str, Any]:
     """A control for each field of `Choices`. An unknown value is offered too: opening it shows an error that names the known ones."""
 
     def menu(description: str, value: str, options: Sequence[str], empty: tuple[tuple[str, str], ...] = ()) -> ipywidgets.Dropdown:

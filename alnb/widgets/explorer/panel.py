@@ -80,11 +80,7 @@ class Panel:
         self.scatter.widget.observe(lambda change: select(change.new), "selection")
 
     def show(self, trail: Trail, strip: str, fallback: str | None) -> None:
-        """Show the run as `trail` has it.
-
-        Args:
-            strip: HTML of the queried images. fallback: HTML instead of the plot, for a browser without WebGL; None: show the plot.
-        """
+        """Show the run as `trail` has it, with HTML of the queried images, and instead of the plot for a browser without WebGL."""
         self._frame["state"] = trail.states().numpy().astype("float64")
         # opacity, and the colour of states, use the same coordinate as size; jscatter 1.0.1 recomputes it but does not send it
         self.scatter.size(by="state") if has_class_colours(trail.train.classes) else self.scatter.color(by="state")
@@ -92,10 +88,6 @@ class Panel:
         self._plot.layout.display = "" if fallback is None else "none"
         self.fallback.value, self.strip.value = fallback or "", strip
         self.pointed.queried = {str(image): cycle for image, cycle in trail.queried_in().items()}
-
-    def close(self) -> None:
-        """Release the plot in the kernel and in the browser."""
-        close_all(self.view)
 
 
 def close_all(view: ipywidgets.Widget) -> None:

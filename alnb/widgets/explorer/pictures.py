@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from alnb.data import ImageSet
@@ -36,9 +36,6 @@ def has_class_colours(classes: Sequence[str]) -> bool:
 def colours(classes: Sequence[str]) -> list[str]:
     """A colour for each class, or the same one for all if there are too many classes."""
     return [class_colour(c) for c in range(len(classes))] if has_class_colours(classes) else [PALE] * len(classes)
-
-
-# ---- HTML ----------------------------------------------------------------------------------------------------------------------
 
 
 def progress(trails: Sequence[Trail], layout: Tensor) -> str:
@@ -106,11 +103,9 @@ def thumbnails(train: ImageSet, images: Sequence[int], captions: Sequence[str], 
 
 def thumbnail(image: Tensor, side: int) -> bytes:
     """An image uint8 [3,H,W] as a PNG file whose longer side has `side` pixels. Enlarging keeps edges sharp; shrinking smooths."""
-    pixels = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    ratio = side / max(pixels.size)
-    size = (max(1, round(pixels.width * ratio)), max(1, round(pixels.height * ratio)))
-    out = io.BytesIO()
-    pixels.resize(size, Image.Resampling.NEAREST if ratio > 1 else Image.Resampling.LANCZOS).save(out, "PNG")
+    pixels, out = Image.fromarray(image.permute(1, 2, 0).cpu().numpy()), io.BytesIO()
+    method = Image.Resampling.NEAREST if side > max(pixels.size) else Image.Resampling.LANCZOS
+    ImageOps.contain(pixels, (side, side), method).save(out, "PNG")
     return out.getvalue()
 
 
@@ -126,9 +121,6 @@ def legend(classes: Sequence[str]) -> str:
     marks = [mark("pool", PALE, 5), mark("labelled", labelled, 9), mark("queried now", queried, 16)]
     marks += [mark(name, colour, 11) for name, colour in zip(classes, colours(classes), strict=True)] if coloured else []
     return f'<div style="font-size:14px">{"".join(marks)}</div>'
-
-
-# ---- figures -------------------------------------------------------------------------------------------------------------------
 
 
 def draw_progress(trails: Sequence[Trail]) -> Figure:

@@ -28,13 +28,9 @@ class Trail:
     """The finished cycles of one run, and a way to add the next."""
 
     def __init__(self, train: ImageSet, experiment: Experiment, run: Run) -> None:
-        """Read the finished cycles of `run`.
+        """Read the finished cycles of `run`, which `experiment` makes. `train`: the pool, with the true classes.
 
-        Args:
-            train: the pool, with the true classes.
-            experiment: what makes the run.
-        Raises:
-            store.ManifestDiffers, store.Corrupted, store.NewerFormat: about the run folder. Nothing is overwritten.
+        Raises: store.ManifestDiffers, store.Corrupted, store.NewerFormat about the run folder. Nothing is overwritten.
         """
         self.train, self.experiment, self.run = train, experiment, run
         self.protocol = experiment.protocol
@@ -47,9 +43,7 @@ class Trail:
     def advance(self, report: Report | None = None) -> Cycle | None:
         """Compute the next cycle, or read it if another process was faster. Returns None if all cycles are finished.
 
-        The run is locked only during this call, so papermill or another explorer may continue it in between.
-
-        Raises: as `loop.cycles`.
+        The run is locked only during this call, so papermill or another explorer may continue it in between. Raises: as `loop.cycles`.
         """
         with closing(loop.cycles(self.run, self.experiment, report)) as going:
             for cycle in going:
@@ -86,13 +80,7 @@ class Trail:
         return sum((torch.tensor(cycle.class_counts) for cycle in self.cycles), zero)
 
     def predictions(self) -> Mapping[str, list[Any]] | None:
-        """What the net of the cycle before predicted for the last cycle's query, in order of choice; None if no net was trained yet.
-
-        `predicted`: class numbers; `confidence`: their probabilities; `margin` and `entropy` (in nats) as in `acquire.scores`.
-
-        Raises:
-            store.Corrupted: the query file is damaged.
-        """
+        """What the net before it predicted for the last query, as `loop.cycles` stores it; None if no net was trained yet."""
         if self.last < 1:
             return None
         query = store.read_json(self.run.folder(self.last) / "query.json")

@@ -18,8 +18,7 @@ from alnb.report import records
 from alnb.report.layout import layout, suited
 from alnb.store import stop
 from alnb.widgets.explorer import pictures
-from alnb.widgets.explorer.controls import FIGURE_4, Browser, buttons, choice_controls
-from alnb.widgets.explorer.factory import Choices, Factory
+from alnb.widgets.explorer.controls import FIGURE_4, Browser, Choices, buttons, choice_controls
 from alnb.widgets.explorer.panel import Panel, close_all
 from alnb.widgets.explorer.trail import Trail
 from alnb.widgets.worker import BackgroundWidget
@@ -31,12 +30,13 @@ class Explorer(BackgroundWidget):
     """Shows one run, or two side by side, and computes their next cycles. Errors are shown in the widget; nothing is overwritten."""
 
     def __init__(
-        self, factory: Factory, choices: Choices | None = None, *, runs: Path | str | None = None, background: bool = True, **source: Any
+        self, factory: Any, choices: Choices | None = None, *, runs: Path | str | None = None, background: bool = True, **source: Any
     ) -> None:
         """Open the runs of `choices`, finished or not: the same runs that the experiment's notebook makes.
 
         Args:
-            factory: the experiment, such as the module `alnb.papers.quickstart`.
+            factory: the module `alnb.papers.quickstart`, or one with its NAME, ARMS, SCALES, EMBEDDINGS, setting, check, start, features,
+                experiment and run. A setting has `train`, the pool as an `ImageSet`.
             choices: what to open first; a user can change it in the widget.
             runs: the folder of the run folders; None: that of the factory, in runs/ of the project.
             background: False computes before each call returns, as tests and batch executions need.
@@ -80,7 +80,7 @@ class Explorer(BackgroundWidget):
             self._worker.do(lambda: self._go(None), self._stopped)
 
     def stop(self) -> None:
-        """Stop the training or the layout at its next update. Finished cycles are saved."""
+        """Stop at the next update. Finished cycles are saved."""
         self._worker.stop()
 
     def reset(self) -> None:
@@ -93,18 +93,14 @@ class Explorer(BackgroundWidget):
         self.stop()
         self._worker.wait()
         with self._lock:
-            self._static.close()
+            self._handle = None
             for panel in self.panels:
-                panel.close()
+                close_all(panel.view)
             self.trails, self.panels = [], []
             close_all(self.view)
 
     def wait(self) -> Explorer:
-        """Wait for the work in the background, and return the explorer.
-
-        Raises:
-            ValueError: the work failed; the message is the one that the widget shows.
-        """
+        """Wait for the work in the background. Raises: ValueError, with the widget's message, if it failed."""
         self._worker.wait()
         if self._problem:
             raise ValueError(self._problem)
@@ -134,16 +130,10 @@ class Explorer(BackgroundWidget):
         return records.frame(finished) if finished else "no cycle is finished"
 
     def overview(self) -> Figure:
-        """The explorer as a figure, for readers without a kernel.
-
-        Raises:
-            ValueError: nothing is open.
-        """
+        """The explorer as a figure, for readers without a kernel. Raises: ValueError if nothing is open."""
         if self._layout is None or not self.trails:
             raise ValueError(self._problem or "nothing is open yet: call wait() first")
         return pictures.draw_overview(self._visible(), self._layout, self.title)
-
-    # ---- how it is built ---------------------------------------------------------------------------------------------------
 
     def _arranged(self) -> ipywidgets.Widget:
         wrap = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
@@ -175,7 +165,7 @@ class Explorer(BackgroundWidget):
         if self.trails and k != self.cycle and 0 <= k <= self._known:
             self.cycle = k
             self._redraw()
-            self._static.refresh()
+            self._refresh()
 
     def _chosen(self) -> None:
         """A choice has changed: runs of other choices cannot be stepped until they are opened."""
@@ -186,8 +176,6 @@ class Explorer(BackgroundWidget):
 
     def _current(self) -> Choices:
         return Choices(**{name: control.value for name, control in self.choices.items()})
-
-    # ---- work in the background --------------------------------------------------------------------------------------------
 
     def _stopped(self) -> None:
         self._say(f"Stopped. Finished cycles are saved. <i>{'step' if self.trails else 'open'}</i> continues from there.")
@@ -203,7 +191,7 @@ class Explorer(BackgroundWidget):
             control.disabled = busy
         self.bar.value, self.bar.layout.visibility = 0, "visible" if busy else "hidden"
         if not busy:
-            self._static.refresh()
+            self._refresh()
 
     def _open(self) -> None:
         """Read the images, pre-train, lay the images out, and open the runs."""
@@ -240,7 +228,7 @@ class Explorer(BackgroundWidget):
 
     def _clear(self) -> None:
         for panel in self.panels:
-            panel.close()
+            close_all(panel.view)
         self.trails, self.panels, self._layout, self._html, self._known, self.cycle = [], [], None, {}, -1, -1
         self._columns.children = ()
         for text in (self.status, self.legend, self.progress, self.figure4, self.selected):
@@ -248,7 +236,7 @@ class Explorer(BackgroundWidget):
         self.slider.disabled, self.slider.max, self.slider.value = True, 0, 0
 
     def _restart(self) -> None:
-        self._to(-1, known=-1)
+        self._to(-1)
         self._say("Finished cycles are read from their records." if self.trails[0].cycles else "")
 
     def _go(self, cycles: int | None) -> None:
@@ -269,12 +257,10 @@ class Explorer(BackgroundWidget):
     def _report(self, done: int, updates: int, loss: float) -> None:
         self.bar.value = done / max(1, updates)
 
-    # ---- what is shown -----------------------------------------------------------------------------------------------------
-
-    def _to(self, k: int, known: int | None = None, seconds: float | None = None) -> None:
-        """Show cycle `k`. The slider goes up to cycle `known`; None: up to `k`."""
+    def _to(self, k: int, seconds: float | None = None) -> None:
+        """Show cycle `k`, the last one that may be shown."""
         with self._lock:
-            self._known, self.cycle = k if known is None else known, k
+            self._known = self.cycle = k
             self.slider.disabled = self._known < 1
             self.slider.max, self.slider.value = max(0, self._known), max(0, k)
             self._redraw()

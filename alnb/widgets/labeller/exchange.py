@@ -46,11 +46,7 @@ def _new_folder(path: Path) -> Iterator[Path]:
 
 
 def export_csv(state: Labelling, path: Path | str) -> Path:
-    """Write a table with a row for each labelled file: file, label ("" for "not sure"), held_out, person, time, sha256.
-
-    Raises:
-        OSError: the table cannot be written; an earlier one is unchanged.
-    """
+    """Write a table with a row for each labelled file; the label is "" for "not sure". An OSError leaves an earlier table unchanged."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
@@ -67,8 +63,7 @@ def export_folders(state: Labelling, path: Path | str) -> Path:
 
     Links are symbolic if the system allows, else hard, else copies.
 
-    Raises:
-        Refused: `path` exists, is inside the folder of images, or no image has a class.
+    Raises: Refused if `path` exists or is inside the folder of images, or if no image has a class.
     """
     path = Path(path).expanduser()
     labelled = [(state.by_key[key], label) for key, label in state.labels.items() if label]
@@ -99,9 +94,8 @@ def import_labels(state: Labelling, labels: Path | str) -> int:
     A CSV file needs the columns file and label; rows without a label are ignored. A sub-folder is the first part of an image's path.
     Classes that are new are added. Images that have an answer keep it; if it differs, `state.news` says so.
 
-    Raises:
-        Refused: the columns or sub-folders are missing, a file is not in the folder, or an image has two labels. No label is imported.
-        OSError: there is no such file.
+    Raises: OSError, or Refused if columns or sub-folders are missing, a file is not in the folder, or an image has two labels. No label
+    is imported then.
     """
     if str(labels) == SUB_FOLDERS:
         pairs = [(name, name.split("/")[0]) for item in state.items for name in item.files if "/" in name]

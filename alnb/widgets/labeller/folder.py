@@ -26,7 +26,6 @@ from alnb import store
 from alnb.data import DataError
 from alnb.data.files import LABELS, as_rgb, image_files, in_threads
 
-LABEL_FOLDER = LABELS  # the default name of the folder with the labels
 HELD_OUT = 0.2  # share of the images that is never trained on
 UNSURE = "not sure"  # an answer that is no class
 KEYS = "123456789abcdefhijklmopqrtvwxyz"  # for classes, in order; g, n, s and u are taken by actions
@@ -66,8 +65,8 @@ def keys_of(classes: Iterable[str]) -> list[str]:
 
 
 def place_of(folder: Path, place: Path | str | None) -> Path:
-    """The folder with the labels: `place`, or `LABEL_FOLDER` in `folder` if it is None or empty."""
-    return Path(place).expanduser() if place else folder / LABEL_FOLDER
+    """The folder with the labels: `place`, or `LABELS` in `folder` if it is None or empty."""
+    return Path(place).expanduser() if place else folder / LABELS
 
 
 def listed(names: Iterable[str]) -> str:
@@ -77,14 +76,11 @@ def listed(names: Iterable[str]) -> str:
 
 
 def scan(folder: Path, place: Path, stamps: Mapping[str, Stamp] | None = None) -> tuple[list[Item], dict[str, str], dict[str, Stamp]]:
-    """Find the images in `folder` and its sub-folders, except in `place`.
+    """The images in `folder`, except in `place`; the error of each unreadable file; the stamp of each readable file.
 
-    Args:
-        stamps: of an earlier scan, by file. Files that have not changed since are not read again.
-    Returns:
-        The images; the error of each unreadable file; the stamp of each readable file.
-    Raises:
-        DataError: no file is a readable image.
+    Files that have not changed since `stamps`, those of an earlier scan, are not read again.
+
+    Raises: DataError if no file is a readable image.
     """
     excluded, before = place.resolve(), stamps or {}
     files = [path for path in image_files(folder) if not path.parent.resolve().is_relative_to(excluded)]
@@ -123,15 +119,13 @@ class Labelling(AbstractContextManager["Labelling"]):
 
         Args:
             folder: images, at any depth.
-            place: the folder with the labels; None: `LABEL_FOLDER` in `folder`.
+            place: the folder with the labels; None: `LABELS` in `folder`.
             classes: names to add to those of earlier sessions.
             person: written beside each label.
         Raises:
             DataError: there is no such folder, or no readable image in it.
-            store.Locked: somebody else labels it; the message says who.
-            store.Corrupted: a line of the log is damaged.
-            Refused: a class name is not possible.
-            OSError: `place` cannot be written to.
+            store.Locked, store.Corrupted: somebody else labels it, or a line of the log is damaged.
+            Refused, OSError: a class name is not possible, or `place` cannot be written to.
         """
         self.folder, self.person = Path(folder).expanduser(), person
         self.place = place_of(self.folder, place)
@@ -159,19 +153,16 @@ class Labelling(AbstractContextManager["Labelling"]):
                     self.add_class(name)
             self._lock = lock.pop_all()
 
-    def close(self) -> None:
+    def close(self, *_: object) -> None:
         """Unlock the folder."""
         self._lock.close()
 
-    def __exit__(self, *_: object) -> None:
-        """As `close`."""
-        self.close()
+    __exit__ = close
 
     def add_class(self, name: str) -> None:
         """Add a class. It is on disk when this returns.
 
-        Raises:
-            Refused: the name is empty, differs from another only in case, cannot name a folder, or all keys are taken.
+        Raises: Refused if the name is empty, differs from another only in case, cannot name a folder, or all keys are taken.
         """
         name = name.strip()
         same = [known for known in self.classes if known.casefold() == name.casefold()]
@@ -191,11 +182,9 @@ class Labelling(AbstractContextManager["Labelling"]):
     def label(self, key: str, label: str, source: str = "") -> None:
         """Label an image with a class name or `UNSURE`. The answer is on disk when this returns; it replaces an earlier one.
 
-        Args:
-            source: the file that an imported label comes from; "": a person gave the answer.
-        Raises:
-            Refused: there is no such image or class.
-            OSError: the disk is full or not writable. The label is not counted then.
+        `source`: the file that an imported label comes from; "": a person gave the answer.
+
+        Raises: Refused if there is no such image or class; OSError if the disk is full: the label is not counted then.
         """
         if key not in self.by_key:
             raise Refused(f"there is no image {key[:16]} in {self.folder}: open the folder again")

@@ -34,9 +34,6 @@ COMPONENTS = 64  # the largest number of their principal components
 STABLE, ROUNDS = 0.99, 3  # labelling may stop if Cohen's kappa of successive rounds averages at least `STABLE` over `ROUNDS` rounds
 
 
-# ---- features ------------------------------------------------------------------------------------------------------------------
-
-
 def images_of(state: Labelling, image_size: int = 32) -> Resident:
     """The images in the order of `state.items`, as squares of `image_size` pixels. Decoded once and cached."""
     paths = [state.folder / item.files[0] for item in state.items]
@@ -63,8 +60,7 @@ def rotation(images: Resident, cache: Path, report: Report | None = None) -> Ten
 def resnet18(images: Resident, cache: Path, report: Report | None = None) -> Tensor:
     """Features float [N,512] of torchvision's ResNet-18, trained on ImageNet, from images enlarged to 224 pixels. Computed once.
 
-    Raises:
-        ValueError: the weights are not on this machine and cannot be downloaded.
+    Raises: ValueError if the weights are not on this machine and cannot be downloaded.
     """
     from torchvision import models
 
@@ -104,9 +100,6 @@ def scaled(features: Tensor) -> Tensor:
     """
     centred = features - features.mean(dim=0)
     return centred / centred.square().mean().sqrt().clamp_min(1e-6)
-
-
-# ---- rounds --------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -186,13 +179,9 @@ def next_batch(state: Labelling, features: Tensor, settings: Settings) -> Batch:
     """Train on the labels so far and choose the next images. The batch is stored, so the next session asks the same.
 
     Until two classes have labels, the images are typical ones, see `acquire.cover.typical`. A share `HELD_OUT` of all batches is held out.
+    The batch is empty if all images have an answer. `features`: float [N,D], in the order of `state.items`.
 
-    Args:
-        features: float [N,D], in the order of `state.items`.
-    Returns:
-        Up to `settings.batch` images; none if all have an answer.
-    Raises:
-        ValueError: a setting is not possible, or `features` are not those of these images.
+    Raises: ValueError if a setting is not possible, or `features` are not those of these images.
     """
     settings.check()
     if len(features) != len(state.items):
@@ -223,9 +212,7 @@ def advice(history: Sequence[Round], classes: int, left: int) -> str:
     """A sentence that says whether to continue, from how little the predictions of successive rounds differ.
 
     Source: Bloodgood and Vijay-Shanker 2009, stabilising predictions: stop if the mean of the last three kappas is at least 0.99.
-
-    Args:
-        history: the rounds so far, the oldest first. classes: with labels to train on. left: images without an answer.
+    `history`: the rounds so far, the oldest first. `classes`: those with labels to train on. `left`: images without an answer.
     """
     if not left:
         return "Every image has an answer."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,17 +108,13 @@ class Labeller(BackgroundWidget):
         """Unlock the folder. Every label is on disk."""
         self._worker.stop()
         self._worker.wait()
-        self._static.close()
+        self._handle = None
         if self.state is not None:
             self.state.close()
         self._show(closed=True, busy=False, status=f"{why}; every label is on disk", image=b"", shown="", guess="")
 
     def wait(self) -> Labeller:
-        """Wait for the work in the background, and return the labeller.
-
-        Raises:
-            ValueError: nothing can be labelled; the message is the one that the widget shows.
-        """
+        """Wait for the work in the background. Raises: ValueError, with the widget's message, if nothing can be labelled."""
         self._worker.wait()
         if self.state is None or (self._batch is None and self.view.problem):
             raise ValueError(self.view.problem)
@@ -131,11 +126,7 @@ class Labeller(BackgroundWidget):
         return 1 if self._batch is None else self._batch.round + 1
 
     def overview(self) -> Figure:
-        """The current questions as a figure, for readers without a kernel.
-
-        Raises:
-            ValueError: there are none yet, or the folder cannot be labelled.
-        """
+        """The current questions as a figure. Raises: ValueError if there are none yet, or the folder cannot be labelled."""
         if self.state is None or self._batch is None:
             raise ValueError(self.view.problem or "no image is asked yet: call wait() first")
         title = f"{len(self.state.labels):,} of {len(self.state.items):,} images labelled; questions of round {self.round}"
@@ -146,18 +137,13 @@ class Labeller(BackgroundWidget):
         assert self.state is not None, "only used while the folder is open"
         return self.state
 
-    # ---- work in the background --------------------------------------------------------------------------------------------
-
     def _prepare(self) -> None:
         state = self._open_state
         self._show(status=f"reading {len(state.items):,} images …")
         images = images_of(state, self._settings.image_size)
-        began = time.monotonic()
 
         def report(done: int, total: int, loss: float) -> None:
-            minutes = (time.monotonic() - began) * (total - done) / max(1, done) / 60
-            left = f", about {minutes:.0f} min left" if done > total / 50 and minutes >= 0.5 else ""
-            self._show(status=f"learning from {len(images):,} images without labels: {100 * done // max(1, total)} %{left}")
+            self._show(status=f"learning from {len(images):,} images without labels: {100 * done // max(1, total)} %")
 
         self._features = FEATURES[self._settings.features](images, state.place, report)
         self._choose()
@@ -176,8 +162,6 @@ class Labeller(BackgroundWidget):
                     break
         self._show_estimate()
         self._show_image(picture)
-
-    # ---- what a person does ------------------------------------------------------------------------------------------------
 
     def _receive(self, view: View, content: Mapping[str, Any], buffers: Any) -> None:
         """A message from the browser. It is ignored while the widget is busy or closed."""
@@ -252,8 +236,6 @@ class Labeller(BackgroundWidget):
             self._show(news=[*self.view.news, reason])
         return None
 
-    # ---- what is shown -----------------------------------------------------------------------------------------------------
-
     def _show(self, **traits: Any) -> None:
         with self._view_lock, self.view.hold_sync():  # two threads in hold_sync at once would lose one's changes
             for name, value in traits.items():
@@ -262,7 +244,7 @@ class Labeller(BackgroundWidget):
     def _show_busy(self, busy: bool) -> None:
         self._show(busy=busy)
         if not busy:
-            self._static.refresh()
+            self._refresh()
 
     def _show_problem(self, message: str) -> None:
         if message and self.state is None:
@@ -277,7 +259,7 @@ class Labeller(BackgroundWidget):
         state, keys = self._open_state, keys_of(self._open_state.classes)
         labels, free = list(state.labels.values()), [key for key in ("0", *KEYS) if key not in keys]
         self._show(classes=list(state.classes), class_keys=keys, free_keys=free, counts=[labels.count(name) for name in state.classes])
-        self._static.refresh()
+        self._refresh()
 
     def _show_image(self, picture: bytes | None) -> None:
         assert self._batch is not None

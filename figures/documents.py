@@ -1,4 +1,4 @@
-"""What was measured of the papers, as documents: ``python -m alnb.papers.results`` (`make readme`) writes them, ``--check`` only compares.
+"""What was measured of the papers, as documents: ``python -m figures.documents`` (`make readme`) writes them, ``--check`` only compares.
 
 `figures/README.md` is written whole, from `figures/results.json`, `figures/texts.json` and the pictures there; of `README.md` the table
 between its markers. ``python -m benchmarks bengar2021 yi2022 digits opponents`` measures what `figures/results.json` holds.
@@ -17,7 +17,7 @@ from PIL import Image
 from alnb import store
 from alnb.papers.published import published
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[1]
 SCALES = ("laptop", "overnight", "paper")
 Row = dict[str, Any]
 HEADLINES = (  # of README.md: the notebook, its table of claims, and the claim
