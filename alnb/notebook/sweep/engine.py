@@ -231,20 +231,25 @@ class _Driver:
         todo = self.result.wanted(self.options.retry)
         print(f"{table.number(len(self.result.cells))}, {len(todo)} of them to do", flush=True)
         try:
-            past = math.inf if self.deadline is None else self.deadline + cells_of.GRACE + 10  # all that ran was killed by then
-            while (todo or self.running) and time.time() <= past:
-                while todo and len(self.running) < self.workers.capacity and not _over(self.deadline):
-                    self.submit(todo.pop(0))
-                if not self.running:
-                    break
-                ended, _ = wait(self.running, REFRESH, FIRST_COMPLETED)
-                todo += [cell for future in ended if (cell := self.collect(future))]
+            with table.live(lambda: [(cell.name, "runs", table.last_line(cell)) for cell in list(self.running.values())]):
+                self.execute(todo)
         except BaseException:  # Ctrl-C, or a broken executor
             self.end()
             raise
         finally:
             if all(future.done() for future in self.running):  # otherwise a cell has still to see it
                 self.stop.unlink(missing_ok=True)
+
+    def execute(self, todo: list[Cell]) -> None:
+        """Keep the workers busy until no cell is left, or the time is up."""
+        past = math.inf if self.deadline is None else self.deadline + cells_of.GRACE + 10  # all that ran was killed by then
+        while (todo or self.running) and time.time() <= past:
+            while todo and len(self.running) < self.workers.capacity and not _over(self.deadline):
+                self.submit(todo.pop(0))
+            if not self.running:
+                break
+            ended, _ = wait(self.running, REFRESH, FIRST_COMPLETED)
+            todo += [cell for future in ended if (cell := self.collect(future))]
 
     @property
     def stop(self) -> Path:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import mean
 
+from alnb.notebook.cells import BATCH
 from alnb.notebook.sweep.cell import BUSY, DONE, FAILED, KILLED, RUNNING, TODO, Cell, Status
 
 STATES = (DONE, FAILED, KILLED, RUNNING, BUSY, TODO)  # in the order in which they are counted
@@ -74,3 +77,40 @@ def remark(status: Status) -> str:
 def plain(text: str) -> str:
     """The text without tabs, line ends, colours and movements of the cursor."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+@contextmanager
+def live(rows: Callable[[], Iterable[Sequence[str]]]) -> Iterator[None]:
+    """Below what the block prints, a table of `rows` that is redrawn each second, in a terminal and in a notebook; elsewhere nothing."""
+    try:
+        from rich.console import Console, RenderableType
+        from rich.live import Live
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:  # a machine that has torch and little else
+        yield
+        return
+
+    def draw() -> RenderableType:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for row in rows():
+            table.add_row(*(Text(plain(word), overflow="ellipsis", no_wrap=True) for word in row))
+        return table
+
+    console = Console()
+    if os.environ.get(BATCH) == "1" or not (console.is_terminal or console.is_jupyter):
+        yield
+        return
+    with Live(get_renderable=draw, console=console, refresh_per_second=1, transient=True):
+        yield
+
+
+def last_line(cell: Cell) -> str:
+    """Of the cell's log: mostly its progress bar, which overwrites its line."""
+    path = cell.folder / "log.txt"
+    if not path.exists():
+        return ""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 500))
+        lines = file.read().decode("utf-8", "replace").replace("\r", "\n").strip().splitlines()
+    return lines[-1].strip()[:80] if lines else ""
