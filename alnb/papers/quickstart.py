@@ -189,4 +189,4 @@ def experiment(setting: Setting, start: Start, strategy: str, seed: int) -> Expe
     return Experiment(Pool.of(start.images), start.test, start.learner, STRATEGIES[strategy], answers, protocol, tags=tags)
 
 
-run = run_of  # as a `widgets.explorer.factory.Factory` calls it
+run = run_of  # by the name that the explorer calls
