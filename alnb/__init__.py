@@ -21,31 +21,3 @@ def __getattr__(name: str) -> Any:
     if name not in LAZY:
         raise AttributeError(f"module 'alnb' has no attribute {name!r}")
     return getattr(import_module(LAZY[name]), name)
-
-
-__all__ = [
-    "Cycle",
-    "Experiment",
-    "ImageSet",
-    "Learner",
-    "Pool",
-    "Protocol",
-    "Query",
-    "Recipe",
-    "Run",
-    "Stream",
-    "Task",
-    "acquire",
-    "augment",
-    "cycles",
-    "data",
-    "load",
-    "metrics",
-    "nets",
-    "oracle",
-    "pretrain",
-    "records",
-    "store",
-    "sweep",
-    "train",
-]
