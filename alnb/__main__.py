@@ -1,7 +1,5 @@
 """The command `alnb`, also as ``python -m alnb``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

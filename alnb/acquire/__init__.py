@@ -1,7 +1,5 @@
 """Acquisition: pure maths in `scores` and `cover`, and `STRATEGIES`, every one a callable ``(Query) -> indices i64 [n]``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -4,8 +4,6 @@ Source: Yoo and Kweon 2019 (Learning loss for active learning), section 3. Detac
 "learning loss (detached)" of Yi et al. 2022.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Iterable, Sequence

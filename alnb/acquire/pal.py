@@ -3,8 +3,6 @@
 Source: Bhatnagar et al. 2020 (PAL: Pretext-based active learning), with the settings of the authors' code (shubhangb97/PAL).
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

@@ -6,8 +6,6 @@ The losses [N] are `query.side["pretext_loss"]`.
 Source: Yi et al. 2022 (PT4AL), section 3. Where the authors' code (johnsk95/PT4AL) differs from the paper, there is a switch.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Strategies made of other strategies: `Scoped` restricts the candidates first, `Untrained` gives a net before there are labels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,6 @@ Source: Kim et al. 2021 (Task-aware variational adversarial active learning), se
 (cubeyoung/TA-VAAL). The task's net learns to rank losses: `learning_loss.learner(base, ranking=True)`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch

@@ -4,8 +4,6 @@ Source: Sinha et al. 2019 (Variational adversarial active learning), algorithm 1
 settings of the authors' code (sinhasam/vaal).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from pathlib import Path

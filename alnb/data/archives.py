@@ -1,7 +1,5 @@
 """Tiny ImageNet and Caltech-101: published archives of image files, in their official layouts."""
 
-from __future__ import annotations
-
 import os
 import tarfile
 from collections.abc import Callable

@@ -4,8 +4,6 @@ The function of each data set takes `split` ("train" or "test"), `root` (see `ro
 damaged) and `device`. It raises a DataError if a file is missing or damaged; the message names the file and the remedy.
 """
 
-from __future__ import annotations
-
 import difflib
 import gzip
 import importlib.util

@@ -1,7 +1,5 @@
 """Published files: where they lie, how they are fetched, and the check of their md5."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """`ImageSet`, images with their classes, and parts of one: `subset`, `imbalanced`, `balanced`, `at_most`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

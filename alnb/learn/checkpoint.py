@@ -1,7 +1,5 @@
 """Checkpoints: a long computation stores its state, and continues from there after a kill."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Nets: ResNet-18 in two forms, two smaller nets for laptops, and a linear classifier."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

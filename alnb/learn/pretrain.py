@@ -1,7 +1,5 @@
 """Pre-training on a pretext: backbone, features and pretext losses, computed once and cached."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """A task says what is learned: the outputs of a net, its loss, its evaluation, and the label that means "unknown"."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Training a net: `Recipe`, `Learner`, `fit`. Reading one: `predict` (the only loop over chunks), `evaluate`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The loop: one generator for sweeps and widgets alike. It knows no strategy by name."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Generator, Iterator

@@ -3,8 +3,6 @@
 Truth lives here and in the evaluation, and nowhere else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

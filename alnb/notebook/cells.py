@@ -1,7 +1,5 @@
 """What the code cells of notebooks use: checks of parameters, and progress bars."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys

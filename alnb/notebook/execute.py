@@ -1,7 +1,5 @@
 """Executing a notebook by papermill: parameters are checked first, progress is visible, nothing half-done looks finished."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -4,8 +4,6 @@ The cells tagged `report` are left out: they only show results, and may import w
 with a kernel, so a later execution with Jupyter finds them complete.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 import linecache

@@ -3,8 +3,6 @@
 They are read without papermill, whose own inspection does not understand ``str | None`` or a # within a string.
 """
 
-from __future__ import annotations
-
 import ast
 import difflib
 import io

@@ -1,7 +1,5 @@
 """Which strategy to spend a labelling budget with: the guideline of Bengar et al. 2021, section 6, from runs or else from papers."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Claims of a paper put to runs: comparisons, what each decides, and the table of both that the papers share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A *job* is a mapping of tags, such as ``{"arm": "frozen", "strategy": "entropy",
 the job's tags. So finished runs are found without images and without training, also if they come from another machine.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import math

@@ -3,8 +3,6 @@
 These functions see the targets, i64 [N]. They are for looking back: no strategy may use them.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ The notebook computes whole runs, `widgets.Explorer` one cycle at a time. Both b
 manifest, the same folder and the same records in either. This module is a `factory` for `widgets.Explorer`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Figures of runs. They are computed from the tables of `records` and `tables` alone."""
 
-from __future__ import annotations
-
 import io
 import math
 import textwrap

@@ -1,7 +1,5 @@
 """t-SNE layouts of features, computed once and cached."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Colours and markers of strategies and classes, made for readers with any colour vision."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any

@@ -4,8 +4,6 @@ These functions read the targets. They are for looking back: no strategy may use
 or targets; the message says where.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 Frames have a row for each cycle, with columns seed and accuracy, and others such as arm, strategy and n_labelled.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

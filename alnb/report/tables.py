@@ -4,8 +4,6 @@ Only runs with the same *setting* are compared: it is everything in which runs d
 setting, runs pair by seed, as they have the same first labels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations, permutations

@@ -1,7 +1,5 @@
 """Checks of parameters: the error names the place, the value and what is allowed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from numbers import Real

@@ -1,7 +1,5 @@
 """Descriptions: values as plain JSON, fingerprints, and the environment that a result was computed in."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import inspect

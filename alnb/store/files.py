@@ -1,7 +1,5 @@
 """Files: atomic writes, JSON and logs with checksums, tensors."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

@@ -3,8 +3,6 @@
 Within a process, `requested_by` stops one thread alone, as a button does.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterator

@@ -4,5 +4,3 @@ from alnb.widgets.explorer.controls import Choices
 from alnb.widgets.explorer.widget import Explorer
 from alnb.widgets.labeller.rounds import Settings
 from alnb.widgets.labeller.widget import Labeller
-
-__all__ = ["Choices", "Explorer", "Labeller", "Settings"]

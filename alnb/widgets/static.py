@@ -1,7 +1,5 @@
 """Figures as PNG files, and as HTML."""
 
-from __future__ import annotations
-
 import io
 from base64 import b64encode
 from html import escape

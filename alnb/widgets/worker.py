@@ -1,7 +1,5 @@
 """What both widgets share: work in the background, errors shown in the widget, a picture for readers without a kernel."""
 
-from __future__ import annotations
-
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Pretexts: tasks whose labels come from the images themselves, each as a loss of every image."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

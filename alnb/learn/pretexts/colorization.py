@@ -4,8 +4,6 @@ The net sees lightness alone, on three channels, so that its trunk takes coloure
 *Colorful Image Colorization*, 2016. PT4AL (Yi et al. 2022) names the pretext and publishes no code of it.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -5,8 +5,6 @@ send each through a net of its own; here the whole image goes through one net, a
 without its code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import permutations
 

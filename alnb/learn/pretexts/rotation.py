@@ -1,7 +1,5 @@
 """Rotation: the net predicts by which of four angles an image is turned. Source: Gidaris et al. 2018."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

@@ -3,8 +3,6 @@
 Source: X. Chen, K. He: *Exploring Simple Siamese Representation Learning*, 2021.
 """
 
-from __future__ import annotations
-
 import copy
 
 import torch

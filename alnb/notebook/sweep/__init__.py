@@ -5,5 +5,3 @@
 
 from alnb.notebook.sweep.engine import Sweep, sweep
 from alnb.notebook.sweep.grid import read_file, read_words
-
-__all__ = ["Sweep", "read_file", "read_words", "sweep"]

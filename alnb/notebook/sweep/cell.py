@@ -7,8 +7,6 @@ Killing any process at any instant is safe. A cell is done only when its noteboo
 atomically while the folder is locked, says so.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import platform

@@ -1,7 +1,5 @@
 """The process that executes a cell without Jupyter: ``python -m alnb.notebook.sweep.child FOLDER PARENT``."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

@@ -10,8 +10,6 @@ project's folder, on a file system with working locks (`flock`), and have the sa
 worker with one thread for each GPU; `threads` are those of a cell on the CPU.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """``alnb sweep``: the command line of `engine.sweep`."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys

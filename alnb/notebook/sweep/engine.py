@@ -1,7 +1,5 @@
 """Sweeps: a notebook over a grid of parameters, each cell by whichever worker is free, then once over the whole grid."""
 
-from __future__ import annotations
-
 import math
 import os
 import signal

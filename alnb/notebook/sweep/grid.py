@@ -1,7 +1,5 @@
 """The cells of a sweep: which parameters are cut into single values, and what is wrong with the values."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os

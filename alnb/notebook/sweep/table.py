@@ -1,7 +1,5 @@
 """A sweep as text: what it will do, how far it is, and how long the rest may take."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

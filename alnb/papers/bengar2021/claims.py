@@ -10,8 +10,6 @@ set of images. The intervals are not corrected for their number: a claim of seve
 Source: Bengar et al. 2021, sections 5 and 6. The names C1 to C7 of the claims are ours.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Figures 3 to 5 and Table 1 of Bengar et al. 2021, and the milestones of SimSiam's training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

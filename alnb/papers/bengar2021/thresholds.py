@@ -3,8 +3,6 @@
 Frames are those of `claims`. Intervals are of 95 %, by a bootstrap over seeds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

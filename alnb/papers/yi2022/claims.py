@@ -6,8 +6,6 @@ for their number: a statement of several parts holds only if all do.
 Frames are from `records.frame`, with columns strategy, pretext, seed, cycle, n_labelled, accuracy, dataset, scale, preset.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The images of Yi et al. 2022 (PT4AL): the class counts of its imbalanced CIFAR-10, and its order of colours."""
 
-from __future__ import annotations
-
 import torch
 
 from alnb.data import DataError, ImageSet, Resident, pixels

@@ -4,8 +4,6 @@
 `strategies` says how each strategy chooses. All share the first labels (except PT4AL, whose point they are), nets and seeds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial

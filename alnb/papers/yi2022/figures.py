@@ -1,7 +1,5 @@
 """The figures and tables of Yi et al. 2022 that `report` does not draw for all papers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path

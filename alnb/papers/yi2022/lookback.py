@@ -5,8 +5,6 @@ What a figure shows lies beside the runs as a small result, so that neither imag
 An *iteration* is the paper's: it counts from 1, and iteration 1 is cycle 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where the paper, its published code and what we hold for clean differ: switches, and the presets that set them together."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 

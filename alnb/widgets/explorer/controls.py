@@ -1,7 +1,5 @@
 """What a user chooses in the explorer, and its menus, number fields and buttons."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

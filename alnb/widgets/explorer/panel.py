@@ -1,7 +1,5 @@
 """One run in the explorer: its scatter plot, the image under the pointer, and the queried images."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from html import escape

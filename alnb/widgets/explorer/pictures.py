@@ -1,7 +1,5 @@
 """Pictures of runs: HTML for the explorer, and figures for readers without a kernel."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from html import escape

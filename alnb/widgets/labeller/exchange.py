@@ -1,7 +1,5 @@
 """Labels out of a folder and into it: tables, folders of links, and digits to practise on."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -9,8 +9,6 @@ held-out images are a random sample of the folder, and the accuracy on them is u
 those of the easy images.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Iterable, Mapping

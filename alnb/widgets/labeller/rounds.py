@@ -1,7 +1,5 @@
 """What the labeller asks next. A linear classifier is trained on fixed features and the labels so far, and a strategy queries."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
