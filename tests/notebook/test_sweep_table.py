@@ -1,13 +1,18 @@
 """A sweep as text: estimates, a plan, and the lines that a sweep prints in a notebook."""
 
+import io
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbclient
 import nbformat
 import pytest
+import rich.console
 from conftest import notebook_of
 
+from alnb.notebook import cells
 from alnb.notebook.sweep import table
 from alnb.notebook.sweep.cell import BUSY, DONE, FAILED, KILLED, RUNNING, TODO, Cell, Status
 
@@ -80,3 +85,30 @@ def test_a_sweep_in_a_real_kernel(tmp_path: Path, write: Callable[..., Path]) ->
     assert lines[0] == "2 cells, 2 of them to do" and {lines[1], lines[2]} == {f"seeds {seed}: handed to a worker" for seed in (0, 1)}
     assert lines[3].startswith("[1/2] seeds ") and lines[4].startswith("[2/2] seeds ") and lines[4].endswith("; no cell is left")
     assert lines[5:] == ["", f"over the whole grid: {swept}", "seeds [0, 1]", "True 1"]
+
+
+def test_a_terminal_shows_the_running_cells_below_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    console = rich.console.Console(file=screen, force_terminal=True, width=60, color_system=None)
+    monkeypatch.setattr("rich.console.Console", lambda: console)
+    monkeypatch.delenv(cells.BATCH, raising=False)
+    with table.live(lambda: [("seeds=0 [bold]", "runs", "50 %\x1b[2J " + "x" * 99)]):
+        console.print("a line")
+    text = screen.getvalue()
+    assert "a line" in text and "seeds=0 [bold]  runs  50 %" in text and "\x1b[2J" not in text
+    assert max(len(line) for line in re.sub(r"\x1b\[[0-9?]*[a-zA-Z]", "", text).replace("\r", "\n").splitlines()) <= 60
+
+
+@pytest.mark.parametrize("batch", ["1", ""])
+def test_elsewhere_there_are_lines_alone(batch: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv(cells.BATCH, batch)
+    with table.live(lambda: [("seeds=0", "runs", "")]):
+        print("a line")
+    assert capsys.readouterr().out == "a line\n"
+
+
+def test_the_last_line_of_a_log_is_what_a_progress_bar_shows_now(tmp_path: Path) -> None:
+    cell = SimpleNamespace(folder=tmp_path)
+    assert table.last_line(cell) == ""
+    (tmp_path / "log.txt").write_text("started\n 10 %\r 20 % ä\r")
+    assert table.last_line(cell) == "20 % ä"

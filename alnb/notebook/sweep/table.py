@@ -99,7 +99,8 @@ def live(rows: Callable[[], Iterable[Sequence[str]]]) -> Iterator[None]:
     if os.environ.get(BATCH) == "1" or not (console.is_terminal or console.is_jupyter):
         yield
         return
-    with Live(get_renderable=draw, console=console, refresh_per_second=1, transient=True):
+    redirect = not console.is_jupyter  # there, printed lines and the table are two outputs
+    with Live(get_renderable=draw, console=console, refresh_per_second=1, transient=True, redirect_stdout=redirect):
         yield
 
 
