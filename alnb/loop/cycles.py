@@ -50,7 +50,7 @@ def cycles(run: Run | Path | str, experiment: Experiment, report: Report | None 
     with run.lock():
         notes = run.begin(experiment.manifest, pool.images.device)
         notes += (PEEKED,) if protocol.checkpoint == "best_test" else ()
-        step = _Step(run, experiment, report, notes)
+        work = _CycleWork(run, experiment, report, notes)
         finished = [Cycle.read(record) for record in run.records()]
         for cycle in finished:
             pool = pool.acquire(torch.tensor(cycle.queried), torch.tensor(cycle.labels), cycle.cycle)
@@ -58,12 +58,12 @@ def cycles(run: Run | Path | str, experiment: Experiment, report: Report | None 
         net = None
         for k in range(len(finished), protocol.cycles):
             stop.check(f"{run.path}, before cycle {k} of {protocol.cycles}")
-            pool, net, cycle = step(pool, net, k)
+            pool, net, cycle = work(pool, net, k)
             yield cycle
 
 
 @dataclass(frozen=True)
-class _Step:
+class _CycleWork:
     """One cycle's work, the same whether this process or a killed one computed the cycle before."""
 
     run: Run

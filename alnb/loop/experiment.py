@@ -40,8 +40,8 @@ class Protocol:
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
-        for name in ("initial", "budget", "cycles"):
-            at_least(f"Protocol.{name}", getattr(self, name), 1)
+        for name, low in {"initial": 1, "budget": 1, "cycles": 1, "seed": 0}.items():
+            at_least(f"Protocol.{name}", getattr(self, name), low)
         one_of("Protocol.init", self.init, ("fresh", "warm"))
         one_of("Protocol.checkpoint", self.checkpoint, ("last", "best_test"))
 

@@ -34,7 +34,8 @@ def describe(value: Any) -> Any:
     """`value` as plain JSON, the same for the same experiment in every process.
 
     A dataclass becomes its fields, without those whose metadata say ``"result": False``. A function becomes its name and what it encloses;
-    a function of another package also a digest of its source. A tensor becomes its shape and digest, a `Fingerprinted` its fingerprint.
+    a lambda, or a function of another package, also a digest of its source. A tensor becomes its shape and digest, a `Fingerprinted` its
+    fingerprint.
 
     Raises:
         TypeError: a kind of value that has no such description.
@@ -102,7 +103,7 @@ def _describe_function(function: Any) -> Any:
     described: Json = {"function": name(function)}
     if variables.nonlocals:
         described["enclosed"] = describe(dict(sorted(variables.nonlocals.items())))
-    if not _ours(function):
+    if not _ours(function) or function.__name__ == "<lambda>":  # all lambdas of a place have one name
         described["source"] = hashlib.sha256(_source(function)).hexdigest()
         described["defaults"] = describe([function.__defaults__, function.__kwdefaults__])
         values = {name: value for name, value in sorted(variables.globals.items()) if _is_plain(value)}

@@ -10,7 +10,7 @@ import torch
 
 import alnb
 from alnb import Cycle, Experiment, Pool, Protocol, Run, Stream, cycles, store
-from alnb.acquire import LEGACY, STRATEGIES, margin, random
+from alnb.acquire import STRATEGIES, margin, random, random_with_replacement
 from alnb.acquire.query import Query, check_query
 from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.data import ImageSet
@@ -313,8 +313,7 @@ def test_best_on_test_survives_a_kill(go: Callable, learner: alnb.Learner, tmp_p
 
 
 def test_draws_with_replacement_choose_fewer_where_that_is_allowed(go: Callable) -> None:
-    legacy = LEGACY["random_with_replacement"]
     with pytest.raises(ValueError, match=r"returned [0-9]+ indices, expected 30"):
-        go(strategy=legacy, protocol=Protocol(6, 30, 2))
-    found = go("inexact", strategy=legacy, protocol=Protocol(6, 30, 2, exact=False))
+        go(strategy=random_with_replacement, protocol=Protocol(6, 30, 2))
+    found = go("inexact", strategy=random_with_replacement, protocol=Protocol(6, 30, 2, exact=False))
     assert 6 < found[1].n_labelled < 36 and len(set(found[1].queried)) == len(found[1].queried)
