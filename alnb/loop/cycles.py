@@ -1,4 +1,4 @@
-"""The loop: one generator for sweeps and widgets alike. It knows no strategy by name."""
+"""The loop: one generator for sweeps and widgets. It knows no strategy by name."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from alnb.loop.experiment import Cycle, Experiment
 from alnb.store import Json, Run, stop
 
 PREDICTIONS = ("predicted", "confidence", "margin", "entropy")  # of each queried image, in the query's file, see `_predictions`
-PEEKED = "looked at the test images: of each training the net that was best on them was kept, so its accuracy is too high"
+PEEKED = "looked at the test images: each training kept the net that was best on them, so its accuracy is too high"
 
 
 def cycles(run: Run | Path | str, experiment: Experiment, report: Report | None = None) -> Generator[Cycle, None, None]:
     """Active learning, one `Cycle` at a time: ask, get the answers, train, evaluate, write the record.
 
-    Finished cycles are read from `run` and yielded first. Then the run continues where it was, whatever ended it.
+    Finished cycles are read from `run` and yielded first. Then the run continues where it stopped.
 
     Args:
         run: the run, or its folder; `experiment.run(runs)` names one.
@@ -101,7 +101,7 @@ class _CycleWork:
         return pool, net, cycle
 
     def query(self, pool: Pool, net: Net | None, k: int) -> Tensor:
-        """The query of cycle `k`, global indices i64 [n]. It is written before anybody answers, and never chosen anew."""
+        """The query of cycle `k`, global indices i64 [n]. It is written before the oracle answers, and never chosen again."""
         path, protocol = self.run.folder(k) / "query.json", self.experiment.protocol
         if not path.exists():
             net = self.trained(pool, k - 1) if net is None and k else net

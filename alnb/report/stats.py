@@ -148,7 +148,7 @@ def paired_t(differences: Iterable[float]) -> float:
     values = numpy.fromiter(differences, dtype=float)
     if len(values) < SEEDS:
         return math.nan
-    if values.std() <= 1e-12 * abs(values.mean()):  # equal but for rounding, of which scipy warns
+    if values.std() <= 1e-12 * abs(values.mean()):  # equal except for rounding, of which scipy would warn
         return float(values.mean() == 0)
     return float(scipy.stats.ttest_1samp(values, 0).pvalue)
 

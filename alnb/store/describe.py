@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import platform
 import subprocess
 import tomllib
@@ -43,6 +44,8 @@ def describe(value: Any) -> Any:
     match value:
         case float() if value.is_integer():
             return int(value)  # 20 and 20.0 are the same setting
+        case float() if not math.isfinite(value):
+            return str(value)  # JSON has no infinity
         case None | bool() | int() | float() | str():
             return value
         case Path() | torch.dtype() | torch.device():
@@ -174,7 +177,7 @@ def commit() -> str | None:
     git = ["git", "-C", str(Path(__file__).parent)]
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
     with suppress(OSError, subprocess.SubprocessError):
-        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], **options)  # somebody else's checkout does not count
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], **options)  # another project's checkout does not count
         return str(subprocess.run([*git, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"], **options).stdout.strip())
     return None
 

@@ -221,7 +221,7 @@ def test_a_budget_beyond_the_pool(go: Callable, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("bad", [{"initial": 0}, {"budget": -1}, {"cycles": 0}, {"init": "hot"}, {"checkpoint": "best"}])
+@pytest.mark.parametrize("bad", [{"initial": 0}, {"budget": -1}, {"cycles": 0}, {"init": "hot"}, {"checkpoint": "best"}, {"seed": 1.5}])
 def test_a_bad_protocol_is_refused_by_name(bad: dict) -> None:
     with pytest.raises(ValueError, match=f"Protocol.{next(iter(bad))} is "):
         replace(PROTOCOL, **bad)
@@ -247,6 +247,11 @@ def test_the_manifest_is_known_before_the_run(experiment: Experiment, tmp_path: 
     assert run.path.name.startswith("digits-") and run.manifest is None
     list(cycles(run, experiment))
     assert run.manifest["experiment"] == experiment.manifest
+
+
+def test_what_a_manifest_cannot_hold_is_named(experiment: Experiment) -> None:
+    with pytest.raises(TypeError, match=r"Experiment\.strategy: a Generator .*functools\.partial"):
+        replace(experiment, strategy=torch.Generator()).run("runs")
 
 
 def test_a_move_to_another_module_changes_no_run_folder(experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

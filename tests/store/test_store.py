@@ -3,6 +3,7 @@ import functools
 import importlib
 import inspect
 import json
+import math
 import os
 import pkgutil
 import platform
@@ -187,6 +188,10 @@ def test_descriptions_are_the_same_in_every_process() -> None:
 def test_what_cannot_be_described_is_refused() -> None:
     with pytest.raises(TypeError, match="cannot be written into a manifest"):
         store.describe(object())
+
+
+def test_numbers_that_json_lacks_have_a_fingerprint() -> None:
+    assert len({store.fingerprint({"limit": limit}) for limit in (math.inf, -math.inf, math.nan)}) == 3
 
 
 @given(st.lists(st.integers(-100, 100)))
