@@ -1,4 +1,4 @@
-"""The loop: one generator for sweeps and widgets. It knows no strategy by name."""
+"""The loop: one generator for sweeps and widgets alike. It knows no strategy by name."""
 
 from __future__ import annotations
 
