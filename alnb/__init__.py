@@ -1,6 +1,6 @@
 """Reproducible notebooks for deep active learning on images."""
 
-from pkgutil import resolve_name
+from importlib import import_module
 from typing import Any
 
 from alnb import acquire, data, store
@@ -14,13 +14,13 @@ from alnb.loop.cycles import cycles
 from alnb.loop.experiment import Cycle, Experiment, Protocol
 from alnb.store import Run, Stream
 
-LAZY = {"load": "alnb.report.records:load", "records": "alnb.report.records", "sweep": "alnb.notebook.sweep:sweep"}  # pandas, Jupyter
+LAZY = {"load": "alnb.report.records", "records": "alnb.report", "sweep": "alnb.notebook.sweep"}  # they import pandas, or Jupyter
 
 
 def __getattr__(name: str) -> Any:
     if name not in LAZY:
         raise AttributeError(f"module 'alnb' has no attribute {name!r}")
-    return resolve_name(LAZY[name])
+    return getattr(import_module(LAZY[name]), name)
 
 
 __all__ = [
