@@ -40,8 +40,11 @@ def test_layers() -> None:
 @pytest.mark.slow
 def test_import_brings_in_no_notebook_machinery() -> None:
     heavy = "{'torchvision', 'sklearn', 'pandas', 'matplotlib', 'seaborn', 'papermill', 'IPython', 'scipy', 'PIL', 'tqdm'}"
-    script = f"import sys, torch; before = set(sys.modules); import alnb; print({heavy} & (set(sys.modules) - before))"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+    script = (
+        f"import sys, torch; before = set(sys.modules); import alnb; print({heavy} & (set(sys.modules) - before), alnb.records.__name__)"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "set() alnb.report.records"
 
 
 def test_style_rules_that_no_linter_has() -> None:

@@ -78,5 +78,3 @@ STRATEGIES: dict[str, Strategy] = {
     "pal": PAL(),
     "typical": typical,
 }
-LEGACY: dict[str, Strategy] = {"random_with_replacement": random_with_replacement}
-"""Strategies with a defect of public code, only for comparison with published numbers."""

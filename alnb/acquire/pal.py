@@ -162,7 +162,7 @@ class PAL:
         generator = (stream / "scoring" / chosen).generator(images.device)
 
         def of_augmented_views(x: Tensor) -> Tensor:
-            return function(self.recipe.augment((x * 255).round().to(torch.uint8), generator)[0])  # it takes bytes, which these were
+            return function(self.recipe.augment((x * 255).round().to(torch.uint8), generator)[0])  # `augment` takes uint8
 
         logs = train.predict(of_augmented_views if self.augmented_scores else function, images, rows).cpu().double()
         angles, classes = logs[:, : TURNS**2], logs[:, TURNS**2 :]

@@ -140,7 +140,7 @@ def check_query(chosen: Tensor, query: Query, place: str, *, exact: bool = True)
     """
     check_indices(chosen, query.pool, place)
     if len(chosen) != query.n and (exact or not 0 < len(chosen) < query.n):
-        raise ValueError(f"{place}: returned {len(chosen)} indices, expected {query.n}")
+        raise ValueError(f"{place}: returned {len(chosen)} indices, expected {query.n}: see Protocol.exact if fewer are right")
     outside = chosen[~torch.isin(chosen, query.candidates)]
     if len(outside):
-        raise ValueError(f"{place}: image {int(outside[0])} is not among the {len(query.candidates)} candidates")
+        raise ValueError(f"{place}: image {int(outside[0])} is not among the {len(query.candidates)} candidates: choose one of these")

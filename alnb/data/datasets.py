@@ -238,7 +238,7 @@ def fetch(name: str, root: Root = None) -> Path:
     """The folder of a data set. What is missing or damaged is fetched first.
 
     Raises:
-        DataError: the name is unknown, or there is no network; the message says how to go on without one.
+        DataError: the name is unknown, or there is no network; the message says how to continue without one.
     """
     place = root_folder(root)
     match check_name(name):

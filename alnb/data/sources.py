@@ -76,7 +76,7 @@ class _Pixels:
 
 @dataclass(frozen=True, eq=False)
 class Resident(_Pixels):
-    """Images as one tensor uint8 [N,3,H,W] on their device. Nobody may write to the tensor."""
+    """Images as one tensor uint8 [N,3,H,W] on their device. The tensor must not be written to."""
 
     tensor: Tensor
 

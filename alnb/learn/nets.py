@@ -21,7 +21,7 @@ class Backbone:
 class Net(nn.Module):
     """A trunk of stages, global average pooling, and a linear head. The input is images float [B,3,H,W] in [0, 1], of any H and W.
 
-    The net normalises its input, so that nobody can forget it or do it in another way. A net without stages is a head alone: its input
+    The net normalises its input, so that no caller can forget it or do it differently. A net without stages is a head alone: its input
     is features [B,D].
     """
 

@@ -97,7 +97,7 @@ def _enlarging(start: Tensor, length: Tensor, size: int, mirror: Tensor | None =
     if mirror is not None:
         share = torch.where(mirror[..., None, None], 1 - share, share)
     pixel = torch.arange(0.5, size, device=start.device)[:, None]
-    place = torch.minimum(torch.maximum(begin + share * extent, begin + 0.5), begin + extent - 0.5)  # the edge goes on outside
+    place = torch.minimum(torch.maximum(begin + share * extent, begin + 0.5), begin + extent - 0.5)  # outside, the edge pixel continues
     return (pixel - place).abs_().neg_().add_(1).clamp_(min=0)
 
 
@@ -190,7 +190,7 @@ def shift_hue(
 def jitter_matrices(factors: Float[Tensor, "B 4"], order: Int[Tensor, "B 3"]) -> tuple[Float[Tensor, "B 3 3 3"], Float[Tensor, "B 3 1 3"]]:
     """The changes of brightness, contrast and saturation for `jitter`: matrices, and the weights of the channels' means in an offset.
 
-    All three are ``keep * x + grey * luma + level * mean luma``, cut to 0..1: a product with a small matrix, whatever an image needs.
+    All three are ``keep * x + grey * luma + level * mean luma``, cut to 0..1: one product with a small matrix does any of them.
 
     Args:
         factors: of brightness, contrast and saturation (1 changes nothing), and the turn of the hue, which is not used here.

@@ -22,13 +22,13 @@ from alnb.loop.experiment import Cycle, Experiment
 from alnb.store import Json, Run, stop
 
 PREDICTIONS = ("predicted", "confidence", "margin", "entropy")  # of each queried image, in the query's file, see `_predictions`
-PEEKED = "looked at the test images: of each training the net that was best on them was kept, so its accuracy is too high"
+PEEKED = "looked at the test images: each training kept the net that was best on them, so its accuracy is too high"
 
 
 def cycles(run: Run | Path | str, experiment: Experiment, report: Report | None = None) -> Generator[Cycle, None, None]:
     """Active learning, one `Cycle` at a time: ask, get the answers, train, evaluate, write the record.
 
-    Finished cycles are read from `run` and yielded first. Then the run continues where it was, whatever ended it.
+    Finished cycles are read from `run` and yielded first. Then the run continues where it stopped.
 
     Args:
         run: the run, or its folder; `experiment.run(runs)` names one.
@@ -48,7 +48,7 @@ def cycles(run: Run | Path | str, experiment: Experiment, report: Report | None 
     with run.lock():
         notes = run.begin(experiment.manifest, pool.images.device)
         notes += (PEEKED,) if protocol.checkpoint == "best_test" else ()
-        step = _Step(run, experiment, report, notes)
+        work = _CycleWork(run, experiment, report, notes)
         finished = [Cycle.read(record) for record in run.records()]
         for cycle in finished:
             pool = pool.acquire(torch.tensor(cycle.queried), torch.tensor(cycle.labels), cycle.cycle)
@@ -56,12 +56,12 @@ def cycles(run: Run | Path | str, experiment: Experiment, report: Report | None 
         net = None
         for k in range(len(finished), protocol.cycles):
             stop.check(f"{run.path}, before cycle {k} of {protocol.cycles}")
-            pool, net, cycle = step(pool, net, k)
+            pool, net, cycle = work(pool, net, k)
             yield cycle
 
 
 @dataclass(frozen=True)
-class _Step:
+class _CycleWork:
     """One cycle's work, the same whether this process or a killed one computed the cycle before."""
 
     run: Run
@@ -99,7 +99,7 @@ class _Step:
         return pool, net, cycle
 
     def query(self, pool: Pool, net: Net | None, k: int) -> Tensor:
-        """The query of cycle `k`, global indices i64 [n]. It is written before anybody answers, and never chosen anew."""
+        """The query of cycle `k`, global indices i64 [n]. It is written before the oracle answers, and never chosen again."""
         path, protocol = self.run.folder(k) / "query.json", self.experiment.protocol
         if not path.exists():
             net = self.trained(pool, k - 1) if net is None and k else net

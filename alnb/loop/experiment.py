@@ -32,7 +32,7 @@ class Protocol:
 
     initial: int  # labels of cycle 0
     budget: int  # labels of each later cycle
-    cycles: int  # points on the learning curve, the first included
+    cycles: int  # in all, cycle 0 included
     init: str = "fresh"  # the net of a cycle starts "fresh", or "warm" from the net of the cycle before
     seed: int = 0  # of the whole replication: first labels, nets, order
     checkpoint: str = "last"  # the net that a training keeps: the "last", or that of the epoch that was "best_test" on the test images
@@ -40,8 +40,8 @@ class Protocol:
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
-        for name in ("initial", "budget", "cycles"):
-            at_least(f"Protocol.{name}", getattr(self, name), 1)
+        for name, low in {"initial": 1, "budget": 1, "cycles": 1, "seed": 0}.items():
+            at_least(f"Protocol.{name}", getattr(self, name), low)
         one_of("Protocol.init", self.init, ("fresh", "warm"))
         one_of("Protocol.checkpoint", self.checkpoint, ("last", "best_test"))
 
@@ -70,7 +70,7 @@ class Experiment:
     oracle: Oracle
     protocol: Protocol
     initial: Strategy = random  # chooses the first images, with `query.net` None
-    side: Mapping[str, Any] = field(default_factory=dict)  # what strategies may know of the images besides, as `query.side`
+    side: Mapping[str, Any] = field(default_factory=dict)  # other facts about the images, which strategies get as `query.side`
     tags: Mapping[str, Any] = field(default_factory=dict)  # what the experiment calls this run, such as its arm: columns of `records`
     task: Task | None = None  # None: classification into the classes of `test`
 
@@ -86,9 +86,16 @@ class Experiment:
 
     @cached_property
     def manifest(self) -> Json:
-        """The experiment as plain JSON: the content of `manifest.json`, of which a digest names the run's folder."""
-        names = ("pool", "test", "learner", "strategy", "oracle", "protocol", "initial", "side", "tags", "task")
-        described: Json = store.describe({"dataset": self.test.name, **{name: getattr(self, name) for name in names}})
+        """The experiment as plain JSON: the content of `manifest.json`, of which a digest names the run's folder.
+
+        Raises: TypeError, which names the field and the value, if a value has no description.
+        """
+        described: Json = {"dataset": self.test.name}
+        for name in ("pool", "test", "learner", "strategy", "oracle", "protocol", "initial", "side", "tags", "task"):
+            try:
+                described[name] = store.describe(getattr(self, name))
+            except TypeError as error:
+                raise TypeError(f"Experiment.{name}: {error}") from error
         return described
 
     def run(self, runs: Path | str, name: str = "run") -> Run:

@@ -12,7 +12,7 @@ from alnb.acquire import Strategy
 from alnb.acquire.query import Query
 
 Oracle = Callable[[Tensor], Tensor]
-"""From global indices i64 [n] to labels i64 [n]; VOID is an answer too: asked, nobody can tell."""
+"""From global indices i64 [n] to labels i64 [n]; VOID is an answer too: the image was asked for, its class is not known."""
 
 
 def simulated(targets: Tensor) -> Oracle:
@@ -25,9 +25,9 @@ def simulated(targets: Tensor) -> Oracle:
 
 
 def class_uniform(targets: Tensor, classes: int) -> Strategy:
-    """A first query with as many images of each class as of any other, give or take one; which classes get the one more is random.
+    """A first query with the same number of images of each class. If n is not divisible, random classes get one image more.
 
-    It looks at the truth, as published protocols do, and so it is made here, by who holds the truth. Source: Bengar et al. 2021, section 4.
+    It reads the true classes, as published protocols do, so it is no ordinary strategy. Source: Bengar et al. 2021, section 4.
 
     Raises:
         ValueError: when called with fewer images than classes, or when a class has too few.

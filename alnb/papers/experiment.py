@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alnb import store
-from alnb.data import ImageSet, at_most, load
+from alnb.data import Images, ImageSet, at_most, load
 from alnb.data.official import Root, root_folder
 from alnb.learn import train
 from alnb.learn.nets import Net
@@ -142,6 +142,10 @@ class PreparedData:
     def cache(self) -> Path:
         """Where pre-trainings are kept."""
         return Path(self.runs) / "pretrained"
+
+    def images_of(self, job: Mapping[str, Any]) -> tuple[Images, ImageSet]:
+        """The pool and the test images of a job's run."""
+        return self.pool.images, self.test
 
     def tags(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """The tags of a job's run: those of the job, and the sizes of the data set."""

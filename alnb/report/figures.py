@@ -150,10 +150,12 @@ def draw_correlations(correlations: Mapping[str, Correlation], title: str, print
         raise ValueError("there is no pretext to draw: give at least one")
     figure = Figure(figsize=(3.5 * len(correlations), 4.9), layout="constrained")
     axes = figure.subplots(1, len(correlations), squeeze=False)[0]
-    for k, (axis, (name, one)) in enumerate(zip(axes, correlations.items(), strict=True)):
-        axis.scatter(*zip(*one.shown, strict=True), s=6, alpha=0.5, color=COLOURS[k % len(COLOURS)], linewidths=0)
+    for k, (axis, (name, result)) in enumerate(zip(axes, correlations.items(), strict=True)):
+        axis.scatter(*zip(*result.shown, strict=True), s=6, alpha=0.5, color=COLOURS[k % len(COLOURS)], linewidths=0)
         paper = f"; paper: {printed[name]:g}" if printed and name in printed else ""
-        axis.set_title(f"{name}{paper}\nρ = {one.rho:.3f} ({one.low:.3f} to {one.high:.3f})\nwithin classes {one.within:.3f}", fontsize=10)
+        axis.set_title(
+            f"{name}{paper}\nρ = {result.rho:.3f} ({result.low:.3f} to {result.high:.3f})\nwithin classes {result.within:.3f}", fontsize=10
+        )
         axis.set(xlabel="rank of the main-task loss", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes[0].set_ylabel("rank of the pretext loss")
     figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())) + "\n", fontsize=11)

@@ -121,7 +121,7 @@ def _accuracy(frame: DataFrame, side: Side, keys: list[str]) -> Series:
 def by_budget(frame: DataFrame, first: Side, second: Side) -> DataFrame:
     """`paired` at each budget: columns n_labelled, mean, low, high, n. It shows where two curves meet or cross."""
     differences = ((labels, paired(rows, first, second)) for labels, rows in frame.groupby("n_labelled"))
-    rows = [(labels, one.mean, one.low, one.high, one.n) for labels, one in differences if one.n]
+    rows = [(labels, gap.mean, gap.low, gap.high, gap.n) for labels, gap in differences if gap.n]
     return pandas.DataFrame(rows, columns=["n_labelled", "mean", "low", "high", "n"])
 
 
@@ -146,7 +146,7 @@ def paired_t(differences: Iterable[float]) -> float:
     values = numpy.fromiter(differences, dtype=float)
     if len(values) < SEEDS:
         return math.nan
-    if values.std() <= 1e-12 * abs(values.mean()):  # equal but for rounding, of which scipy warns
+    if values.std() <= 1e-12 * abs(values.mean()):  # equal except for rounding, of which scipy would warn
         return float(values.mean() == 0)
     return float(scipy.stats.ttest_1samp(values, 0).pvalue)
 
@@ -205,8 +205,8 @@ def bootstrap(first: Float[Tensor, " N"], second: Float[Tensor, " N"], *, resamp
 
 def _ranks_of_places(places: Tensor, n: int) -> Tensor:
     """Average ranks of whole numbers [R,N] in [0, n), by counting, which is faster than sorting."""
-    one = torch.ones((), dtype=torch.float64).expand(places.shape)
-    count = torch.zeros(len(places), n, dtype=torch.float64).scatter_add_(1, places, one)
+    ones = torch.ones((), dtype=torch.float64).expand(places.shape)
+    count = torch.zeros(len(places), n, dtype=torch.float64).scatter_add_(1, places, ones)
     return (count.cumsum(1) - (count - 1) / 2).gather(1, places)
 
 

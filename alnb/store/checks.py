@@ -13,10 +13,10 @@ def one_of(where: str, value: Any, allowed: Iterable[Any]) -> None:
         raise ValueError(f"{where} is {value!r}: it must be one of {', '.join(map(str, values))}")
 
 
-def at_least(where: str, value: Any, least: int) -> None:
-    """Raises: ValueError if `value` is not an int (a bool is not), or is below `least`."""
-    if type(value) is not int or value < least:
-        raise ValueError(f"{where} is {value!r}: it must be a whole number, at least {least}")
+def at_least(where: str, value: Any, low: int) -> None:
+    """Raises: ValueError if `value` is not an int (a bool is not), or is below `low`."""
+    if type(value) is not int or value < low:
+        raise ValueError(f"{where} is {value!r}: it must be a whole number, at least {low}")
 
 
 def within(where: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> None:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import platform
 import subprocess
 import tomllib
@@ -32,7 +33,8 @@ def describe(value: Any) -> Any:
     """`value` as plain JSON, the same for the same experiment in every process.
 
     A dataclass becomes its fields, without those whose metadata say ``"result": False``. A function becomes its name and what it encloses;
-    a function of another package also a digest of its source. A tensor becomes its shape and digest, a `Fingerprinted` its fingerprint.
+    a lambda, or a function of another package, also a digest of its source. A tensor becomes its shape and digest, a `Fingerprinted` its
+    fingerprint.
 
     Raises:
         TypeError: a kind of value that has no such description.
@@ -40,6 +42,8 @@ def describe(value: Any) -> Any:
     match value:
         case float() if value.is_integer():
             return int(value)  # 20 and 20.0 are the same setting
+        case float() if not math.isfinite(value):
+            return str(value)  # JSON has no infinity
         case None | bool() | int() | float() | str():
             return value
         case Path() | torch.dtype() | torch.device():
@@ -100,7 +104,7 @@ def _describe_function(function: Any) -> Any:
     described: Json = {"function": name(function)}
     if variables.nonlocals:
         described["enclosed"] = describe(dict(sorted(variables.nonlocals.items())))
-    if not _ours(function):
+    if not _ours(function) or function.__name__ == "<lambda>":  # all lambdas of a place have one name
         described["source"] = hashlib.sha256(_source(function)).hexdigest()
         described["defaults"] = describe([function.__defaults__, function.__kwdefaults__])
         values = {name: value for name, value in sorted(variables.globals.items()) if _is_plain(value)}
@@ -171,7 +175,7 @@ def commit() -> str | None:
     git = ["git", "-C", str(Path(__file__).parent)]
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
     with suppress(OSError, subprocess.SubprocessError):
-        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], **options)  # somebody else's checkout does not count
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], **options)  # another project's checkout does not count
         return str(subprocess.run([*git, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"], **options).stdout.strip())
     return None
 

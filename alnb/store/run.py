@@ -16,7 +16,7 @@ from alnb.store.locks import exclusive
 
 LOCK_SECONDS = "ALNB_LOCK_SECONDS"  # seconds to wait for a run that is in use, such as by a process that is being killed; not set: 0
 FORMAT = 1
-"""Version of the record format: the names in `manifest.json` and `record.json`. A change that readers must know of raises it."""
+"""Version of the record format: the names in `manifest.json` and `record.json`. A change that readers must know raises it."""
 
 
 class NewerFormat(Exception):

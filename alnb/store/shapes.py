@@ -7,7 +7,7 @@ try:
 except ImportError:
 
     class _Plain:
-        """``Float[Tensor, "N D"]`` is then `Tensor`: nothing is checked, and nothing was but under pytest."""
+        """``Float[Tensor, "N D"]`` is then `Tensor`: nothing is checked. With jaxtyping, only pytest checks."""
 
         def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
             return item[0]

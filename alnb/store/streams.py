@@ -1,4 +1,4 @@
-"""Random numbers as a function of where they are drawn, never of how one got there.
+"""Random numbers as a function of where they are drawn, never of what was drawn before.
 
 A run that is killed and continued draws the same numbers as an undisturbed one, and no generator state is ever saved.
 """

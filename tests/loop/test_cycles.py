@@ -10,7 +10,7 @@ import torch
 
 import alnb
 from alnb import Cycle, Experiment, Pool, Protocol, Run, Stream, cycles, store
-from alnb.acquire import LEGACY, STRATEGIES, margin, random
+from alnb.acquire import STRATEGIES, margin, random, random_with_replacement
 from alnb.acquire.query import Query, check_query
 from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.data import ImageSet
@@ -221,7 +221,7 @@ def test_a_budget_beyond_the_pool(go: Callable, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("bad", [{"initial": 0}, {"budget": -1}, {"cycles": 0}, {"init": "hot"}, {"checkpoint": "best"}])
+@pytest.mark.parametrize("bad", [{"initial": 0}, {"budget": -1}, {"cycles": 0}, {"init": "hot"}, {"checkpoint": "best"}, {"seed": 1.5}])
 def test_a_bad_protocol_is_refused_by_name(bad: dict) -> None:
     with pytest.raises(ValueError, match=f"Protocol.{next(iter(bad))} is "):
         replace(PROTOCOL, **bad)
@@ -247,6 +247,11 @@ def test_the_manifest_is_known_before_the_run(experiment: Experiment, tmp_path: 
     assert run.path.name.startswith("digits-") and run.manifest is None
     list(cycles(run, experiment))
     assert run.manifest["experiment"] == experiment.manifest
+
+
+def test_what_a_manifest_cannot_hold_is_named(experiment: Experiment) -> None:
+    with pytest.raises(TypeError, match=r"Experiment\.strategy: a Generator .*functools\.partial"):
+        replace(experiment, strategy=torch.Generator()).run("runs")
 
 
 def test_a_move_to_another_module_changes_no_run_folder(experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,8 +318,7 @@ def test_best_on_test_survives_a_kill(go: Callable, learner: alnb.Learner, tmp_p
 
 
 def test_draws_with_replacement_choose_fewer_where_that_is_allowed(go: Callable) -> None:
-    legacy = LEGACY["random_with_replacement"]
     with pytest.raises(ValueError, match=r"returned [0-9]+ indices, expected 30"):
-        go(strategy=legacy, protocol=Protocol(6, 30, 2))
-    found = go("inexact", strategy=legacy, protocol=Protocol(6, 30, 2, exact=False))
+        go(strategy=random_with_replacement, protocol=Protocol(6, 30, 2))
+    found = go("inexact", strategy=random_with_replacement, protocol=Protocol(6, 30, 2, exact=False))
     assert 6 < found[1].n_labelled < 36 and len(set(found[1].queried)) == len(found[1].queried)

@@ -1,6 +1,11 @@
+import dataclasses
 import functools
+import importlib
+import inspect
 import json
+import math
 import os
+import pkgutil
 import platform
 import resource
 import subprocess
@@ -16,6 +21,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import alnb.acquire
+import alnb.data
+import alnb.learn
+import alnb.loop
 from alnb import store
 from alnb.acquire import STRATEGIES, margin, random
 from alnb.loop.experiment import Protocol
@@ -97,6 +106,10 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(tmp_path: Path
     store.write_json(path, {"old": 1})
     script = f"""
 import resource, signal, pathlib
+import alnb.acquire
+import alnb.data
+import alnb.learn
+import alnb.loop
 from alnb import store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
@@ -175,6 +188,10 @@ def test_descriptions_are_the_same_in_every_process() -> None:
 def test_what_cannot_be_described_is_refused() -> None:
     with pytest.raises(TypeError, match="cannot be written into a manifest"):
         store.describe(object())
+
+
+def test_numbers_that_json_lacks_have_a_fingerprint() -> None:
+    assert len({store.fingerprint({"limit": limit}) for limit in (math.inf, -math.inf, math.nan)}) == 3
 
 
 @given(st.lists(st.integers(-100, 100)))
@@ -346,3 +363,26 @@ def test_a_move_to_another_module_changes_no_name_on_disk(monkeypatch: pytest.Mo
 def test_a_renamed_function_can_keep_its_name_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(STRATEGIES["margin"], "manifest_name", "smallest_margin", raising=False)
     assert store.describe(STRATEGIES["margin"]) == "smallest_margin"
+
+
+def test_lambdas_of_this_package_differ_by_their_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (lambda query: query.candidates[: query.n]), (lambda query: query.candidates[-query.n :])
+    for function in (first, second):
+        monkeypatch.setattr(function, "__module__", "alnb.a_room.a_file")
+    assert store.fingerprint(first) != store.fingerprint(second)
+
+
+def test_no_two_parts_of_an_experiment_have_one_name_on_disk() -> None:
+    """Of the core's dataclasses, and of its functions that take the same: these could stand in the same place of a manifest."""
+    describe, names = sys.modules["alnb.store.describe"], dict[object, set[str]]()  # `store.describe` is a function
+    rooms = (alnb.store, alnb.data, alnb.learn, alnb.acquire, alnb.loop)
+    for module in (m.name for room in rooms for m in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")):
+        for thing in vars(importlib.import_module(module)).values():
+            if getattr(thing, "__module__", None) != module or getattr(thing, "__name__", "_").startswith("_"):
+                continue
+            if dataclasses.is_dataclass(thing):
+                names.setdefault(describe.name(thing), set()).add(module)
+            elif inspect.isfunction(thing):
+                required = tuple(str(p.annotation) for p in inspect.signature(thing).parameters.values() if p.default is p.empty)
+                names.setdefault((describe.name(thing), required), set()).add(module)
+    assert len(names) > 150 and {key: modules for key, modules in names.items() if len(modules) > 1} == {}

@@ -233,6 +233,10 @@ class PreparedData(shared.PreparedData):
         """The test images of each arm, or their features."""
         return {"frozen": replace(self.test, images=embed(self._frozen, self.test.images, cache=self.cache)), "scratch": self.test}
 
+    def images_of(self, job: Mapping[str, Any]) -> tuple[Images, ImageSet]:
+        """Those of the job's arm."""
+        return self.pools[job["arm"]], self.tests[job["arm"]]
+
     @cached_property
     def learners(self) -> Mapping[str, Learner]:
         """The learner of each arm."""
