@@ -591,13 +591,13 @@ def test_any_executor_will_do_and_gets_plain_values(start: Callable[..., Sweep],
 
 
 def test_no_more_cells_are_handed_out_than_there_are_workers(start: Callable[..., Sweep], pretended: Pretended) -> None:
-    running, most, lock = [0], [0], threading.Lock()
+    running, most, lock, together = [0], [0], threading.Lock(), threading.Barrier(3, timeout=60)
 
     def act(work: Work) -> Outcome:
         with lock:
             running[0] += 1
             most[0] = max(most[0], running[0])
-        time.sleep(0.02)
+        together.wait()
         with lock:
             running[0] -= 1
         return DONE_WELL
