@@ -12,16 +12,7 @@ from typing import Any
 from alnb.learn.train import Report
 from alnb.notebook.parameters import BadParameter, nearest
 
-SCALES = ("smoke", "laptop", "paper")
 BATCH = "ALNB_BATCH"  # "1" while a notebook is executed by `alnb run` or a sweep, so that nobody can click
-
-
-def at_scale(scale: str, *, smoke: Mapping[str, Any], laptop: Mapping[str, Any], paper: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings for `scale`. Raises: BadParameter if there is no such scale."""
-    settings = dict(zip(SCALES, (smoke, laptop, paper), strict=True))
-    if scale not in settings:
-        raise BadParameter(f"scale is {scale!r}: it must be one of {', '.join(SCALES)}{nearest(scale, SCALES)}")
-    return settings[scale]
 
 
 def choose(table: Mapping[str, Any], names: str | Iterable[str], what: str) -> dict[str, Any]:

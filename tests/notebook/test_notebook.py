@@ -139,10 +139,7 @@ def test_bad_notebooks(write: Callable, tmp_path: Path) -> None:
         parameters.read(write("x = 1", tag=False))
 
 
-def test_scales_and_names_are_checked() -> None:
-    assert notebook.at_scale("smoke", smoke={"a": 1}, laptop={}, paper={}) == {"a": 1}
-    with pytest.raises(BadParameter, match=r"scale is 'labtop': it must be one of .* .did you mean 'laptop'"):
-        notebook.at_scale("labtop", smoke={}, laptop={}, paper={})
+def test_names_are_checked() -> None:
     with pytest.raises(BadParameter, match=r"strategy 'entropi' is not known.*did you mean 'entropy'"):
         notebook.choose(alnb.acquire.STRATEGIES, ["random", "entropi"], "strategy")
     assert list(notebook.choose(alnb.acquire.STRATEGIES, "margin", "strategy")) == ["margin"]
