@@ -104,14 +104,11 @@ def parse(entries: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> d
         kind = type_of(known[name]) if name in known else None
         is_list = get_origin(kind) is list
         if is_list and not (len(words) == 1 and words[0].startswith("[")):
-            values[name] = [item for word in words for item in _items(word, get_args(kind)[0])]
+            of = get_args(kind)[0]
+            values[name] = [item for word in words for item in (integers(word) if of is int else None) or [_value(word, of)]]
         else:
             values[name] = _value(words[0], kind) if len(words) == 1 else [_value(word, kind) for word in words]
     return check(values, known)
-
-
-def _items(word: str, kind: Any) -> Sequence[Any]:
-    return (integers(word) if kind is int else None) or [_value(word, kind)]
 
 
 def integers(word: str) -> list[int] | None:

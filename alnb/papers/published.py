@@ -1,13 +1,11 @@
 """Published numbers to set beside our own: one table, `published.csv`, every row with the place it was read at."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
+import pandas
+from pandas import DataFrame
 
 NUMBERS = ("labelled_percent", "n_labelled", "value")
 
@@ -35,7 +33,5 @@ def published(paper: str | None = None, **filters: Any) -> DataFrame:
 
 @cache
 def _table() -> DataFrame:
-    import pandas
-
     with resources.files("alnb.papers").joinpath("published.csv").open(encoding="utf-8") as file:
         return pandas.read_csv(file, keep_default_na=False, na_values={name: [""] for name in NUMBERS})

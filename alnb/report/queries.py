@@ -5,8 +5,8 @@ or targets; the message says where.
 """
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 import pandas
 import torch
@@ -135,22 +135,17 @@ def draw_queries(
     figure = Figure(figsize=(1.7 + 3.7 * len(queries), 4.4), layout="constrained")
     marker = dict(zip(iterations, SHAPES, strict=False))
     for axis, (strategy, by_iteration) in zip(figure.subplots(1, len(queries), squeeze=False)[0], queries.items(), strict=True):
-        chosen = [(marker[k], str(k), by_iteration[k].tolist()) for k in iterations if k in by_iteration]
-        _draw_panel(axis, layout.detach().cpu().numpy(), targets.tolist(), chosen)
+        points, classes_of = layout.detach().cpu().numpy(), targets.tolist()
+        axis.scatter(*points.T, s=5, c=[class_colour(c) for c in classes_of], alpha=0.3, linewidths=0, rasterized=True)
+        for part, k in product(range(INTERLEAVED), [k for k in iterations if k in by_iteration]):
+            images = by_iteration[k].tolist()[part::INTERLEAVED]
+            face, edge = [class_colour(classes_of[i]) for i in images], [class_edge(classes_of[i]) for i in images]
+            axis.scatter(*points[images].T, s=24, marker=marker[k], c=face, edgecolors=edge, linewidths=0.5, zorder=2, label=str(k))
         axis.set(title=strategy.replace("_", " "), xticks=[], yticks=[])
     looks = {f"iteration {k}": {"marker": shape, "color": "0.6", "markeredgecolor": "black"} for k, shape in marker.items()}
     draw_legend(figure, looks, classes)
     figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), fontsize=11)
     return figure
-
-
-def _draw_panel(axis: Any, layout: Any, targets: list[int], chosen: Iterable[tuple[str, str, list[int]]]) -> None:
-    axis.scatter(*layout.T, s=5, c=[class_colour(c) for c in targets], alpha=0.3, linewidths=0, rasterized=True)
-    for part in range(INTERLEAVED):
-        for shape, name, indices in chosen:
-            images = indices[part::INTERLEAVED]
-            face, edge = [class_colour(targets[i]) for i in images], [class_edge(targets[i]) for i in images]
-            axis.scatter(*layout[images].T, s=24, marker=shape, c=face, edgecolors=edge, linewidths=0.5, zorder=2, label=name)
 
 
 def _centred(features: Tensor, indices: Tensor) -> Tensor:

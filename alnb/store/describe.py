@@ -19,6 +19,8 @@ import torch
 
 from alnb.store.files import Json
 
+SETTINGS = bool | int | float | str | list | tuple | dict | torch.Tensor | Path  # what a global of a function may be
+
 
 @runtime_checkable
 class Fingerprinted(Protocol):
@@ -107,14 +109,10 @@ def _describe_function(function: Any) -> Any:
     if not _ours(function) or function.__name__ == "<lambda>":  # all lambdas of a place have one name
         described["source"] = hashlib.sha256(_source(function)).hexdigest()
         described["defaults"] = describe([function.__defaults__, function.__kwdefaults__])
-        values = {name: value for name, value in sorted(variables.globals.items()) if _is_plain(value)}
-        described["globals"] = describe(values)
+        # the names of modules, functions and classes stand in the source already
+        settings = {name: value for name, value in sorted(variables.globals.items()) if isinstance(value, SETTINGS)}
+        described["globals"] = describe(settings)
     return described if len(described) > 1 else described["function"]
-
-
-def _is_plain(value: Any) -> bool:
-    """True if a global is a setting. The names of modules, functions and classes stand in the source already."""
-    return isinstance(value, bool | int | float | str | list | tuple | dict | torch.Tensor | Path)
 
 
 def _source(function: Any) -> bytes:
@@ -132,10 +130,6 @@ def _compiled(code: Any) -> Any:
     return code.co_code, code.co_names, constants
 
 
-def _digest(content: Json) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
-
-
 def digest(tensor: torch.Tensor) -> str:
     """Hexadecimal sha256 of a tensor's elements, on any device."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -144,7 +138,8 @@ def digest(tensor: torch.Tensor) -> str:
 
 def fingerprint(*values: Any) -> str:
     """Hexadecimal sha256 of the description of `values`."""
-    return _digest({"values": describe(values)})
+    text = json.dumps({"values": describe(values)}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def environment(device: torch.device) -> Json:

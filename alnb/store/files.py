@@ -22,9 +22,7 @@ class Corrupted(Exception):
 
 
 def workspace() -> Path:
-    """The project folder: $ALNB_WORKSPACE, else the nearest ancestor of the current folder that has `notebooks/` and
-    `pyproject.toml`, else the current folder.
-    """
+    """The project folder: $ALNB_WORKSPACE, else the nearest folder above with notebooks/ and pyproject.toml, else the current folder."""
     if "ALNB_WORKSPACE" in os.environ:
         return Path(os.environ["ALNB_WORKSPACE"]).expanduser().resolve()
     here = Path.cwd()
@@ -163,10 +161,7 @@ def _complete_bytes(file: IO[bytes]) -> int:
 
 
 def write_tensors(path: Path, content: Json) -> None:
-    """Write `content` (nested dicts of tensors and plain values) atomically as an ordinary torch file.
-
-    Memory: O(size of content): the file is built in memory and written at once.
-    """
+    """Write `content`, nested dicts of tensors and plain values, atomically as a torch file. Memory: O(size of content)."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomic(path, buffer.getvalue())

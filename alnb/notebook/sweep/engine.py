@@ -111,17 +111,13 @@ def _workers(executor: Executor | None, options: Options) -> Iterator[Workers]:
         most = getattr(executor, "_max_workers", None)
         yield Workers(executor, most if isinstance(most, int) else sys.maxsize, options.threads or 1)
         return
-    cores, gpus = _cores(), _gpus()
+    cores, gpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1, _gpus()
     workers = options.workers or min(len(gpus) or cores, MOST_WORKERS)
     pool = ThreadPoolExecutor(workers)
     try:
         yield Workers(pool, workers, options.threads or max(1, cores // workers), gpus)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _gpus() -> tuple[str, ...]:
