@@ -30,11 +30,12 @@ app: $(BIN)/.ok  ## explorer and labeller (of FOLDER=~/pictures) as pages withou
 	@mkdir -p $(APP) && ln -sf $(CURDIR)/notebooks/explore.ipynb $(CURDIR)/notebooks/label.ipynb $(APP)/
 	$(BIN)/voila $(APP) --port=$(PORT) --Voila.config_file_paths=notebooks
 
-check: $(BIN)/.ok  ## lint, format of notebooks, types, layers
+check: $(BIN)/.ok  ## lint, format of notebooks, types, layers, the bars of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m benchmarks.house --check
 
 bench: $(BIN)/.bench  ## the benchmarks, as a table; also writes benchmarks/results.json
 	$(BIN)/python -m benchmarks
