@@ -60,7 +60,8 @@ def execute(
     output = output or store.workspace() / "runs" / path.stem / "notebooks" / f"{stamp}-{os.getpid()}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
-    manager = _manager({BATCH: "1", "PYTHONPATH": python_path(), **(environment or {})}, started)
+    waiting = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin slow other work, and each other
+    manager = _manager({BATCH: "1", "PYTHONPATH": python_path(), "OMP_WAIT_POLICY": waiting, **(environment or {})}, started)
     options = {**OPTIONS, "kernel_manager_class": manager, "stdout_file": log or sys.stdout, "stderr_file": log or sys.stderr}
     try:
         papermill.execute_notebook(str(path), str(running), parameters=checked, cwd=folder and str(folder), **options)

@@ -647,7 +647,7 @@ def test_less_than_one_is_refused(start: Callable[..., Sweep], pretended: Preten
 
 
 def test_cores_and_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_cores", lambda: 6)
+    monkeypatch.setattr(engine.os, "sched_getaffinity", lambda _: range(6))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
     def share(**options: Any) -> tuple[int, int | None, tuple[str, ...]]:
@@ -656,7 +656,7 @@ def test_cores_and_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert share() == (6, 1, ()) and share(workers=4) == (4, 1, ()) and share(workers=2) == (2, 3, ())
     assert share(workers=2, threads=9) == (2, 9, ()) and share(workers=7) == (7, 1, ())
-    monkeypatch.setattr(engine, "_cores", lambda: 64)
+    monkeypatch.setattr(engine.os, "sched_getaffinity", lambda _: range(64))
     assert share() == (engine.MOST_WORKERS, 8, ())
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
@@ -976,3 +976,11 @@ def test_exit_statuses_of_several_are_that_of_the_worst(
 def test_the_grid_is_that_of_the_words(path: Path) -> None:
     with pytest.raises(BadParameter, match="'names' names 'a' twice"):
         grid(path, {"names": ["a", "a"]})
+
+
+def test_cells_that_failed_before_are_counted(start: Callable[..., Sweep], pretended: Pretended, capsys: pytest.CaptureFixture) -> None:
+    pretended.act = lambda work: (FAILED, "ValueError", "no") if work.cell.name == "a, seeds 1" else DONE_WELL
+    start()
+    capsys.readouterr()
+    start()
+    assert ", 0 of them to do; 1 failed before: --retry" in capsys.readouterr().out

@@ -223,7 +223,9 @@ class _Driver:
     def run(self) -> None:
         """Raises: KeyboardInterrupt, after the cells that were running have stopped."""
         todo = self.result.wanted(self.options.retry)
-        print(f"{table.number(len(self.result.cells))}, {len(todo)} of them to do", flush=True)
+        failed = sum(self.result.statuses[cell.key].state == FAILED for cell in self.result.cells if cell not in todo)
+        hint = f"; {failed} failed before: --retry executes them again" if failed else ""
+        print(f"{table.number(len(self.result.cells))}, {len(todo)} of them to do{hint}", flush=True)
         try:
             with table.live(lambda: [(cell.name, "runs", table.last_line(cell)) for cell in list(self.running.values())]):
                 self.execute(todo)
@@ -255,9 +257,8 @@ class _Driver:
         used = set(self.slots.values())
         slot = self.slots[cell.key] = next(number for number in range(len(used) + 1) if number not in used)
         threads = self.options.threads or self.result.statuses[cell.key].threads or self.workers.threads
-        variables = {name: os.environ[name] for name in FORWARDED if name in os.environ} | {"ALNB_WORKSPACE": str(store.workspace())}
-        if threads > 1 and self.workers.capacity > 1:
-            variables["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin slow the other cells down
+        variables = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+        variables |= {"ALNB_WORKSPACE": str(store.workspace()), "OMP_WAIT_POLICY": "PASSIVE"}
         if gpus := self.workers.gpus:
             variables["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
         free = find_spec("papermill") is None if self.options.kernel_free is None else self.options.kernel_free
