@@ -4,11 +4,15 @@ Each is executed at scale laptop. Paths of this machine are removed, and the cop
 and its run folders, whose names change with everything that decides a record.
 """
 
+import base64
+import io
 import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from alnb import store
 from alnb.notebook import execute, parameters
@@ -41,8 +45,18 @@ def make(name: str) -> None:
     copy["metadata"]["alnb"] = {"notebook": parameters.digest(source), "runs": folders, "commit": store.commit()}
     text = json.dumps(copy, indent=1, ensure_ascii=False) + "\n"
     text = re.sub(re.escape(str(PROJECT)) + "/?", "", text)
+    text = re.sub(r"iVBORw0KGgo[A-Za-z0-9+/=]{2000,}(\\n)?", lambda found: smaller(found[0]), text)
     COPIES.mkdir(parents=True, exist_ok=True)
     (COPIES / f"{name}.ipynb").write_text(text, encoding="utf-8")
+
+
+def smaller(png: str) -> str:
+    """A picture, as base64, with a palette of 96 colours and at most 900 pixels wide."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png.removesuffix("\\n")))).convert("RGB")
+    picture.thumbnail((900, 4000))
+    buffer = io.BytesIO()
+    picture.quantize(96, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return min(png, base64.b64encode(buffer.getvalue()).decode(), key=len)
 
 
 def made_from(name: str) -> dict[str, Any]:
