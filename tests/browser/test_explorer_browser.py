@@ -14,7 +14,7 @@ from PIL import Image
 
 from alnb.data import load
 from alnb.papers import quickstart
-from alnb.report.queries import CLASS_COLOURS
+from alnb.report.palette import CLASS_COLOURS
 from alnb.widgets import Choices, Explorer
 
 TRIES = 2  # without the repeated drawing, every second one failed on a busy machine
