@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alnb.learn.augment import AUGMENTATIONS, normalise
+from alnb.learn.augment import AUGMENTATIONS
 from benchmarks.made import STREAM
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10, training set
@@ -68,9 +68,10 @@ def batched(images: Any, name: str, batch: int) -> Iterator[Tensor]:
     """Batches without end by `alnb.augment`."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     draw, augment = STREAM.generator(), AUGMENTATIONS[name]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     while True:
         x, _ = augment(pixels.index_select(0, torch.randint(len(pixels), (batch,), generator=draw)), draw)
-        yield normalise(x, MEAN, STD, out=x)
+        yield x.sub_(mean).div_(std)
 
 
 def rate(batches: Iterator[Tensor]) -> float:
