@@ -219,11 +219,11 @@ def test_new_choices_must_be_opened_before_a_step(runs: Path) -> None:
     widget.choices["seed"].value = 3
     click(widget, "reset")
     assert not widget.buttons["step"].disabled
-    widget.choices["seed"].value = -10  # any whole number
+    widget.choices["seed"].value = 17
     click(widget, "open")
     click(widget, "step")
     assert widget.cycle == 0 and widget.trails[0].run.manifest is not None
-    assert widget.trails[0].run.manifest["experiment"]["protocol"]["seed"] == -10
+    assert widget.trails[0].run.manifest["experiment"]["protocol"]["seed"] == 17
 
 
 def test_runs_that_are_not_equally_far_begin_where_both_are(runs: Path) -> None:
