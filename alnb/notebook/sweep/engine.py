@@ -150,7 +150,7 @@ def sweep(
         options: the fields of `Options`.
 
     Raises:
-        BadParameter: before anything starts; it lists all that is wrong with the grid.
+        BadParameter: before anything starts; it names the first problem of the grid.
         OSError: the folder of the runs is not writable.
         KeyboardInterrupt: by Ctrl-C or SIGTERM, after the cells have stopped; nothing is lost.
     """
@@ -223,7 +223,7 @@ class _Driver:
     def run(self) -> None:
         """Raises: KeyboardInterrupt, after the cells that were running have stopped."""
         todo = self.result.wanted(self.options.retry)
-        failed = sum(self.result.statuses[cell.key].state == FAILED for cell in self.result.cells if cell not in todo)
+        failed = len(self.result.wanted(retry=True)) - len(todo)  # 0 with `retry`
         hint = f"; {failed} failed before: --retry executes them again" if failed else ""
         print(f"{table.number(len(self.result.cells))}, {len(todo)} of them to do{hint}", flush=True)
         try:
