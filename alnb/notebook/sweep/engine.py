@@ -258,7 +258,7 @@ class _Driver:
         slot = self.slots[cell.key] = next(number for number in range(len(used) + 1) if number not in used)
         threads = self.options.threads or self.result.statuses[cell.key].threads or self.workers.threads
         variables = {name: os.environ[name] for name in FORWARDED if name in os.environ}
-        variables |= {"ALNB_WORKSPACE": str(store.workspace()), "OMP_WAIT_POLICY": "PASSIVE"}
+        variables["ALNB_WORKSPACE"] = str(store.workspace())
         if gpus := self.workers.gpus:
             variables["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
         free = find_spec("papermill") is None if self.options.kernel_free is None else self.options.kernel_free
