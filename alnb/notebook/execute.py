@@ -60,7 +60,7 @@ def execute(
     output = output or store.workspace() / "runs" / path.stem / "notebooks" / f"{stamp}-{os.getpid()}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
-    manager = _manager({BATCH: "1", **process_variables(), **(environment or {})}, started)
+    manager = _manager({BATCH: "1", "PYTHONPATH": python_path(), **(environment or {})}, started)
     options = {**OPTIONS, "kernel_manager_class": manager, "stdout_file": log or sys.stdout, "stderr_file": log or sys.stderr}
     try:
         papermill.execute_notebook(str(path), str(running), parameters=checked, cwd=folder and str(folder), **options)
@@ -86,10 +86,9 @@ def _failure(error: BaseException, path: Path, copy: Path) -> BaseException:
     return NotebookFailed(message, error.ename, error.evalue)
 
 
-def process_variables() -> dict[str, str]:
-    """The variables of every process that executes a notebook. PYTHONPATH: otherwise a folder called alnb would hide this package."""
-    path = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
-    return {"PYTHONPATH": path, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}  # spinning threads slow all others
+def python_path() -> str:
+    """PYTHONPATH with this package first. Otherwise a folder called alnb in the working folder, such as a clone's, would hide it."""
+    return os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
 
 
 def _manager(environment: Mapping[str, str], started: Callable[[Any], None] | None) -> type:

@@ -24,7 +24,7 @@ from typing import Any
 
 from alnb import store
 from alnb.notebook import parameters
-from alnb.notebook.execute import PACKAGE, NotebookFailed, execute, process_variables
+from alnb.notebook.execute import PACKAGE, NotebookFailed, execute, python_path
 from alnb.report import records
 from alnb.store import stop
 
@@ -260,7 +260,7 @@ def environment(work: Work) -> dict[str, str]:
     """The variables that the process of a cell gets, added to those of the worker."""
     threads = {name: str(work.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     requests = {stop.STOP: work.stop, stop.DEADLINE: "" if work.deadline is None else str(work.deadline)}
-    return {**threads, **requests, store.LOCK_SECONDS: str(LOCK_SECONDS), **process_variables(), **work.environment}
+    return {**threads, **requests, store.LOCK_SECONDS: str(LOCK_SECONDS), "PYTHONPATH": python_path(), **work.environment}
 
 
 def _by_papermill(work: Work, processes: list[int]) -> Outcome:

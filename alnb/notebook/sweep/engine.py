@@ -257,8 +257,9 @@ class _Driver:
         used = set(self.slots.values())
         slot = self.slots[cell.key] = next(number for number in range(len(used) + 1) if number not in used)
         threads = self.options.threads or self.result.statuses[cell.key].threads or self.workers.threads
-        variables = {name: os.environ[name] for name in FORWARDED if name in os.environ}
-        variables["ALNB_WORKSPACE"] = str(store.workspace())
+        variables = {name: os.environ[name] for name in FORWARDED if name in os.environ} | {"ALNB_WORKSPACE": str(store.workspace())}
+        if threads > 1 and self.workers.capacity > 1:
+            variables["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin slow the other cells down
         if gpus := self.workers.gpus:
             variables["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
         free = find_spec("papermill") is None if self.options.kernel_free is None else self.options.kernel_free
