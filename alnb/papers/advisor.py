@@ -15,10 +15,10 @@ from alnb.papers.bengar2021 import claims, thresholds
 from alnb.papers.experiment import Scale
 from alnb.papers.published import published
 from alnb.report import palette, stats
+from alnb.report.verdicts import ENOUGH
 from alnb.store.checks import at_least
 
 ADVISED = ("random", "entropy", "margin", "kcenter", "svm_margin")
-SEEDS = 2  # records with fewer show no spread, and are no evidence
 REACH = 2  # records count for at most this many times fewer or more classes than theirs: thresholds grow with the number of classes
 
 
@@ -52,8 +52,9 @@ def advise(classes: int, pool: int, budget: int, self_supervised: bool, frame: D
 
     Labels per class are compared with the threshold from which on active learning beats random sampling. It is linear in the number of
     classes between data sets; beyond them the nearest counts. Thresholds and strategies come from `frame`, a frame of `claims`, if it has
-    runs of a scale that decides, with `SEEDS` seeds or more, up to that many labels per class, and of at most `REACH` times fewer or more
-    classes; else from published numbers. Records advise only what beats random sampling beyond its 95 % interval.
+    runs of a scale but smoke, with `verdicts.ENOUGH` replications, up to that many labels per class, and of at most `REACH` times fewer or
+    more classes; else from published numbers. In records the upper bound of a threshold counts: without an effect at most 5 % of answers
+    are a strategy other than random.
 
     Raises:
         ValueError: a number is not a whole one, or out of range.
@@ -109,14 +110,14 @@ def _measured(frame: DataFrame | None, arm: str) -> tuple[list[Threshold], str]:
     """The thresholds that the records of `arm` show; or, if there are none, why not."""
     if frame is None:
         return [], "no records were given"
-    points, table = [], thresholds.figure6(frame[frame["scale"].isin([scale for scale in Scale if scale.decides])], arm)
-    for row in table[table["seeds"] >= SEEDS].itertuples():
-        bound = math.isinf(row.labels_per_class)
-        result = f"random not beaten up to {row.tried:.4g} labels" if bound else f"threshold {row.labels_per_class:.4g}"
-        where = f"{row.dataset}, {row.classes} classes, {arm} arm, scale {row.scale}, {row.seeds} seeds"
-        evidence = f"{where}: {result} per class (bootstrap 95 % interval {row.low:.4g} to {row.high:.4g})"
-        points.append(Threshold(row.dataset, row.classes, row.tried if bound else row.labels_per_class, bound, (evidence,)))
-    needs = f"the records have no {SEEDS} seeds of random and another strategy in the {arm} arm, at a scale that decides"
+    points, table = [], thresholds.figure6(frame[frame["scale"].isin([scale for scale in Scale if scale.informs])], arm)
+    for row in table[table["seeds"] >= ENOUGH].itertuples():
+        bound = math.isinf(row.high)
+        result = f"random not clearly beaten up to {row.tried:.4g} labels" if bound else f"random beaten from {row.high:.4g} labels on"
+        where = f"{row.dataset}, {row.classes} classes, {arm} arm, scale {row.scale}, {row.seeds} replications"
+        evidence = f"{where}: {result} per class (threshold {row.labels_per_class:.4g}, 95 % bounds {row.low:.4g} to {row.high:.4g})"
+        points.append(Threshold(row.dataset, row.classes, row.tried if bound else row.high, bound, (evidence,)))
+    needs = f"the records have no {ENOUGH} replications of random and another strategy in the {arm} arm, at a scale above smoke"
     return points, "" if points else needs
 
 
@@ -127,8 +128,9 @@ def _from_records(frame: DataFrame, arm: str, measured: Sequence[Threshold], cla
     rows = rows[rows["labels"] <= min(labels, nearest.labels) if below else rows["labels"] >= nearest.labels]
     sides = {name: stats.paired(rows, {"strategy": name}, {"strategy": "random"}) for name in ADVISED if name != "random"}
     gains = {name: gain for name, gain in sides.items() if gain.n}
-    best = "kcenter" if below else max(gains, key=lambda name: gains[name].mean, default="random")
-    strategy = best if best in gains and stats.verdict(gains[best]) == stats.HOLDS else "random"
+    strategy = max(gains, key=lambda name: gains[name].mean, default="random")
+    if below:  # one strategy, named before: a choice among all would need a test of the choice
+        strategy = "kcenter" if "kcenter" in gains and gains["kcenter"].n >= ENOUGH and gains["kcenter"].low > 0 else "random"
     part = f"in our records. On {nearest.dataset}, {'up to this budget' if below else 'from its threshold on'}, over random"
     return Advice(strategy, _why(limit, labels, part, gains), "records", limit.evidence)
 

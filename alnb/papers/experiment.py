@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,12 +21,10 @@ from alnb.learn import train
 from alnb.learn.nets import Net
 from alnb.learn.train import Learner, Report
 from alnb.store import Stream
-from alnb.store.checks import one_of
-
-if TYPE_CHECKING:
-    from alnb.report.stats import Verdict
+from alnb.store.checks import at_least, one_of
 
 T = TypeVar("T")
+NESTED = 1000  # runs of a nested replication, at most
 
 
 class Scale(StrEnum):
@@ -37,9 +36,14 @@ class Scale(StrEnum):
     PAPER = "paper"  # as published: a GPU
 
     @property
-    def decides(self) -> bool:
-        """Whether its runs say anything about a claim."""
+    def informs(self) -> bool:
+        """Whether its runs say anything about a claim: at least in which direction an effect goes."""
         return self is not Scale.SMOKE
+
+    @property
+    def decides(self) -> bool:
+        """Whether its runs decide the papers' claims: those with the paper's whole pool, budgets and cycles."""
+        return self.committed
 
     @property
     def committed(self) -> bool:
@@ -53,11 +57,25 @@ def at_scale(scale: str, table: Mapping[Scale, T]) -> T:
     return table[Scale(scale)]
 
 
-def decided(scale: str, verdict: Verdict) -> Verdict:
-    """The verdict of runs at `scale`: `OPEN` at a scale that decides nothing."""
-    from alnb.report.stats import OPEN  # it needs pandas, and runs are made without
+def replicated(seeds: Iterable[int], shared: Iterable[int] = ()) -> list[dict[str, int]]:
+    """The tags `seed` and `replication` of the runs of each curve. A replication is all that is random: pretext, first labels, nets, order.
 
-    return verdict if Scale(scale).decides else OPEN
+    Args:
+        seeds: each is a replication, with a pretext (or backbone) of its own.
+        shared: pretexts (or backbones) that several runs share, to save time: the design is then *nested*. In each of these replications,
+            `seeds` count the runs; replication 2 and seed 1 make the run with seed 2001. Intervals are over replications alone.
+    Raises:
+        ValueError: a number is below 0, or, in a nested design, a seed is `NESTED` or more.
+    """
+    seeds, shared = list(seeds), list(shared)
+    for name, values in (("seeds", seeds), ("replications", shared)):
+        for value in values:
+            at_least(name, value, 0)
+    if shared and max(seeds, default=0) >= NESTED:
+        raise ValueError(f"seeds has {max(seeds)}: in a nested design seeds count the runs of a replication, from 0 to {NESTED - 1}")
+    if not shared:
+        return [{"seed": seed, "replication": seed} for seed in seeds]
+    return [{"seed": NESTED * replication + seed, "replication": replication} for seed, replication in product(seeds, shared)]
 
 
 def runs_folder(paper: str, scale: str, runs: Path | str = "") -> Path:
@@ -119,6 +137,13 @@ class PreparedData:
     root: Root = None
     device: str = "cpu"
     download: bool = False
+    seed: int = 0  # of what is learned without labels
+    replicas: dict[int, Self] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def of(self, job: Mapping[str, Any]) -> Self:
+        """The data of a job's replication: the same images, with a pretext or backbone of its own."""
+        seed = job["replication"]
+        return self.replicas.setdefault(seed, replace(self, seed=seed))
 
     @cached_property
     def images(self) -> tuple[ImageSet, ImageSet]:
@@ -163,12 +188,14 @@ class Supervised:
     seconds: float
 
 
-def supervised(learner: Learner, pool: ImageSet, test: ImageSet, *, runs: Path | str, report: Report | None = None) -> Supervised:
+def supervised(
+    learner: Learner, pool: ImageSet, test: ImageSet, *, seed: int = 0, runs: Path | str, report: Report | None = None
+) -> Supervised:
     """Train on all labels, once: cached below `runs`, in supervised/. After a kill the training continues. Raises: as `train.fit`."""
-    described = store.describe({"train": pool, "test": test, "learner": learner})
+    described = store.describe({"train": pool, "test": test, "learner": learner, "seed": seed})
 
     def compute(folder: Path) -> dict[str, Any]:
-        start, stream = time.monotonic(), Stream(0) / "supervised"
+        start, stream = time.monotonic(), Stream(seed) / "supervised"
         net = learner.build(len(pool.classes), stream, pool.images.device)
         everything, hook = torch.arange(len(pool)), train.TrainingHook(report)
         train.fit(net, pool.images, everything, pool.targets, learner, stream, checkpoint=folder / "checkpoint.pt", hook=hook)

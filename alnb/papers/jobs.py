@@ -31,7 +31,7 @@ def begun(runs: Path | str, **tags: Any) -> list[TaggedRun]:
     """The runs below `runs` with these tags that have a finished cycle.
 
     Raises:
-        ValueError: runs of one setting and arm have different images or backbones, or those of one pretext different losses.
+        ValueError: runs of one setting, arm and replication have different images or backbones, or those of one pretext different losses.
         store.Corrupted, store.NewerFormat: a manifest or a record is damaged, or of a later version.
     """
     seen: dict[Any, Any] = {}
@@ -124,7 +124,8 @@ def _sources(described: store.Json) -> dict[Any, Any]:
         return {}
     images = described["pool"]["images"], described["test"]
     parts = {"arm": (images, described["learner"]["backbone"]), "pretext": described["side"]}
-    return {(name, tags["setting"], tags.get(name), tags.get("arm")): part for name, part in parts.items()}
+    replication = tags.get("replication")
+    return {(name, tags["setting"], replication, tags.get(name), tags.get("arm")): part for name, part in parts.items()}
 
 
 def _check_sources(seen: dict[Any, Any], described: store.Json, place: str) -> None:

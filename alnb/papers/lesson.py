@@ -28,6 +28,7 @@ from alnb.papers.jobs import Job, TaggedRun
 from alnb.report import palette, queries, stats, tables
 from alnb.report.palette import class_colour, class_edge, draw_legend
 from alnb.report.queries import coverage_radius, knn_label_entropy
+from alnb.report.verdicts import FAILS, HOLDS, OPEN, Evidence, above, decide
 from alnb.widgets.static import as_img, as_png
 
 RIGHT, WRONG = palette.COLOURS[0], palette.COLOURS[1]  # blue and vermilion; a sign says the same
@@ -37,7 +38,7 @@ STARTS = (
     "random, then random", "random, then entropy", "typical, then entropy", "class-even, then entropy", "entropy from the first query on",
 )  # fmt: skip
 COLD_CYCLES = {Scale.SMOKE: 2, Scale.LAPTOP: 4, Scale.PAPER: 4}  # points on each curve of a start
-WORDS = {stats.HOLDS: "holds here", stats.FAILS: "is wrong here, it is the other way round", stats.OPEN: "is not decided by these runs"}
+WORDS = {HOLDS: "holds here", FAILS: "is wrong here, it is the other way round", OPEN: "is not decided by these runs"}
 Queries = Mapping[str, Sequence[Mapping[int, Tensor]]]
 """By strategy, the queries i64 [n] of each of its runs, by cycle."""
 Picture = tuple[int, str, str | None]
@@ -150,13 +151,15 @@ def about_coverage(frame: DataFrame, where: DataFrame) -> list[str]:
         f"distance of the farthest image from any label, in pixel values: {ordered(table['radius'].mean(), '.2f')}",
         f"how mixed the classes are around the query, in pixels (0: one class; 0.69: two alike): {ordered(table['mixed'].mean(), '.2f')}",
     ]
-    for folklore, (column, more, less) in places.items():
-        lines.append(verdict(folklore, stats.difference(table[column][more] - table[column][less]), 1, "+.2f"))
+    beliefs = {
+        folklore: above("", table[column][more] - table[column][less], factor=1, unit="")
+        for folklore, (column, more, less) in places.items()
+    }
     for cycle in (1, int(frame["cycle"].max())):
         labels = f"With {int(frame[frame['cycle'] == cycle]['n_labelled'].max())} labels"
         for folklore, (more, less) in pairs.items():
-            lines.append(verdict(f"{labels} {folklore}", over(frame, {"strategy": more}, {"strategy": less}, cycle)))
-    return lines
+            beliefs[f"{labels} {folklore}"] = over(frame, {"strategy": more}, {"strategy": less}, cycle)
+    return [*lines, *verdicts(beliefs)]
 
 
 def about_starts(frame: DataFrame, asked: Queries, targets: Tensor) -> list[str]:
@@ -165,11 +168,15 @@ def about_starts(frame: DataFrame, asked: Queries, targets: Tensor) -> list[str]
     variety = {name: sum(len(targets[run[0]].unique()) for run in runs) / len(runs) for name, runs in asked.items()}
     return [
         f"classes in the first query, mean over seeds: {ordered(variety, '.1f')}",
-        verdict("An untrained net asks for worse first labels than chance", over(frame, unsure, blind, 0)),
-        verdict("Typical first labels beat random ones", over(frame, typical, unsure, 0)),
-        verdict("Class-even first labels beat random ones", over(frame, even, unsure, 0)),
-        verdict("After a random start, going on at random beats entropy at first", over(frame, random, unsure, 1)),
-        verdict("A blind start is still behind in the last cycle", over(frame, unsure, blind, int(frame["cycle"].max()))),
+        *verdicts(
+            {
+                "An untrained net asks for worse first labels than chance": over(frame, unsure, blind, 0),
+                "Typical first labels beat random ones": over(frame, typical, unsure, 0),
+                "Class-even first labels beat random ones": over(frame, even, unsure, 0),
+                "After a random start, going on at random beats entropy at first": over(frame, random, unsure, 1),
+                "A blind start is still behind in the last cycle": over(frame, unsure, blind, int(frame["cycle"].max())),
+            }
+        ),
     ]
 
 
@@ -179,22 +186,27 @@ def about_pretraining(frame: DataFrame, shares: Mapping[str, Tensor]) -> list[st
     leads = {side["arm"]: over(frame, {**side, "strategy": "margin"}, side) for side in (scratch, warm)}
     return [
         f"neighbours of the same class, in percent: {ordered({name: 100 * float(share.mean()) for name, share in shares.items()}, '.1f')}",
-        verdict("With the first labels pre-training helps", over(frame, warm, scratch, 0)),
-        verdict("With the last labels it still helps", over(frame, warm, scratch, int(frame["cycle"].max()))),
-        *(f"what margin gains over random choice, {arm}, over all cycles: {lead}" for arm, lead in leads.items()),
+        *verdicts(
+            {
+                "With the first labels pre-training helps": over(frame, warm, scratch, 0),
+                "With the last labels it still helps": over(frame, warm, scratch, int(frame["cycle"].max())),
+            }
+        ),
+        *(f"what margin gains over random choice, {arm}, over all cycles:{lead.text}" for arm, lead in leads.items()),
         tables.finding(frame),
     ]
 
 
-def verdict(folklore: str, difference: stats.Difference, factor: float = 100, form: str = "+.1f") -> str:
-    """What is often said, and whether the runs say so too: by the 95 % interval of the difference, which should be above 0."""
-    text = difference.text(factor, form, " points" if factor == 100 else "")
-    return f"“{folklore}” {WORDS[stats.verdict(difference)]}: {text}."
+def verdicts(beliefs: Mapping[str, Evidence]) -> list[str]:
+    """What is often said, and whether the runs say so too: one family of tests that a difference is above 0."""
+    decisions = zip(beliefs, decide(list(beliefs.values())), strict=True)
+    return [f"“{folklore}” {WORDS[decision.verdict]}:{decision.text}." for folklore, decision in decisions]
 
 
-def over(frame: DataFrame, first: Mapping[str, Any], second: Mapping[str, Any], cycle: int | None = None) -> stats.Difference:
-    """How much more accurate the runs that match `first` are than those of `second`, paired by seed; in one cycle, or over all (None)."""
-    return stats.paired(frame if cycle is None else frame[frame["cycle"] == cycle], first, second, on=("n_labelled",))
+def over(frame: DataFrame, first: Mapping[str, Any], second: Mapping[str, Any], cycle: int | None = None) -> Evidence:
+    """Whether the runs that match `first` are more accurate than those of `second`, paired by seed; in one cycle, or over all (None)."""
+    rows = frame if cycle is None else frame[frame["cycle"] == cycle]
+    return above("", stats.paired_values(rows, first, second, on=("n_labelled",)))
 
 
 def ordered(values: Mapping[str, float] | Series, form: str) -> str:

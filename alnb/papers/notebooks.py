@@ -71,6 +71,7 @@ def page(name: str, parameters: Mapping[str, Any], *, but: Iterable[str] = ()) -
 
 def shared(data: Any, job: jobs.Job) -> dict[str, Any]:
     """What every experiment on `data` needs, as arguments of `Experiment`: images, answers, tags, and what strategies know besides."""
+    data = data.of(job)
     pool, test = data.images_of(job)
     side = data.side(job["pretext"]) if "pretext" in job else {}
     return {"pool": Pool.of(pool), "test": test, "oracle": oracle.simulated(data.pool.targets), "tags": data.tags(job), "side": side}

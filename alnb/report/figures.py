@@ -3,7 +3,7 @@
 import io
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,23 @@ import numpy
 import seaborn
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
-from pandas import DataFrame
+from pandas import DataFrame, Series
 from PIL import Image, PngImagePlugin
 
 from alnb import store
 from alnb.report.palette import COLOURS, draw_legend, looks
-from alnb.report.stats import Correlation, interval, seeds
+from alnb.report.stats import Correlation, difference, interval, replications, seeds
 
 LARGE = 300_000  # bytes; a larger PNG is saved in fewer colours
 
 
 def draw_curves(frame: DataFrame, title: str, *, target: float | None = None, published: DataFrame | None = None) -> Figure:
-    """Learning curves: mean accuracy over seeds against labels, with 95 % bands; a panel for each `arm`, a colour for each `strategy`.
+    """Learning curves: mean accuracy over replications against labels, 95 % bands; a panel for each `arm`, a colour for each `strategy`.
 
     target: draws a dashed line at that accuracy.
     published: accuracies to draw as hollow markers, columns arm, strategy, n_labelled, value; those beyond the frame are left out.
     """
+    frame = replications(frame)
     arms, look = list(frame["arm"].unique()), looks(frame["strategy"])
     palette, markers = ({name: style[key] for name, style in look.items()} for key in ("color", "marker"))
     figure = Figure(figsize=(2.9 + 4.6 * len(arms), 4.4), layout="constrained")
@@ -46,7 +47,7 @@ def draw_curves(frame: DataFrame, title: str, *, target: float | None = None, pu
         axis.grid(alpha=0.3)
     axes[0].set_ylim(numpy.clip(axes[0].get_ylim(), 0, 1))  # a band by Student's t may leave 0 to 1, an accuracy cannot
     draw_legend(figure, {name.replace("_", " "): {"linestyle": "-", "markersize": 5, **style} for name, style in look.items()})
-    figure.suptitle(f"{title}; mean of {seeds(frame)} seeds, 95 % bands", fontsize=11)
+    figure.suptitle(f"{title}; mean of n = {seeds(frame)}, 95 % bands", fontsize=11)
     return figure
 
 
@@ -140,9 +141,10 @@ def draw_class_histograms(counts: DataFrame, title: str) -> Figure:
     return figure
 
 
-def draw_correlations(correlations: Mapping[str, Correlation], title: str, printed: Mapping[str, float] | None = None) -> Figure:
+def draw_correlations(correlations: Mapping[str, Sequence[Correlation]], title: str, printed: Mapping[str, float] | None = None) -> Figure:
     """Normalised ranks of both losses of random images; a panel for each pretext, with rho over all images in its title.
 
+    correlations: by pretext, one for each replication. Points are of the first, rho is their mean, with its 95 % interval.
     printed: the paper's rho by pretext, to be written beside ours. Raises ValueError if there is no pretext.
     Source: Yi et al. 2022, Figure 2.
     """
@@ -150,12 +152,12 @@ def draw_correlations(correlations: Mapping[str, Correlation], title: str, print
         raise ValueError("there is no pretext to draw: give at least one")
     figure = Figure(figsize=(3.5 * len(correlations), 4.9), layout="constrained")
     axes = figure.subplots(1, len(correlations), squeeze=False)[0]
-    for k, (axis, (name, result)) in enumerate(zip(axes, correlations.items(), strict=True)):
-        axis.scatter(*zip(*result.shown, strict=True), s=6, alpha=0.5, color=COLOURS[k % len(COLOURS)], linewidths=0)
+    for k, (axis, (name, results)) in enumerate(zip(axes, correlations.items(), strict=True)):
+        rho, within = difference(Series([each.rho for each in results])), Series([each.within for each in results]).mean()
+        axis.scatter(*zip(*results[0].shown, strict=True), s=6, alpha=0.5, color=COLOURS[k % len(COLOURS)], linewidths=0)
         paper = f"; paper: {printed[name]:g}" if printed and name in printed else ""
-        axis.set_title(
-            f"{name}{paper}\nρ = {result.rho:.3f} ({result.low:.3f} to {result.high:.3f})\nwithin classes {result.within:.3f}", fontsize=10
-        )
+        spread = f" ({rho.low:.3f} to {rho.high:.3f})" if rho.n > 1 else ""
+        axis.set_title(f"{name}{paper}\nρ = {rho.mean:.3f}{spread}\nwithin classes {within:.3f}", fontsize=10)
         axis.set(xlabel="rank of the main-task loss", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes[0].set_ylabel("rank of the pretext loss")
     figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())) + "\n", fontsize=11)

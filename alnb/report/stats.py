@@ -1,12 +1,13 @@
-"""Statistics: intervals over seeds, paired differences and verdicts, tests, and rank correlation of losses.
+"""Statistics: intervals over replications, paired differences, tests, and rank correlation of losses.
 
-Frames have a row for each cycle, with columns seed and accuracy, and others such as arm, strategy and n_labelled.
+Frames have a row for each cycle, with columns seed and accuracy, and others such as arm, strategy and n_labelled. A seed is a replication,
+unless there is a column `replication`: runs with equal values there share a pretext or a backbone.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy
 import pandas
@@ -21,19 +22,34 @@ from alnb.store.shapes import Float, Int
 
 BAND = 0.95  # confidence of every band and interval
 SEEDS = 3  # a test with fewer seeds decides nothing
+KEYS = ("dataset", "scale", "setting", "preset", "arm", "strategy", "pretext", "regime", "part", "cycle", "n_labelled", "replication")
 SHOWN = 1000  # points of a scatter plot: Yi et al. 2022, Figure 2
 BLOCK = 50  # bootstrap samples at once
 BUDGETS = ("regime", "n_labelled")  # the columns in which paired rows agree, besides the seed
+GRID = 50  # points between two budgets at which a number of labels is tested
 Side = Mapping[str, Any]  # one side of a comparison: columns and their values, such as {"arm": "frozen"}
 
-Verdict = Literal["holds", "does not hold", "not decidable at this scale"]
-HOLDS: Verdict = "holds"
-FAILS: Verdict = "does not hold"
-OPEN: Verdict = "not decidable at this scale"
+
+def unit(frame: DataFrame) -> str:
+    """The column that names the replications: `replication` if it is there, else `seed`."""
+    return "replication" if "replication" in frame else "seed"
+
+
+def replications(frame: DataFrame) -> DataFrame:
+    """The frame with one curve for each replication: the accuracy of runs that share a pretext or backbone is averaged.
+
+    Bands and intervals over its column `seed`, which becomes the replication, are then over replications. `frame` itself if no runs share.
+    """
+    if "replication" not in frame or frame["replication"].equals(frame["seed"]):
+        return frame
+    keys = [name for name in KEYS if name in frame]
+    others = {name: "first" for name in frame if name not in (*keys, "accuracy")}
+    curves = frame.groupby(keys, sort=False, observed=True, dropna=False).agg({"accuracy": "mean", **others}).reset_index()
+    return curves.assign(seed=curves["replication"])[list(frame)]
 
 
 def interval(values: Series) -> tuple[float, float]:
-    """The 95 % confidence interval of the mean over seeds, by Student's t. For a single value, that value twice."""
+    """The 95 % confidence interval of the mean over replications, by Student's t. For a single value, that value twice."""
     mean, n = float(values.mean()), len(values)
     if n < 2:
         return mean, mean
@@ -42,9 +58,9 @@ def interval(values: Series) -> tuple[float, float]:
 
 
 def seeds(frame: DataFrame) -> str:
-    """The number of seeds of each curve in `frame`, such as "3", or "2 to 5" if curves differ."""
+    """The number of replications of each curve in `frame`, such as "3", or "2 to 5" if curves differ."""
     curve = [name for name in ("arm", "strategy", "regime", "dataset") if name in frame]
-    counts = frame.groupby(curve, observed=True, dropna=False)["seed"].nunique()
+    counts = frame.groupby(curve, observed=True, dropna=False)[unit(frame)].nunique()
     return f"{counts.min()}" if counts.nunique() == 1 else f"{counts.min()} to {counts.max()}"
 
 
@@ -58,9 +74,34 @@ def labels_to_reach(labels: Iterable[float], accuracy: Iterable[float], level: f
     return float(n + (level - below) / (above - below) * (more - n))
 
 
+def labels_needed(curves: DataFrame, level: Series) -> "Difference":
+    """The number of labels that the mean curve needs for the mean `level`, and its 95 % interval, by tests of every number of labels.
+
+    The interval holds the numbers of labels at which the accuracy may equal the level, by Student's t over replications; its upper end is
+    `math.inf` if that may be so with the most labels. NaN if the level is never reached.
+
+    Args:
+        curves: accuracy, a row for each replication and a column for each number of labels, increasing; linear in between.
+        level: accuracy, for each replication of `curves`.
+    Source: Fieller 1954, for the inversion of a paired test.
+    """
+    labels = [float(n) for n in curves.columns]
+    mean = labels_to_reach(labels, curves.mean(), float(level.mean()))
+    if len(curves) < 2:
+        return Difference(mean, math.nan, math.nan, len(curves))
+    steps = numpy.linspace(0, len(labels) - 1, (len(labels) - 1) * GRID + 1)
+    tried = numpy.interp(steps, range(len(labels)), labels)
+    gaps = numpy.stack([numpy.interp(tried, labels, row) for row in curves.to_numpy()]) - level[curves.index].to_numpy()[:, None]
+    half = float(scipy.stats.t.ppf((1 + BAND) / 2, len(curves) - 1)) * gaps.std(0, ddof=1) / math.sqrt(len(curves))
+    possible = tried[abs(gaps.mean(0)) <= half]
+    if not len(possible):  # the curves jump over the level, or never reach it
+        return Difference(mean, mean, mean if not math.isnan(mean) else math.inf, len(curves))
+    return Difference(mean, float(possible[0]), math.inf if possible[-1] == tried[-1] else float(possible[-1]), len(curves))
+
+
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference of accuracy, its 95 % interval and the number of seeds `n`. If there are no pairs, n is 0 and the rest NaN."""
+    """A mean difference, its 95 % interval and the number of replications `n`. If there are no pairs, n is 0 and the rest NaN."""
 
     mean: float
     low: float
@@ -68,7 +109,7 @@ class Difference:
     n: int
 
     def __str__(self) -> str:
-        """The difference in points of accuracy, with its interval and the number of seeds."""
+        """The difference in points of accuracy, with its interval and the number of replications."""
         return self.text(100, "+.1f", " points")
 
     def text(self, factor: float, form: str, unit: str = "") -> str:
@@ -76,12 +117,12 @@ class Difference:
         if self.n == 0:
             return "nothing to compare"
         mean, low, high = (f"{factor * value:{form}}" for value in (self.mean, self.low, self.high))
-        return f"{mean}{unit} ({f'95 % interval {low} to {high}, {self.n} seeds' if self.n > 1 else '1 seed, no interval'})"
+        return f"{mean}{unit} ({f'95 % interval {low} to {high}, n = {self.n}' if self.n > 1 else 'n = 1, no interval'})"
 
 
-def difference(by_seed: Series) -> Difference:
-    """The mean of differences, one value for each seed. NaN are left out."""
-    values = by_seed.dropna()
+def difference(values: Series) -> Difference:
+    """The mean of differences, one value for each replication. NaN are left out."""
+    values = values.dropna()
     if values.empty:
         return Difference(math.nan, math.nan, math.nan, 0)
     return Difference(float(values.mean()), *interval(values), len(values))
@@ -90,20 +131,25 @@ def difference(by_seed: Series) -> Difference:
 def paired(frame: DataFrame, first: Side, second: Side, on: Sequence[str] = BUDGETS) -> Difference:
     """How much more accurate the rows that match `first` are than those that match `second`.
 
-    Rows pair where the seed and all columns `on` agree. Differences are averaged within each seed, then over seeds.
+    Rows pair where the seed and all columns `on` agree. Differences are averaged within each replication, then over replications.
     Raises ValueError if a column is missing, or one side mixes data sets or scales.
     """
-    return difference(paired_by_seed(frame, first, second, on))
+    return difference(paired_values(frame, first, second, on))
 
 
-def paired_by_seed(frame: DataFrame, first: Side, second: Side, on: Sequence[str] = BUDGETS) -> Series:
-    """As `paired`, but the mean difference of each seed."""
+def paired_values(frame: DataFrame, first: Side, second: Side, on: Sequence[str] = BUDGETS) -> Series:
+    """As `paired`, but the mean difference of each replication."""
+    return paired_table(frame, first, second, on).mean(axis=1)
+
+
+def paired_table(frame: DataFrame, first: Side, second: Side, on: Sequence[str]) -> DataFrame:
+    """As `paired`, but a row of differences for each replication, and a column for each value of the columns `on`."""
     missing = {"seed", "accuracy", *on, *first, *second} - set(frame.columns)
     if missing:
         raise ValueError(f"the frame has no column {', '.join(sorted(missing))}: it has {', '.join(frame.columns)}")
-    left, right = (_accuracy(frame, side, ["seed", *on]) for side in (first, second))
+    left, right = (_accuracy(frame, side, [unit(frame), "seed", *on]) for side in (first, second))
     left, right = left.align(right, join="inner")
-    return (left - right).groupby(level="seed").mean()
+    return (left - right).groupby(level=[0, *on]).mean().unstack(list(on))
 
 
 def _accuracy(frame: DataFrame, side: Side, keys: list[str]) -> Series:
@@ -115,7 +161,7 @@ def _accuracy(frame: DataFrame, side: Side, keys: list[str]) -> Series:
         if column in rows and rows[column].nunique() > 1:
             values = ", ".join(sorted(rows[column].unique()))
             raise ValueError(f"rows of {dict(side)} mix several values of {column} ({values}): add {column} to both sides")
-    return rows.groupby(keys)["accuracy"].mean()
+    return rows.groupby(list(dict.fromkeys(keys)))["accuracy"].mean()
 
 
 def by_budget(frame: DataFrame, first: Side, second: Side) -> DataFrame:
@@ -123,22 +169,6 @@ def by_budget(frame: DataFrame, first: Side, second: Side) -> DataFrame:
     differences = ((labels, paired(rows, first, second)) for labels, rows in frame.groupby("n_labelled"))
     rows = [(labels, gap.mean, gap.low, gap.high, gap.n) for labels, gap in differences if gap.n]
     return pandas.DataFrame(rows, columns=["n_labelled", "mean", "low", "high", "n"])
-
-
-def verdict(difference: Difference, tolerance: float = 0.0) -> Verdict:
-    """Whether the first side was better, or worse by at most `tolerance`.
-
-    `HOLDS` if the whole interval lies above -tolerance, `FAILS` if it lies below. Otherwise, or with fewer than two seeds, `OPEN`.
-    """
-    if difference.n >= 2 and difference.low > -tolerance:
-        return HOLDS
-    return FAILS if difference.n >= 2 and difference.high < -tolerance else OPEN
-
-
-def every(verdicts: Iterable[Verdict]) -> Verdict:
-    """`HOLDS` if all verdicts hold, `FAILS` if one fails, otherwise `OPEN`."""
-    values = set(verdicts)
-    return FAILS if FAILS in values else HOLDS if values == {HOLDS} else OPEN
 
 
 def paired_t(differences: Iterable[float]) -> float:

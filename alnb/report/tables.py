@@ -13,10 +13,18 @@ import pandas
 from pandas import DataFrame, Series
 
 from alnb.learn.metrics import area_under_budget_curve
-from alnb.report.stats import friedman, holm, interval, labels_to_reach, paired_t, seeds
+from alnb.report.stats import friedman, holm, interval, labels_needed, labels_to_reach, paired_t, replications, seeds, unit
 
 NAMED = ("dataset", "scale", "arm", "regime", "protocol")  # the columns that name a setting, if present
-VARIES = ("strategy", "seed", "run", "commit", "experiment", "protocol.seed")  # columns in which the runs of a setting may differ
+VARIES = (
+    "strategy",
+    "seed",
+    "replication",
+    "run",
+    "commit",
+    "experiment",
+    "protocol.seed",
+)  # columns in which the runs of a setting may differ
 STRATEGY = ("strategy.", "experiment.strategy")  # beginnings of the columns that describe a strategy
 DIGESTS = ("fingerprint", "sha256", "source", "setting")  # ends of the columns that differ but mean nothing to a reader
 DERIVED = ("setting", "panels")  # the columns that `settings` adds
@@ -154,20 +162,28 @@ def labels_table(frame: DataFrame, levels: Iterable[float]) -> DataFrame:
 
 
 def savings(frame: DataFrame, reference: str = "random") -> DataFrame:
-    """The labels that each strategy saves against `reference` in the same arm, on the mean curves over seeds.
+    """The labels that each strategy saves against `reference` in the same arm, on the mean curves over replications.
 
     Columns: arm, strategy, level (the final accuracy of the reference), labels (needed to reach it), budget (the labels of the
-    reference), saved (the share of the budget that was not needed; NaN if the level is not reached), final (accuracy of the strategy).
+    reference), saved (the share of the budget that was not needed; NaN if the level is not reached), saved_low, saved_high (its 95 %
+    interval, see `stats.labels_needed`; 0 or less is no saving; NaN for one replication), final (accuracy of the strategy).
     Raises ValueError if an arm has no run of `reference`.
     """
-    curves, rows = _mean_curves(frame), []
-    for (arm, strategy), (labels, accuracy) in curves.items():
-        if (arm, reference) not in curves:
+    rows, frame = [], replications(frame)
+    for arm, runs in frame.groupby("arm", sort=False, observed=True):
+        curves = {
+            name: part.pivot_table(index="seed", columns="n_labelled", values="accuracy")
+            for name, part in runs.groupby("strategy", sort=False, observed=True)
+        }
+        if reference not in curves:
             raise ValueError(f"no run of strategy {reference!r} in arm {arm!r} to compare with: add {reference!r} to the strategies")
-        budget, level = curves[arm, reference][0][-1], curves[arm, reference][1][-1]
-        needed = labels_to_reach(labels, accuracy, level)
-        rows.append((arm, strategy, level, needed, budget, 1 - needed / budget, accuracy[-1]))
-    return pandas.DataFrame(rows, columns=["arm", "strategy", "level", "labels", "budget", "saved", "final"])
+        budget, final = int(curves[reference].columns[-1]), curves[reference].iloc[:, -1]
+        for strategy, curve in curves.items():
+            shared = curve.dropna().index.intersection(final.index)
+            needed, accuracy = labels_needed(curve.loc[shared], final[shared]), float(curve.iloc[:, -1].mean())
+            saved = (1 - labels / budget for labels in (needed.mean, needed.high, needed.low))
+            rows.append((arm, strategy, float(final[shared].mean()), needed.mean, budget, *saved, accuracy))
+    return pandas.DataFrame(rows, columns=["arm", "strategy", "level", "labels", "budget", "saved", "saved_low", "saved_high", "final"])
 
 
 def most_saved(savings: DataFrame, strategies: Iterable[str]) -> float:
@@ -190,8 +206,13 @@ def finding(frame: DataFrame, reference: str = "random") -> str:
         others = "".join(f", {row.strategy} {row.labels:.0f}" for row in reached.iloc[1:].itertuples())
         missed = ", ".join(rows[rows["labels"].isna()]["strategy"])
         failed = f"; not reached by {missed}" if missed else ""
-        sentences.append(f"{head}; {best.strategy} needed {best.labels:.0f} ({best.saved:.0%} fewer){others}{failed}.")
-    return " ".join([*sentences, *_between_arms(frame, reference)]) + f" (Means of {seeds(frame)} seeds.)"
+        spread = "" if math.isnan(best.saved_low) else f", 95 % interval {_share(best.saved_low)} to {_share(best.saved_high)}"
+        sentences.append(f"{head}; {best.strategy} needed {best.labels:.0f} ({best.saved:.0%} fewer{spread}){others}{failed}.")
+    return " ".join([*sentences, *_between_arms(frame, reference)]) + f" (Means, n = {seeds(frame)}.)"
+
+
+def _share(saved: float) -> str:
+    return f"{saved:.0%}" if math.isfinite(saved) else "no saving"
 
 
 def _between_arms(frame: DataFrame, reference: str) -> list[str]:
@@ -209,13 +230,13 @@ def _between_arms(frame: DataFrame, reference: str) -> list[str]:
 
 
 def areas(frame: DataFrame) -> DataFrame:
-    """Area under the budget curve of each run, a mean accuracy over budgets. Columns: setting, strategy, seed, area.
+    """Area under the budget curve of each replication, a mean accuracy over budgets. Columns: setting, strategy, seed, area.
 
     frame: from `settings`. The areas of a setting cover the labels that all its runs have. Runs of a single cycle are left out.
     """
     rows = []
     for setting, runs in frame.groupby("setting", sort=False, observed=True):
-        curves = runs.pivot_table(index="n_labelled", columns=["strategy", "seed"], values="accuracy", observed=True).dropna()
+        curves = runs.pivot_table(index="n_labelled", columns=["strategy", unit(runs)], values="accuracy", observed=True).dropna()
         if len(curves) > 1:
             rows += [(setting, *key, area_under_budget_curve(list(curves.index), list(curves[key]))) for key in curves]
     return pandas.DataFrame(rows, columns=["setting", "strategy", "seed", "area"])

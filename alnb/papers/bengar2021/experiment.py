@@ -199,10 +199,9 @@ def split_tiny(pool: ImageSet, test: ImageSet, split: str) -> tuple[ImageSet, Im
 
 @dataclass(frozen=True)
 class PreparedData(shared.PreparedData):
-    """Images, backbone and features of a setting, cached below `runs`. Another `seed` makes another backbone, for other `runs`."""
+    """Images, backbone and features of a setting, cached below `runs`: shared by all runs of a replication."""
 
     setting: Setting
-    seed: int = 0  # of the pre-training
 
     @cached_property
     def base(self) -> Learner:
@@ -218,14 +217,14 @@ class PreparedData(shared.PreparedData):
             learned = partial(pretrain, self.setting.pretext, self.pool.images, self.base, seed=self.seed, cache=self.cache)
             result = learned(report=report, monitor=Monitor(memory, held_out))
         numbers = {"seconds": result.seconds, "loss": float(result.losses.mean()), "history": list(result.history)}
-        cached_result(self.runs, *_summary_file(self.setting), lambda: numbers)
+        cached_result(self.runs, *_summary_file(self.setting, self.seed), lambda: numbers)
         return result
 
     @cached_property
     def pools(self) -> Mapping[str, Images]:
         """The pool of each arm: images, or their features."""
         augment = self.setting.view_augment
-        features = embed(self._frozen, self.pool.images, views=self.setting.views, augment=augment, cache=self.cache)
+        features = embed(self._frozen, self.pool.images, views=self.setting.views, augment=augment, seed=self.seed, cache=self.cache)
         return {"frozen": features, "scratch": self.pool.images}
 
     @cached_property
@@ -253,29 +252,39 @@ class PreparedData(shared.PreparedData):
 prepare = PreparedData
 
 
-def _summary_file(setting: Setting) -> tuple[str, str]:
-    return f"pretrained-{setting.dataset}-{setting.scale}", setting.digest
+def _summary_file(setting: Setting, seed: int) -> tuple[str, Any]:
+    return f"pretrained-{setting.dataset}-{setting.scale}-{seed}", (setting.digest, seed)
 
 
-def pretraining(setting: Setting, runs: Path | str) -> dict[str, Any]:
-    """Numbers of the pre-training whose runs lie below `runs`: seconds, loss (mean over images), history. Raises: as `read_result`."""
-    return read_result(runs, *_summary_file(setting))
+def pretraining(setting: Setting, seed: int, runs: Path | str) -> dict[str, Any]:
+    """Numbers of a pre-training whose runs lie below `runs`: seconds, loss (mean over images), history. Raises: as `read_result`."""
+    return read_result(runs, *_summary_file(setting, seed))
 
 
-def jobs(setting: Setting, arms: Iterable[str], strategies: Iterable[str], regimes: Iterable[float], seeds: Iterable[int]) -> list[Job]:
+def jobs(
+    setting: Setting,
+    arms: Iterable[str],
+    strategies: Iterable[str],
+    regimes: Iterable[float],
+    seeds: Iterable[int],
+    backbones: Iterable[int] = (),
+) -> list[Job]:
     """The runs to make. An arm takes those of the strategies that it has in the paper.
+
+    `seeds` and `backbones` are those of `experiment.replicated`: seeds of whole replications, or of runs that share backbones.
 
     Raises:
         ValueError: an arm, strategy or regime that the paper does not have, or nothing to run.
     """
     arms, strategies, regimes, seeds = list(arms), list(strategies), list(regimes), list(seeds)
+    replications = shared.replicated(seeds, backbones)
     known: Any = (("arm", arms, ARMS), ("strategy", strategies, ARMS["frozen"]), ("regime", regimes, setting.published.regimes))
     for what, values, allowed in known:
         for value in values:
             one_of(what, value, allowed)
     every = [
-        {**setting.tags, "arm": arm, "strategy": strategy, "regime": float(regime), "seed": seed}
-        for regime, arm, strategy, seed in product(regimes, arms, strategies, seeds)
+        {**setting.tags, "arm": arm, "strategy": strategy, "regime": float(regime), **replication}
+        for regime, arm, strategy, replication in product(regimes, arms, strategies, replications)
         if strategy in ARMS[arm]
     ]
     if not every:
@@ -291,6 +300,7 @@ def strategy_of(setting: Setting, name: str) -> Strategy:
 
 def experiment(prepared: PreparedData, job: Job) -> Experiment:
     """What makes the run of a job."""
+    prepared = prepared.of(job)
     setting, pool, arm = prepared.setting, prepared.pool, job["arm"]
     n = setting.labels(job["regime"], pool)
     return Experiment(
@@ -310,10 +320,10 @@ def read(runs: Path | str, scale: str, dataset: str | None = None) -> DataFrame:
 
 
 def all_records(runs: Path | str = "") -> DataFrame | None:
-    """The records of every scale that decides claims, below `runs` or in the project, for `advisor.advise`; None if there are none."""
+    """The records of every scale but smoke, below `runs` or in the project, for `advisor.advise`; None if there are none."""
     import pandas
 
-    frames = [frame for scale in SCALES if scale.decides and len(frame := read(runs_folder(PAPER, scale, runs), scale))]
+    frames = [frame for scale in SCALES if scale.informs and len(frame := read(runs_folder(PAPER, scale, runs), scale))]
     return pandas.concat(frames, ignore_index=True) if frames else None
 
 
@@ -332,7 +342,7 @@ def svm_accuracies(finished: Iterable[TaggedRun], prepared: Mapping[str, Prepare
     for run, tags in finished:
         if tags["strategy"] == "svm_margin":
             cycles, data = [Cycle.read(record) for record in run.records()], prepared[tags["setting"]]
-            asked, compute = [cycle.queried for cycle in cycles], partial(_svm_curve, data, run, cycles)
+            asked, compute = [cycle.queried for cycle in cycles], partial(_svm_curve, data.of(tags), run, cycles)
             result = cached_result(data.runs, f"svm-{run.path.name}", asked, compute)
             assert result is not None  # it is computed if it is not there
             for cycle, accuracy in zip(cycles, result["svm"], strict=True):

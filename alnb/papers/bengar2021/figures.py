@@ -37,6 +37,7 @@ def table1(frame: DataFrame) -> DataFrame:
     """
     keys = ["dataset", "arm", "strategy"]
     printed = published(PAPER, item="Table 1")[[*keys, "value"]].rename(columns={"value": "published"})
+    frame = stats.replications(frame)
     half = frame[(frame["regime"] == 10) & (frame["cycle"] == frame["cycle"].max())]
     rows = [
         (*key, int(runs["n_labelled"].iloc[0]), runs["accuracy"].mean(), *stats.interval(runs["accuracy"]), len(runs))
@@ -72,6 +73,7 @@ def draw_regimes(frame: DataFrame, title: str) -> Figure:
     Lines are solid with self-supervision and dashed without, as in the paper. The colours are ours, for
     colour-blind readers. At scale paper the published accuracies are hollow markers, those of training from scratch half filled.
     """
+    frame = stats.replications(frame)
     regimes, looks = sorted(frame["regime"].unique()), palette.looks(ARMS["frozen"])
     printed = tables.printed(frame, published(PAPER))
     figure = Figure(figsize=(1.9 + 4.2 * len(regimes), 4.4), layout="constrained")
@@ -88,7 +90,7 @@ def draw_regimes(frame: DataFrame, title: str) -> Figure:
         axis.set(title=f"{ticks[0]} labels a cycle, {per_class:g} per class", xlabel="labels", ylabel="test accuracy", xticks=ticks)
         axis.grid(alpha=0.3)
     figure.legend(handles=_handles(frame, looks, not printed.empty), loc="outside right center", frameon=False)
-    figure.suptitle(f"{title}; mean of {stats.seeds(frame)} seeds, 95 % bands", fontsize=11)
+    figure.suptitle(f"{title}; mean of n = {stats.seeds(frame)}, 95 % bands", fontsize=11)
     return figure
 
 

@@ -1,6 +1,7 @@
 """Figure 6 of Bengar et al. 2021: from how many labels per class on active learning beats random sampling, by number of classes.
 
-Frames are those of `claims`. Intervals are of 95 %, by a bootstrap over seeds.
+Frames are those of `claims`. The best strategy at a budget is chosen, for each replication, on the others; so no strategy is chosen and
+tested on the same rows. Bounds are one-sided, at 97.5 % each: 95 % together.
 """
 
 import math
@@ -12,83 +13,79 @@ import numpy
 import scipy.stats
 import seaborn
 from matplotlib.figure import Figure
-from pandas import DataFrame, MultiIndex
+from pandas import DataFrame
 
-from alnb.papers.bengar2021.claims import DRAWS, gains_over, percentiles, resampled, select
+from alnb.papers.bengar2021.claims import gains_over, held_out_best, select
 from alnb.papers.published import published
 from alnb.report.palette import COLOURS, MARKERS
-from alnb.store import Stream
+from alnb.report.verdicts import ALPHA, above
 
 
-@dataclass(frozen=True)
-class _Gains:
-    """Gains over random [seeds, budgets, strategies], NaN if there was no run; the budgets as labels per class, increasing."""
+def gains(frame: DataFrame, arm: str = "frozen") -> DataFrame:
+    """Gain of the held-out best strategy over random: a row for each replication, a column for each number of labels per class.
 
-    gains: Any
-    labels: Any
-
-    def threshold(self, weights: Any) -> Any:
-        """The threshold f64 [draws] if seed s counts `weights` [draws, s] times: see the function `threshold`."""
-        known = ~numpy.isnan(self.gains)
-        total = numpy.tensordot(weights, numpy.where(known, self.gains, 0), 1)
-        count = numpy.tensordot(weights, known.astype(float), 1)
-        best = numpy.divide(total, count, out=numpy.full_like(total, -math.inf), where=count > 0).max(-1)
-        missing = numpy.isneginf(best)
-        onwards = numpy.logical_and.accumulate(((best > 0) | missing)[:, ::-1], axis=1)[:, ::-1] & ~missing
-        return numpy.where(onwards.any(1), self.labels[onwards.argmax(1)], math.inf)
-
-
-def _gains(frame: DataFrame, arm: str) -> _Gains:
-    """Gains after cycle 0, by seed and labels per class; regimes that share a budget are averaged. Empty if there is nothing to compare."""
+    Cycle 0, in which no strategy has chosen, is left out; regimes that share a budget are averaged. Empty if there is nothing to compare.
+    Raises:
+        ValueError: the frame is not of one data set.
+    """
     names = list(frame["dataset"].unique())
     if len(names) != 1:
         raise ValueError(f"a threshold is one data set's, but the frame has {', '.join(names) or 'none'}: select one of them")
     rows = select(frame, names[0])
-    gains = gains_over(rows[(rows["arm"] == arm) & (rows["cycle"] > 0)], "random", ["seed", "labels"])
-    if gains.empty:
-        return _Gains(numpy.empty((0, 0, 0)), numpy.empty(0))
-    seeds, labels = (sorted(gains.index.unique(level)) for level in ("seed", "labels"))
-    full = gains.reindex(MultiIndex.from_product([seeds, labels]))
-    return _Gains(full.to_numpy(dtype=float).reshape(len(seeds), len(labels), -1), numpy.asarray(labels, dtype=float))
+    table = gains_over(rows[(rows["arm"] == arm) & (rows["cycle"] > 0)], "random", ["seed", "labels"])
+    budgets = {labels: held_out_best(part.droplevel("labels")) for labels, part in table.groupby(level="labels")}
+    return DataFrame(budgets).sort_index(axis=1)
 
 
 def threshold(frame: DataFrame, arm: str = "frozen") -> float:
-    """Labels per class at the smallest budget from which on, at every larger one too, the best strategy's mean beats that of random.
+    """Labels per class at the smallest budget from which on, at every larger one too, the best strategy's mean gain is above 0.
 
-    `frame` is of one data set. The budgets of all regimes count together; cycle 0, in which no strategy has chosen, is left out. `math.inf`
-    if random is not beaten, or not to the end. The best of several means is taken, without regard to their errors, so equal strategies
-    often cross by luck: read it with `bootstrap_threshold`.
+    `frame` is of one data set. The budgets of all regimes count together. `math.inf` if random is not beaten, or not to the end. Equal
+    strategies often cross by luck: read it with `bounds`.
 
     Raises:
         ValueError: not one data set, or nothing to compare.
     Source: Bengar et al. 2021, section 6, which does not say how; this reading is ours.
     """
-    gains = _gains(frame, arm)
-    if not gains.gains.size:
+    means = gains(frame, arm).mean()
+    if means.empty:
         raise ValueError(f"no runs of random and another strategy in arm {arm!r} after the first cycle: run both, with equal seeds")
-    return float(gains.threshold(numpy.ones((1, len(gains.gains))))[0])
+    return _first([bool(mean > 0) for mean in means], list(means.index))
 
 
-def bootstrap_threshold(frame: DataFrame, draws: int = DRAWS, seed: int = 0, *, arm: str = "frozen") -> list[float]:
-    """`threshold` of `draws` resamples of the seeds, with replacement, each seed with all its runs; some may be `math.inf`."""
-    gains = _gains(frame, arm)
-    return gains.threshold(resampled(len(gains.gains), draws, Stream(seed) / "threshold")).tolist()
+def bounds(frame: DataFrame, arm: str = "frozen") -> tuple[float, float]:
+    """The 95 % bounds of `threshold`, in labels per class.
+
+    The upper bound is the smallest budget from which on each gain is above 0 by a test; budgets are tested from the largest down, so that
+    none has to pay for the others. `math.inf` if not even the largest passes. The lower bound is the budget after the largest at which a
+    test shows a loss (by Bonferroni), else the smallest budget. Without `verdicts.ENOUGH` replications nothing is shown.
+    """
+    table = gains(frame, arm)
+    tests, labels = [above("", table[column]) for column in table], list(table)
+    high = _first([test.holds <= ALPHA / 2 for test in tests], labels)
+    losses = [k for k, test in enumerate(tests) if test.fails <= ALPHA / 2 / len(tests)]
+    return labels[0] if not losses else [*labels[1:], math.inf][losses[-1]], high
+
+
+def _first(passed: list[bool], labels: list[float]) -> float:
+    """The first of `labels` from which on all have passed; `math.inf` if the last one has not."""
+    failed = [k for k, each in enumerate(passed) if not each]
+    return float([*labels, math.inf][failed[-1] + 1 if failed else 0])
 
 
 def figure6(frame: DataFrame, arm: str = "frozen") -> DataFrame:
     """The threshold of every data set that has runs in `arm`, a row each.
 
-    Columns: dataset, classes, labels_per_class (inf if random was not beaten), low, high (bootstrap 95 % percentiles, inf allowed; NaN with
-    one seed), censored (the largest labels per class tried, if labels_per_class is inf; else NaN), tried (the same, always), seeds, scale.
+    Columns: dataset, classes, labels_per_class (inf if random was not beaten), low, high (95 % bounds, inf allowed), censored (the largest
+    labels per class tried, if labels_per_class is inf; else NaN), tried (the same, always), seeds, scale.
     """
     rows = []
     for dataset, runs in frame.groupby("dataset", sort=False):
-        gains = _gains(runs, arm)
-        if gains.gains.size:
-            value, tried, seeds = threshold(runs, arm), float(gains.labels[-1]), len(gains.gains)
-            low, high = percentiles(bootstrap_threshold(runs, arm=arm)) if seeds > 1 else (math.nan, math.nan)
+        table = gains(runs, arm)
+        if table.size:
+            value, tried = threshold(runs, arm), float(table.columns[-1])
             scale, censored = select(runs, dataset)["scale"].iloc[0], tried if math.isinf(value) else math.nan
-            rows.append((dataset, int(runs["classes"].iloc[0]), value, low, high, censored, tried, seeds, scale))
+            rows.append((dataset, int(runs["classes"].iloc[0]), value, *bounds(runs, arm), censored, tried, len(table), scale))
     columns = ["dataset", "classes", "labels_per_class", "low", "high", "censored", "tried", "seeds", "scale"]
     return DataFrame(rows, columns=columns).sort_values("classes", ignore_index=True)
 
@@ -132,21 +129,8 @@ def correlation(classes: Iterable[float], thresholds: Iterable[float]) -> Pearso
     return Pearson(float(r), float(p), n, note)
 
 
-def bootstrap_correlation(frame: DataFrame, draws: int = DRAWS, seed: int = 0) -> str:
-    """How the correlation of `figure6` moves when the seeds of each data set are drawn again. The doubt from few data sets remains."""
-    groups = [runs for _, runs in frame.groupby("dataset", sort=False) if _gains(runs, "frozen").gains.size]
-    streams = [Stream(seed) / "correlation" / k for k in range(len(groups))]
-    columns = [bootstrap_threshold(runs, draws, stream.seed) for runs, stream in zip(groups, streams, strict=True)]
-    classes = [int(runs["classes"].iloc[0]) for runs in groups]
-    values = [r for drawn in zip(*columns, strict=True) if math.isfinite(r := correlation(classes, drawn).r)]
-    if not values:
-        return f"no bootstrap of the correlation: {len(groups)} data sets; it needs 3, with thresholds that are finite and different"
-    low, high = percentiles(values)
-    return f"bootstrap 95 % interval of r {low:.2f} to {high:.2f}, of the {len(values)} of {draws} draws in which r is defined"
-
-
 def draw_figure6(table: DataFrame) -> Figure:
-    """Thresholds of a table from `figure6` against numbers of classes, with bootstrap 95 % intervals.
+    """Thresholds of a table from `figure6` against numbers of classes, with 95 % bounds.
 
     If random was not beaten, an arrow points up from the most labels tried; if an interval has no upper end, from the threshold. A dashed
     line of least squares joins three points or more. Hollow markers are the thresholds that the paper's text gives for the frozen arm, with
@@ -185,9 +169,7 @@ def draw_figure6(table: DataFrame) -> Figure:
     axis.legend(loc="upper right")
     axis.grid(alpha=0.3)
     seeds = " to ".join(map(str, sorted({table["seeds"].min(), table["seeds"].max()})))
-    title = (
-        f"Where active learning overtakes random: {seeds} seeds, scale {' and '.join(table['scale'].unique())}; 95 % bootstrap intervals"
-    )
+    title = f"Where active learning overtakes random: {seeds} replications, scale {' and '.join(table['scale'].unique())}; 95 % bounds"
     figure.suptitle(f"{title}\n{correlation(table['classes'], table['labels_per_class'])}", fontsize=9)
     return figure
 

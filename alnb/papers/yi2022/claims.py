@@ -1,27 +1,30 @@
-"""The claims of Yi et al. 2022 put to runs: differences paired by seed, and whether each statement holds.
+"""The claims of Yi et al. 2022 put to runs: differences paired by replication, and whether each statement holds.
 
-Intervals are of 95 %, by Student's t over seeds. All seeds share one pre-training and one set of images. The intervals are not corrected
-for their number: a statement of several parts holds only if all do.
+The claims of a figure are one family: see `papers.claims.table`. How a statement is read, such as "every iteration", follows the paper's
+words.
 
-Frames are from `records.frame`, with columns strategy, pretext, seed, cycle, n_labelled, accuracy, dataset, scale, preset.
+Frames are from `records.frame`, with columns strategy, pretext, seed, replication, cycle, n_labelled, accuracy, dataset, scale, preset.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
+from typing import Literal
 
-import pandas
-from pandas import DataFrame
-from scipy import stats
+from pandas import DataFrame, Series
 
-from alnb.papers.claims import Comparison, compared, table, within
+from alnb.papers.claims import table
 from alnb.papers.experiment import Scale
-from alnb.report.stats import OPEN, Correlation, Verdict, paired
+from alnb.report.stats import Correlation, interval, paired, paired_table, unit
+from alnb.report.verdicts import Evidence, above, between, components, every, missing, most
 
 IMBALANCED = ("random", "kcenter", "vaal", "learning_loss", "core_gcn", "pal")
-OTHERS = (*IMBALANCED, "learning_loss_detached")
+DETACHED = "learning_loss_detached"
+OTHERS = (*IMBALANCED, DETACHED)
 CLOSE = 0.1  # of rho: a correlation within it counts as the value that it is compared with
+STRONG = 0.5  # a correlation from here on is strong: Cohen 1988, section 3.2
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,24 @@ class Statement:
     source: str
     first: tuple[str, ...]
     second: tuple[str, ...]
-    cycles: str = "all"  # averaged over all, or only the "first" or the "last"
+    when: Literal["average", "every", "most", "first", "last"] = "average"  # over iterations; or in every one, in most, in an end
 
 
 STATEMENTS: dict[str, tuple[Statement, ...]] = {
     "figure3": (
-        Statement("P1", "PT4AL is more accurate than every other method over all iterations.", "5.1", ("pt4al",), OTHERS),
-        Statement("P2", "PT4AL is more accurate than the others in the first iteration.", "5.1", ("pt4al",), ("random",), "first"),
+        Statement("P1", "PT4AL is more accurate than every other method in every iteration.", "5.1", ("pt4al",), OTHERS, "every"),
+        Statement(
+            "P2", "In the first iteration PT4AL is more accurate than the others, which begin at random.", "5.1",
+            ("pt4al",), ("random",), "first",
+        ),
         Statement("P3", "PT4AL is more accurate than every other method in the last iteration.", "5.1", ("pt4al",), OTHERS, "last"),
         Statement("P4", "Detached, Learning Loss is clearly worse.", "5.1", ("learning_loss",), ("learning_loss_detached",)),
     ),
     "figure5b": (
-        Statement("P5", "On imbalanced CIFAR-10 PT4AL is more accurate than every other method.", "5.3", ("pt4al",), IMBALANCED),
+        Statement(
+            "P5", "On imbalanced CIFAR-10 PT4AL is more accurate than every other method in every iteration.", "5.3",
+            ("pt4al",), IMBALANCED, "every",
+        ),
         Statement(
             "P6", "There Core-Set and CoreGCN are more accurate than VAAL and Learning Loss.", "5.3",
             ("kcenter", "core_gcn"), ("vaal", "learning_loss"),
@@ -82,21 +91,32 @@ def select(frame: DataFrame, figure: str, dataset: str) -> DataFrame:
     return rows[last == (0 if figure == "table1" else max(1, last.max()))]
 
 
+CALTECH = (
+    Statement(
+        "P1", "On Caltech-101 PT4AL is more accurate than each other method in most iterations.", "5.1", ("pt4al",), IMBALANCED, "most"
+    ),
+    Statement("P2", "There it is more accurate than random labels in the first iteration.", "5.1", ("pt4al",), ("random",), "first"),
+)
+"""What the paper says of Figure 3b, where it shows no detached Learning Loss."""
+
+
 def claims(frame: DataFrame, figure: str) -> DataFrame:
     """The statements of a figure put to the records of its runs, as `claims.table` gives them, with a column source.
 
     Raises:
         ValueError: the runs are of several scales.
     """
-    statements, rows = STATEMENTS[figure], labelled(frame)
-    parts = [(statement.claim, statement.text, _parts(rows, statement)) for statement in statements]
-    return table(parts, _scale(frame)).assign(source=[f"section {statement.source}" for statement in statements])
+    rows = labelled(frame)
+    statements = CALTECH if figure == "figure3" and set(frame["dataset"]) == {"caltech101"} else STATEMENTS[figure]
+    family = [(statement.claim, statement.text, _evidence(rows, statement)) for statement in statements]
+    return table(family, _scale(frame)).assign(source=[f"section {statement.source}" for statement in statements])
 
 
 def cold_start(frame: DataFrame) -> DataFrame:
-    """The claims of Table 1, as `claims` gives them, and the claim about the spread."""
-    last = table([("P14", "PT4AL's first labels give less spread.", [spread(frame)])], _scale(frame)).assign(source="section 5.4, Table 1")
-    return pandas.concat([claims(frame, "table1"), last], ignore_index=True)
+    """The claims of Table 1, as `claims` gives them: about the mean, and about the spread."""
+    family = [(s.claim, s.text, _evidence(labelled(frame), s)) for s in STATEMENTS["table1"]]
+    family += [("P14", "PT4AL's first labels give less spread.", spread(frame))]
+    return table(family, _scale(frame)).assign(source="section 5.4, Table 1")
 
 
 def _scale(frame: DataFrame) -> str:
@@ -106,33 +126,75 @@ def _scale(frame: DataFrame) -> str:
     return str(scales[0])
 
 
-def _parts(frame: DataFrame, statement: Statement) -> Iterator[Comparison]:
-    rows = _cycles(frame, statement.cycles)
-    strategies = set(rows["strategy"])
+def _evidence(frame: DataFrame, statement: Statement) -> Evidence:
+    """What the runs say of each of `first` over each of `second`, all of which must hold."""
+    strategies, parts = set(frame["strategy"]), []
     for first, second in product(statement.first, statement.second):
-        if {first, second} <= strategies:
-            yield compared(f"{first} over {second}", paired(rows, {"strategy": first}, {"strategy": second}, on=("n_labelled",)))
-        else:
-            yield Comparison(OPEN, f"{first if first not in strategies else second} was not run")
+        absent = [name for name in (first, second) if name not in strategies]
+        parts.append(missing(f"{absent[0]} was not run") if absent else _comparison(frame, first, second, statement.when))
+    return every(parts)
 
 
-def _cycles(frame: DataFrame, which: str) -> DataFrame:
-    """The rows of all cycles, or of the first or the last one."""
-    if which == "all":
-        return frame
-    return frame[frame["cycle"] == (frame["cycle"].min() if which == "first" else frame["cycle"].max())]
+def _comparison(frame: DataFrame, first: str, second: str, when: str) -> Evidence:
+    """Whether one strategy is more accurate than another: on average, in every or most iterations, or in an end."""
+    if when in ("first", "last"):
+        frame = frame[frame["cycle"] == (frame["cycle"].min() if when == "first" else frame["cycle"].max())]
+    gains, label = paired_table(frame, {"strategy": first}, {"strategy": second}, ("cycle",)), f"{first} over {second}"
+    whole = above(label, gains.mean(axis=1))
+    if when not in ("every", "most"):
+        return whole
+    means = gains.mean()
+    ahead = f"ahead in {(means > 0).sum()} of {len(means)} iterations, {100 * means.min():+.1f} in the worst"
+    parts, text = [above("", gains[cycle]) for cycle in gains], f"{whole.text} on average, {ahead}"
+    return every(parts, text) if when == "every" else most(parts, text)
 
 
-def spread(frame: DataFrame, first: str = "pt4al", second: str = "random") -> Comparison:
-    """Whether accuracies in the first cycle scatter less over seeds with `first` (Table 1), by the F-interval of the variances' ratio."""
-    by_seed = _cycles(frame, "first").groupby(["strategy", "seed"])["accuracy"].mean()
-    a, b = (by_seed[by_seed.index.get_level_values("strategy") == name] for name in (first, second))
-    if min(len(a), len(b)) < 2 or not a.std() or not b.std():
-        return Comparison(OPEN, "fewer than two seeds, or no spread")
-    ratio = float(a.var() / b.var())
-    low, high = (ratio / float(stats.f.ppf(q, len(a) - 1, len(b) - 1)) for q in (0.975, 0.025))
-    limits = f"ratio {math.sqrt(ratio):.2f} ({math.sqrt(low):.2f} to {math.sqrt(high):.2f})"
-    return Comparison(within(low, high, (0, 1)), f"standard deviation {first} {a.std():.2%}, {second} {b.std():.2%}; {limits}")
+def by_net(frame: DataFrame, strategy: str) -> DataFrame:
+    """Accuracies of a strategy in the first cycle: a row for each replication, a column for each of its runs (its nets)."""
+    rows = frame[(frame["strategy"] == strategy) & (frame["cycle"] == frame["cycle"].min())]
+    replication = rows[unit(frame)]
+    return rows.assign(row=replication, net=rows.groupby(replication)["seed"].rank(method="first")).pivot(
+        index="row", columns="net", values="accuracy"
+    )
+
+
+def spread(frame: DataFrame, first: str = "pt4al", second: str = "random") -> Evidence:
+    """Whether accuracies in the first cycle scatter less over replications with `first` (Table 1).
+
+    A spread is that of a whole replication: over pretexts or first labels, and over nets. The test is Student's t on jackknife
+    pseudo-values of the logarithm of the variances' ratio, which does not suppose normal values. Source: Miller 1968.
+    """
+    tables = [by_net(frame, name).dropna() for name in (first, second)]
+    shared = tables[0].index.intersection(tables[1].index)
+    tables = [table.loc[shared] for table in tables]
+    n = len(shared)
+    if n < 3 or any((table.var() == 0).any() for table in tables):
+        return missing("fewer than three replications, or no spread")
+
+    def log_ratio(rows: list[int]) -> float:
+        variances = [table.iloc[rows].var().mean() for table in tables]
+        return 0.5 * math.log(variances[1] / variances[0])
+
+    everything = list(range(n))
+    whole = log_ratio(everything)
+    pseudo = [n * whole - (n - 1) * log_ratio([*everything[:k], *everything[k + 1 :]]) for k in everything]
+    sizes = ", ".join(f"{name} {math.sqrt(t.var().mean()):.2%}" for name, t in zip((first, second), tables, strict=True))
+    label = f"standard deviation {sizes}; logarithm of the second over the first"
+    return above(label, pseudo, factor=1, unit="")
+
+
+def spread_parts(frame: DataFrame, by: str = "part") -> DataFrame:
+    """Table 1's spread in its two parts: standard deviations within replications (nets) and between them, for each value of column `by`.
+
+    Columns: mean, low, high (95 % interval over replications), within (NaN without nested runs), between, replications, runs.
+    """
+    rows = {}
+    for name, runs in frame[frame["cycle"] == 0].groupby(by, sort=False):
+        groups = runs.groupby(unit(frame))["accuracy"]
+        within, outside = components(group for _, group in groups)
+        mean = groups.mean()
+        rows[name] = (mean.mean(), *interval(mean), within, outside, len(mean), len(runs))
+    return DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high", "within", "between", "replications", "runs"])
 
 
 def protocol_effects(frame: DataFrame, base: str, strategies: Iterable[str] = ("random", "pt4al")) -> DataFrame:
@@ -152,27 +214,28 @@ def protocol_effects(frame: DataFrame, base: str, strategies: Iterable[str] = ("
     return effects
 
 
-def correlations(correlations: Mapping[str, Correlation], published: DataFrame, scale: str) -> DataFrame:
-    """Hypothesis H1 and what the paper says of SimSiam, put to the correlations of Figure 2 by pretext: as `claims.table` gives them.
+def correlations(correlations: Mapping[str, Sequence[Correlation]], published: DataFrame, scale: str) -> DataFrame:
+    """Hypothesis H1 and what the paper says of SimSiam, put to the correlations of Figure 2, as `claims.table` gives them.
 
-    A printed value is met if the whole interval lies within `CLOSE` of it, and is not met if no part does; the same for SimSiam's 0. Only
-    scale paper decides about printed values.
+    `correlations` are by pretext: one for each replication, a pair of nets. H1 is strong: a rho above `STRONG`. A printed value, or
+    SimSiam's 0, is met within `CLOSE`. Printed values stand in the table at scale paper alone.
     """
-    printed = published.set_index("strategy")["value"]
-    rows = []
+    printed, rows = published.set_index("strategy")["value"], []
     for name, measured in correlations.items():
-        evidence = f"rho {measured.rho:.3f} (95 % interval {measured.low:.3f} to {measured.high:.3f}), within classes {measured.within:.3f}"
-        if name in printed:
-            met = _met(measured, printed[name]) if Scale(scale) is Scale.PAPER else OPEN
-            rows.append(("H1 value", f"The correlation with {name} is {printed[name]:g}.", [Comparison(met, evidence)]))
+        rho = Series([each.rho for each in measured])
+        spread = f"within classes {Series([each.within for each in measured]).mean():.3f}"
+        near = partial(_near, f"{name}: rho", rho, spread)
+        if name in printed and Scale(scale) is Scale.PAPER:
+            rows.append(("H1 value", f"The correlation with {name} is {printed[name]:g}.", near(printed[name])))
         if name == "simsiam":
-            met = _met(measured, 0.0)
-            rows.append(("H1 SimSiam", "SimSiam's loss is not correlated with the main task's.", [Comparison(met, evidence)]))
+            rows.append(("H1 SimSiam", "SimSiam's loss is not correlated with the main task's.", near(0.0)))
         else:
-            text = f"The loss of {name} is positively correlated with the main task's."
-            rows.append(("H1", text, [Comparison(within(measured.low, measured.high, (0, 1)), evidence)]))
+            strong = above(f"{name}: rho", rho, STRONG, factor=1, unit="")
+            text = f"The loss of {name} is strongly correlated with the main task's: rho above {STRONG:g}."
+            rows.append(("H1", text, replace(strong, text=f"{strong.text}, {spread}")))
     return table(rows, scale)
 
 
-def _met(measured: Correlation, value: float) -> Verdict:
-    return within(measured.low, measured.high, (value - CLOSE, value + CLOSE))
+def _near(label: str, rho: Series, note: str, value: float) -> Evidence:
+    evidence = between(label, rho, value - CLOSE, value + CLOSE, factor=1, unit="")
+    return replace(evidence, text=f"{evidence.text}, {note}")

@@ -43,6 +43,9 @@ PAPER = "yi2022"
 PAPER_PRETEXTS = ("rotation", "colorization", "jigsaw", "simsiam")  # of Figure 6b
 DATASETS = ("cifar10", "cifar10_imbalanced", "caltech101")
 
+# The text gives Caltech-101 the budgets of CIFAR-10, and says nothing of the number of iterations. Eight would cut its 8,046 images into
+# batches of 1,005, of which a cycle asks for 1,000: nothing to choose, and 8,000 of 8,046 labelled in the end. Four leave half of each.
+CALTECH_CYCLES = 4
 # 200 epochs, a tenth of the rate from epoch 160 on: the authors' code; the paper says "multi-stage" and refers to a supplement
 MAIN = Recipe(epochs=200, batch=128, lr=0.1, weight_decay=5e-4, schedule="step", milestones=(0.8,))
 # 15 epochs without augmentation at one rate: the authors' code since 2023; the paper does not state them
@@ -119,7 +122,7 @@ def setting(dataset: str, scale: str, *, preset: str = "clean", cycles: int | No
         dataset=dataset, scale=scale, net=resnet18_large if caltech else resnet18, switches=chosen,
         part=Part(image_size=224 if caltech else None, colour=chosen.colour),
         main=replace(MAIN, augment=AUGMENTATIONS[chosen.augment]), pretext=PRETEXT, simsiam=SIMSIAM, pretexts=dict(PRETEXTS),
-        initial=1000, budget=1000, cycles=8 if caltech else 10, batches=8 if caltech else 10, subset=10_000,
+        initial=1000, budget=1000, cycles=CALTECH_CYCLES if caltech else 10, batches=CALTECH_CYCLES if caltech else 10, subset=10_000,
         vaal=replace(vaal_presets.CLEAN, epoch="scored"), ta_vaal=TAVAAL(), pal=PAL(part=128 if caltech else 512), gcn=Training(),
     )  # fmt: skip
     scaled = at_scale(scale, SCALES)(full)
@@ -160,7 +163,7 @@ def _laptop(full: Setting) -> Setting:
         test_per_class=None if caltech else 200, image_size=32 if caltech else None,
     )  # fmt: skip
     return _small(
-        full, partial(small, width=16, stride=2), part=part, main=replace(full.main, epochs=50, batch=64, lr=0.05),
+        full, partial(small, width=16, stride=2), part=part, main=replace(full.main, epochs=35, min_updates=50, batch=64, lr=0.05),
         pretext=replace(full.pretext, epochs=6, batch=64, lr=0.05), simsiam=replace(full.simsiam, epochs=6, batch=128, lr=0.03),
         pretexts={**full.pretexts, "simsiam": simsiam}, budget=50, subset=500,
         vaal={"width": 8, "hidden": 64, "updates": 30, "batch": 32}, pal_epochs=10, gcn=replace(full.gcn, steps=100), supervised_epochs=20,
@@ -189,10 +192,10 @@ SCALES: dict[Scale, Callable[[Setting], Setting]] = {Scale.SMOKE: _smoke, Scale.
 
 @dataclass(frozen=True)
 class PreparedData(shared.PreparedData):
-    """Images and pretext losses of a setting, cached below `runs`: shared by all strategies and seeds."""
+    """Images and pretext losses of a setting, cached below `runs`: shared by all runs of a replication."""
 
     setting: Setting
-    losses: dict[str, Tensor] = field(default_factory=dict)  # [N] of each pretext that was asked for
+    losses: dict[str, Tensor] = field(default_factory=dict, init=False)  # [N] of each pretext that was asked for
 
     @cached_property
     def learner(self) -> Learner:
@@ -216,7 +219,7 @@ class PreparedData(shared.PreparedData):
         one_of("pretext", pretext, self.setting.pretexts)
         task, learner = self.setting.pretexts[pretext], self.learner_of(self.setting.recipe(pretext))
         with progress(f"pretext {pretext}") as report:
-            result = pretrain(task, self.pool.images, learner, cache=self.cache, report=report)
+            result = pretrain(task, self.pool.images, learner, seed=self.seed, cache=self.cache, report=report)
         ranked = (pt4al.ranking(result.losses, key=key) for key in ("float", "text"))
         by_number, by_text = (set(pt4al.batch(order, self.setting.batches, 0).tolist()) for order in ranked)
         numbers = {
@@ -224,7 +227,7 @@ class PreparedData(shared.PreparedData):
             "below_1e-4": int((result.losses < 1e-4).sum()), "overlap": len(by_number & by_text),
             "losses": store.fingerprint(result.losses.cpu()),
         }  # fmt: skip
-        name, key = summary_file(self.setting, pretext)
+        name, key = summary_file(self.setting, pretext, self.seed)
         written = cached_result(self.runs, name, key, lambda: numbers)
         if written is not None and written["losses"] != numbers["losses"]:
             raise ValueError(
@@ -243,20 +246,20 @@ class PreparedData(shared.PreparedData):
 prepare = PreparedData
 
 
-def summary_file(setting: Setting, pretext: str) -> tuple[str, Any]:
+def summary_file(setting: Setting, pretext: str, seed: int) -> tuple[str, Any]:
     """The name and the key of a pre-training's numbers, for `cached_result`."""
-    key = (setting.dataset, setting.part, setting.net, setting.pretexts[pretext], setting.recipe(pretext), setting.batches)
-    return f"pretrained-{setting.dataset}-{setting.scale}-{pretext}", key
+    key = (setting.dataset, setting.part, setting.net, setting.pretexts[pretext], setting.recipe(pretext), setting.batches, seed)
+    return f"pretrained-{setting.dataset}-{setting.scale}-{pretext}-{seed}", key
 
 
-def summary(setting: Setting, pretext: str, runs: Path | str) -> dict[str, Any]:
+def summary(setting: Setting, pretext: str, seed: int, runs: Path | str) -> dict[str, Any]:
     """Numbers of a pre-training whose runs lie below `runs`, also of one on another machine. Raises: as `read_result`.
 
     Returns:
         seconds (in the process that finished it), loss (mean over images), images, first_batch (its size), below_1e-4 (losses that are
         written with an exponent), overlap (images that the first batch shares with that of the text order), losses (their fingerprint).
     """
-    return read_result(runs, *summary_file(setting, pretext))
+    return read_result(runs, *summary_file(setting, pretext, seed))
 
 
 def warm_up(prepared: PreparedData) -> None:
@@ -267,26 +270,29 @@ def warm_up(prepared: PreparedData) -> None:
     fit(net, images, torch.arange(2), prepared.pool.targets[:2], short, stream)
 
 
-def jobs(setting: Setting, strategies: Iterable[str], seeds: Iterable[int], pretexts: Iterable[str] = ("rotation",)) -> list[Job]:
-    """The runs to make. A strategy that sorts by pretext losses has one for each pretext; the pretext of the others is "".
+def jobs(
+    setting: Setting, strategies: Iterable[str], seeds: Iterable[int], pretexts: Iterable[int] = (), tasks: Iterable[str] = ("rotation",)
+) -> list[Job]:
+    """The runs to make. A strategy that sorts by pretext losses has one for each of the `tasks`; the pretext of the others is "".
 
+    `seeds` and `pretexts` are those of `experiment.replicated`: seeds of whole replications, or of nets that share pre-trainings.
     Raises:
         ValueError: a name is not known, the setting does not fit a strategy, or there is nothing to run.
     """
-    strategies, seeds, pretexts = list(strategies), list(seeds), list(pretexts)
+    strategies, replications, tasks = list(strategies), shared.replicated(seeds, pretexts), list(tasks)
     for name in strategies:
         one_of("strategy", name, STRATEGIES)
-    for name in pretexts:
+    for name in tasks:
         one_of("pretext", name, setting.pretexts)
     check(setting, strategies)
     tags = setting.tags
     every = [
-        {**tags, "strategy": strategy, "pretext": pretext, "seed": seed}
-        for seed, strategy in product(seeds, strategies)  # seeds outside, so that other load on the machine falls on all strategies alike
-        for pretext in (pretexts if STRATEGIES[strategy].pretext else [""])
+        {**tags, "strategy": strategy, "pretext": task, **replication}
+        for replication, strategy in product(replications, strategies)  # so that other load on the machine falls on all strategies alike
+        for task in (tasks if STRATEGIES[strategy].pretext else [""])
     ]
     if not every:
-        raise NothingToRun(f"nothing to run with strategies {strategies}, pretexts {pretexts}, seeds {seeds}: name at least one of each")
+        raise NothingToRun(f"nothing to run with strategies {strategies}, tasks {tasks}, seeds {list(seeds)}: name at least one of each")
     return every
 
 
@@ -306,6 +312,7 @@ def check(setting: Setting, strategies: Iterable[str]) -> None:
 
 def experiment(prepared: PreparedData, job: Job) -> Experiment:
     """What makes the run of a job. Raises: ValueError if a batch of the pool is smaller than a query."""
+    prepared = prepared.of(job)
     setting, pool = prepared.setting, prepared.pool
     strategy, budget, batch = STRATEGIES[job["strategy"]], max(setting.initial, setting.budget), len(pool) // setting.batches
     if strategy.pretext and batch < budget:

@@ -15,7 +15,7 @@ from alnb.papers.jobs import TaggedRun
 from alnb.papers.published import published as read_published
 from alnb.papers.yi2022.claims import labelled
 from alnb.report import palette, tables
-from alnb.report.stats import interval
+from alnb.report.stats import interval, replications
 
 ORDER = "6.3: first labels, order"  # a panel of Figure 6
 ITEMS = {
@@ -61,17 +61,19 @@ def balance(counts: DataFrame) -> DataFrame:
 
 
 def draw_cold_start(frame: DataFrame, published: DataFrame, title: str) -> Figure:
-    """Table 1 as a figure: accuracy of the first cycle for each `part` of the pool; dots are seeds, bars means with 95 % intervals.
+    """Table 1 as a figure: accuracy of the first cycle for each `part` of the pool; dots are runs, bars means with 95 % intervals
+    over replications.
 
     A dashed line is the mean of random choice. At scale paper the published accuracies are hollow markers.
     """
     names, rows = list(frame["part"].unique()), frame.astype({"part": object})
+    means = replications(rows)
     figure = Figure(figsize=(1.8 + 0.62 * len(names), 4.2), layout="constrained")
     axis = figure.subplots()
     colours = {name: palette.COLOURS[{"float": 0, "text": 1}.get(name.split()[0], 2)] for name in names}
     look = {"order": names, "palette": colours, "errorbar": interval, "capsize": 0.3, "linewidth": 1.5, "legend": False}
     axis.scatter(rows["part"].map(names.index) - 0.25, rows["accuracy"], s=10, c=rows["part"].map(colours), alpha=0.4, linewidths=0)
-    seaborn.pointplot(rows, x="part", y="accuracy", hue="part", linestyle="none", markers="s", ax=axis, **look)
+    seaborn.pointplot(means, x="part", y="accuracy", hue="part", linestyle="none", markers="s", ax=axis, **look)
     axis.axhline(frame[frame["part"] == "random"]["accuracy"].mean(), color="0.3", linestyle="--", linewidth=1)
     accuracies = tables.printed(frame, published).set_index("strategy")["value"]
     for name, strategy in (("float 0", "pt4al"), ("random", "random")):
@@ -81,7 +83,7 @@ def draw_cold_start(frame: DataFrame, published: DataFrame, title: str) -> Figur
     axis.set_xticks(range(len(names)), ticks)
     axis.set(xlabel="part of the pool that the first labels come from; 0 has the highest losses", ylabel="test accuracy")
     axis.grid(alpha=0.3, axis="y")
-    figure.suptitle(f"{title}; {frame['seed'].nunique()} seeds", fontsize=11)
+    figure.suptitle(f"{title}; n = {means['seed'].nunique()}, {frame['seed'].nunique()} runs each", fontsize=11)
     return figure
 
 

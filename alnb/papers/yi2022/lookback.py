@@ -34,7 +34,7 @@ def supervised(prepared: PreparedData, epochs: float) -> Supervised:
     """The main task on all labels, trained once. See `experiment.supervised`."""
     learner = prepared.learner_of(replace(prepared.setting.main, epochs=epochs))
     with progress("all labels") as report:
-        return shared.supervised(learner, prepared.pool, prepared.test, runs=prepared.runs, report=report)
+        return shared.supervised(learner, prepared.pool, prepared.test, seed=prepared.seed, runs=prepared.runs, report=report)
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class LossComparison:
     accuracy: float  # of the main task's net, on the test images
 
 
-def read_comparison(setting: Setting, pretext: str, epochs: float, runs: Path | str) -> LossComparison | None:
+def read_comparison(setting: Setting, pretext: str, seed: int, epochs: float, runs: Path | str) -> LossComparison | None:
     """What `compare_losses` left below `runs`; None if it left nothing, or if the pretext was learned anew since."""
-    name, key = _comparison_file(setting, pretext, epochs, runs)
+    name, key = _comparison_file(setting, pretext, seed, epochs, runs)
     numbers = cached_result(runs, name, key) if key else None
     if numbers is None:
         return None
@@ -64,25 +64,28 @@ def read_comparison(setting: Setting, pretext: str, epochs: float, runs: Path | 
 def compare_losses(prepared: PreparedData, pretext: str, epochs: float) -> LossComparison:
     """Learn `pretext` and the main task from the pool, the latter for `epochs`, and compare their losses of the test images; or read it.
 
+    `prepared` is of a replication: its seed is that of both nets.
+
     Raises: as `PreparedData.pretrained`, and ValueError as `stats.correlate`.
     """
     setting, runs = prepared.setting, prepared.runs
-    comparison = read_comparison(setting, pretext, epochs, runs)
+    comparison = read_comparison(setting, pretext, prepared.seed, epochs, runs)
     if comparison is None:
         result, net, pool, test = prepared.pretrained(pretext), supervised(prepared, epochs), prepared.pool, prepared.test
-        draws = losses_of(setting.pretexts[pretext], result, prepared.learner_of(setting.recipe(pretext)), test.images)
+        learner = prepared.learner_of(setting.recipe(pretext))
+        draws = losses_of(setting.pretexts[pretext], result, learner, test.images, seed=prepared.seed)
         correlation = correlate(draws.cpu(), net.test_losses, test.targets.cpu(), len(test.classes))
         comparison = LossComparison(correlation, pool.name, len(test), len(pool), net.accuracy)
         numbers = asdict(comparison)
-        cached_result(runs, *_comparison_file(setting, pretext, epochs, runs), lambda: numbers)
+        cached_result(runs, *_comparison_file(setting, pretext, prepared.seed, epochs, runs), lambda: numbers)
     return comparison
 
 
-def _comparison_file(setting: Setting, pretext: str, epochs: float, runs: Path | str) -> tuple[str, Any]:
+def _comparison_file(setting: Setting, pretext: str, seed: int, epochs: float, runs: Path | str) -> tuple[str, Any]:
     """The name and the key of the result; the key is None if the pretext was not learned."""
-    pretraining = cached_result(runs, *summary_file(setting, pretext))
+    pretraining = cached_result(runs, *summary_file(setting, pretext, seed))
     key = (setting.digest, pretext, float(epochs), pretraining["losses"]) if pretraining else None
-    return f"compared-{setting.dataset}-{setting.scale}-{pretext}", key
+    return f"compared-{setting.dataset}-{setting.scale}-{pretext}-{seed}", key
 
 
 @dataclass(frozen=True)
