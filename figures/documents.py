@@ -95,7 +95,7 @@ def bengar2021(tables: Row) -> Iterator[str]:
     yield table({**curve, **beside}, tables["table1"])
     yield "Labels per class from which choosing pays, on self-supervised features (Figure 6), with a bootstrap interval:"
     printed = published("bengar2021", metric="threshold_per_class", arm="frozen").set_index("dataset")
-    paper = {name: f"{'' if row['exact'] else 'more than '}{row['value']:g}" for name, row in printed.iterrows()}
+    paper = {name: f"{'more than ' if row['kind'] == 'bound' else ''}{row['value']:g}" for name, row in printed.iterrows()}
     rows = [{**row, "paper": paper[row["dataset"]]} for row in tables["figure6"]]
     thresholds = {"paper": "{paper}", "ours": "{labels_per_class:g}", "from": "{low:g}", "to": "{high:g}", "tried up to": "{tried:g}"}
     yield table({"data set": "{dataset}", **thresholds, "seeds": "{seeds:.0f}"}, rows)

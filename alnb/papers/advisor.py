@@ -160,8 +160,8 @@ def _printed(arm: str) -> list[Threshold]:
     """The thresholds of `arm` in Bengar et al. 2021."""
     points = []
     for row in published("bengar2021", metric="threshold_per_class", arm=arm).itertuples():
-        text = f"{row.source}: {'' if row.exact else 'more than '}{row.value:g} labels per class on {row.dataset} ({row.note})"
-        points.append(Threshold(row.dataset, round(row.n_labelled / row.value), row.value, not row.exact, (text,)))
+        text = f"{row.source}: {'more than ' if row.kind == 'bound' else ''}{row.value:g} labels per class on {row.dataset} ({row.note})"
+        points.append(Threshold(row.dataset, round(row.n_labelled / row.value), row.value, row.kind == "bound", (text,)))
     return points
 
 

@@ -13,10 +13,10 @@ NUMBERS = ("labelled_percent", "n_labelled", "value")
 def published(paper: str | None = None, **filters: Any) -> DataFrame:
     """The published numbers, those of `paper` ("bengar2021", "luth2023") or all; `filters` choose by column, as ``dataset="cifar10"``.
 
-    Columns: paper, item, dataset, arm, strategy, labelled_percent, n_labelled (both NaN where there is none), metric, value, exact,
+    Columns: paper, item, dataset, arm, strategy, labelled_percent, n_labelled (both NaN where there is none), metric, value, kind,
     source, note. `arm` is "scratch", "frozen" (self-supervised backbone), "finetuned" (self-supervised, then trained whole) or
-    "fixmatch". `exact` is False where the paper gives no more than a lower bound. What could only be measured in a printed figure is
-    not in the table.
+    "fixmatch". `kind` is "printed"; "inferred" where something, such as the baseline or the data set, is not stated beside the number; or
+    "bound" where the paper gives no more than a lower bound. What could only be measured in a printed figure is not in the table.
 
     Raises:
         ValueError: a filter names no column, or a value that is nowhere in its column.

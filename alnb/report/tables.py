@@ -335,6 +335,6 @@ def _at_paper(frame: DataFrame) -> DataFrame:
 
 
 def _accuracies(published: DataFrame, frame: DataFrame) -> DataFrame:
-    """The accuracies that are printed exactly, not as bounds, of the data sets in `frame`."""
-    exact = (published["metric"] == "accuracy") & published["exact"].astype(bool)
+    """The accuracies that are printed, not inferred or bounds, of the data sets in `frame`."""
+    exact = (published["metric"] == "accuracy") & (published["kind"] == "printed")
     return published[exact & published["dataset"].isin(set(frame["dataset"].astype(str)))]

@@ -150,7 +150,7 @@ def draw_figure6(table: DataFrame) -> Figure:
     for k, row in enumerate(printed.itertuples()):
         place = row.n_labelled / row.value, row.value
         axis.plot(*place, "o", markersize=9, markerfacecolor="none", color="0.5", label="_" if k else "published")
-        if not row.exact:
+        if row.kind == "bound":
             _arrow(axis, *place, place[1] + 0.1 * top, "0.5")
     for k, (row, y, high) in enumerate(zip(table.itertuples(), heights, ends, strict=True)):
         colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
