@@ -32,6 +32,7 @@ from alnb.report import records, stats, tables
 
 SCALE, MINUTES, COST = "laptop", 15, 1.6  # the bars: minutes of a sweep, cost of PT4AL over random choice (the paper's is 1.59)
 FIRST = 1000  # labels of the first iteration of Yi et al.
+PAIRS = 20  # of nets that Figure 2 compares, at most
 SWEEPS = {  # of each paper, and the data set that each needs
     "digits": {"quickstart": "digits"},
     "bengar2021": {
@@ -167,9 +168,9 @@ def bengar2021_tables(done: list[str]) -> tuple[Row, list[Row]]:
 
 
 def knn(sweep: str) -> float:
-    """Accuracy of the nearest-neighbour vote at the end of the pre-training."""
+    """Accuracy of the nearest-neighbour vote at the end of the pre-training, in replication 0."""
     chosen = bengar2021.setting(SWEEPS["bengar2021"][sweep], SCALE)
-    return float(bengar2021.pretraining(chosen, runs_folder(bengar2021.PAPER, SCALE, BUILD / sweep))["history"][-1]["knn"])
+    return float(bengar2021.pretraining(chosen, 0, runs_folder(bengar2021.PAPER, SCALE, BUILD / sweep))["history"][-1]["knn"])
 
 
 def ends(frame: pandas.DataFrame) -> pandas.DataFrame:
@@ -187,7 +188,7 @@ def yi2022_tables(done: list[str]) -> tuple[Row, list[Row]]:
     """Costs, our numbers beside the paper's, claims, Table 1 and protocols; no bars."""
     frames = {sweep: records.frame(records.find(BUILD / sweep, paper=yi2022.PAPER)) for sweep in done if sweep != "yi2022-figure2-cifar10"}
     chosen, runs = yi2022.setting("cifar10", SCALE), BUILD / "yi2022-table2"
-    rotation = yi2022.summary(chosen, "rotation", yi2022_figures.timed(runs / yi2022.PAPER))["seconds"]
+    rotation = yi2022.summary(chosen, "rotation", 0, yi2022_figures.timed(runs / yi2022.PAPER))["seconds"]
     costs = yi2022_figures.costs(records.find(runs, paper=yi2022.PAPER), {"rotation": rotation}, published("yi2022", item="Table 2"))
     rho = compared(BUILD / "yi2022-figure2-cifar10" / yi2022.PAPER)
     cold = frames["yi2022-table1"]
@@ -195,14 +196,14 @@ def yi2022_tables(done: list[str]) -> tuple[Row, list[Row]]:
     effects = yi2022_claims.protocol_effects(frames["yi2022-protocols"], "clean")
     ladder = list(yi2022.ladder("cifar10", SCALE))
     curves = pandas.concat([frames[f"yi2022-{name}"] for name in ("figure3-cifar10", "figure6", "table1")])
-    correlations = {name: one.correlation for name, one in rho.items()}
+    correlations = {name: [pair.correlation for pair in pairs] for name, pairs in rho.items()}
     printed = published("yi2022", metric="correlation", dataset="cifar10")
     return {
         "costs": plain(costs.sort_values("strategy", key=lambda names: names.map(list(STRATEGIES).index))),
         "beside": beside(yi2022_claims.labelled(curves), rho),
         **{f"claims {CLAIMS[sweep][0]}": plain(claimed(frames[sweep], sweep)) for sweep in CLAIMS if sweep in done},
         "claims figure2": plain(yi2022_claims.correlations(correlations, printed, SCALE)),
-        "table1": plain(cold.groupby("part", sort=False)["accuracy"].agg(["mean", "std", "min", "max", "count"]).reset_index()),
+        "table1": plain(yi2022_claims.spread_parts(cold).rename_axis("part").reset_index()),
         "protocols": plain(effects.sort_values("preset", key=lambda names: names.map(ladder.index), kind="stable")),
         "figure4": plain(viewed(BUILD / "yi2022-figure4" / yi2022.PAPER)),
     }, []
@@ -217,11 +218,13 @@ def claimed(frame: pandas.DataFrame, sweep: str) -> pandas.DataFrame:
     return yi2022_claims.cold_start(rows) if figure == "table1" else yi2022_claims.claims(rows, figure)
 
 
-def compared(runs: Path) -> dict[str, lookback.LossComparison]:
-    """What Figure 2 kept below `runs` of CIFAR-10, by pretext."""
-    chosen = yi2022.setting("cifar10", SCALE)
-    results = {name: lookback.read_comparison(chosen, name, chosen.supervised_epochs, runs) for name in yi2022.PAPER_PRETEXTS}
-    return {name: result for name, result in results.items() if result is not None}
+def compared(runs: Path) -> dict[str, list[lookback.LossComparison]]:
+    """What Figure 2 kept below `runs` of CIFAR-10, by pretext: a comparison for each replication."""
+    chosen, results = yi2022.setting("cifar10", SCALE), {}
+    for name in yi2022.PAPER_PRETEXTS:
+        pairs = (lookback.read_comparison(chosen, name, seed, chosen.supervised_epochs, runs) for seed in range(PAIRS))
+        results[name] = [pair for pair in pairs if pair is not None]
+    return {name: pairs for name, pairs in results.items() if pairs}
 
 
 def viewed(runs: Path) -> pandas.DataFrame:
@@ -232,7 +235,7 @@ def viewed(runs: Path) -> pandas.DataFrame:
     return lookback.map_queries(yi2022.prepare(chosen, runs), finished, chosen.iterations, chosen.supervised_epochs).table
 
 
-def beside(frame: pandas.DataFrame, rho: Mapping[str, lookback.LossComparison]) -> list[Row]:
+def beside(frame: pandas.DataFrame, rho: Mapping[str, list[lookback.LossComparison]]) -> list[Row]:
     """Each accuracy, spread and correlation that the paper prints of CIFAR-10, with what was measured: None where nothing was.
 
     Args:
@@ -245,14 +248,15 @@ def beside(frame: pandas.DataFrame, rho: Mapping[str, lookback.LossComparison]) 
         row: Row = {"item": printed.item, "strategy": printed.strategy, "metric": printed.metric, "published": printed.value}
         row |= {"measured": None, "seeds": None}
         if printed.metric == "correlation" and printed.strategy in rho:
-            row |= {"measured": rho[printed.strategy].correlation.rho, "seeds": 1}
+            values = [pair.correlation.rho for pair in rho[printed.strategy]]
+            row |= {"measured": sum(values) / len(values), "seeds": len(values)}
         curves = runs["table1" if printed.item.startswith("Table 1") else "figure3"]
         if printed.metric in ("accuracy", "standard_deviation") and len(curves):
             curves = curves[curves["strategy"] == printed.strategy]
             cycle = 0 if printed.n_labelled == FIRST else curves["cycle"].max()
-            by_seed = curves[curves["cycle"] == cycle].groupby("seed")["accuracy"].mean()
-            value = by_seed.mean() if printed.metric == "accuracy" else by_seed.std()
-            row |= {"measured": float(value), "seeds": len(by_seed)} if len(by_seed) else {}
+            nets = yi2022_claims.by_net(curves[curves["cycle"] == cycle], printed.strategy)
+            value = nets.mean(axis=1).mean() if printed.metric == "accuracy" else math.sqrt(nets.var().mean())
+            row |= {"measured": float(value), "seeds": len(nets)} if len(nets) else {}
         rows += [row] if printed.metric != "minutes" else []
     return rows
 

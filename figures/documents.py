@@ -48,12 +48,12 @@ def table(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _cell(form: str, row: Mapping[str, Any]) -> str:
     names = [name for _, name, _, _ in Formatter().parse(form) if name]
-    return "–" if any(row[name] is None for name in names) else form.format(**row)
+    return "–" if any(row.get(name) is None for name in names) else form.format(**row)
 
 
 def points(rows: Iterable[Row], *names: str) -> Iterator[Row]:
     """`rows` with the shares called `names` as points of accuracy."""
-    return ({**row, **{name: 100 * row[name] for name in names if row[name] is not None}} for row in rows)
+    return ({**row, **{name: 100 * row[name] for name in names if row.get(name) is not None}} for row in rows)
 
 
 def pictures(captions: Mapping[str, str], figures: Path) -> Iterator[str]:
@@ -81,6 +81,7 @@ def digits(tables: Row) -> Iterator[str]:
     reached = {
         "labels to reach random's final accuracy": "{labels:.0f}",
         "fewer than random": "{saved:.0%}",
+        "95 % interval": "{saved_low:.0%} to {saved_high:.0%}",
         "final accuracy": "{final:.1%}",
     }
     yield table({"net starts": "{arm}", "strategy": "{strategy}", **reached}, tables["savings"])
@@ -91,18 +92,16 @@ def bengar2021(tables: Row) -> Iterator[str]:
     """The numbers of Bengar et al. 2021 beside ours, the ends of the curves, and the claims."""
     curve = {"data set": "{dataset}", "net": "{arm}", "strategy": "{strategy}"}
     yield "Half of the pool labelled (Table 1):"
-    beside = {"labels": "{n_labelled:,}", "paper": "{published:.3f}", "ours": "{measured:.3f}", "seeds": "{seeds:.0f}"}
+    beside = {"labels": "{n_labelled:,}", "paper": "{published:.3f}", "ours": "{measured:.3f}", "n": "{seeds:.0f}"}
     yield table({**curve, **beside}, tables["table1"])
-    yield "Labels per class from which choosing pays, on self-supervised features (Figure 6), with a bootstrap interval:"
+    yield "Labels per class from which choosing pays, on self-supervised features (Figure 6), with 95 % bounds:"
     printed = published("bengar2021", metric="threshold_per_class", arm="frozen").set_index("dataset")
     paper = {name: f"{'more than ' if row['kind'] == 'bound' else ''}{row['value']:g}" for name, row in printed.iterrows()}
     rows = [{**row, "paper": paper[row["dataset"]]} for row in tables["figure6"]]
     thresholds = {"paper": "{paper}", "ours": "{labels_per_class:g}", "from": "{low:g}", "to": "{high:g}", "tried up to": "{tried:g}"}
-    yield table({"data set": "{dataset}", **thresholds, "seeds": "{seeds:.0f}"}, rows)
+    yield table({"data set": "{dataset}", **thresholds, "n": "{seeds:.0f}"}, rows)
     yield "A dash says that random choice was not beaten within what was tried. The last cycle of each curve of Figures 3 to 5:"
-    yield table(
-        {**curve, "labels": "{n_labelled:,}", "pool": "{pool:,}", "accuracy": "{accuracy:.1%}", "seeds": "{seeds:.0f}"}, tables["ends"]
-    )
+    yield table({**curve, "labels": "{n_labelled:,}", "pool": "{pool:,}", "accuracy": "{accuracy:.1%}", "n": "{seeds:.0f}"}, tables["ends"])
     accuracies = ", ".join(f"{value:.1%} on {name}" for name, value in tables["knn"].items())
     yield f"Nearest-neighbour accuracy of the self-supervised features: {accuracies}."
     yield from claims(tables)
@@ -111,17 +110,17 @@ def bengar2021(tables: Row) -> Iterator[str]:
 def opponents(tables: Row) -> Iterator[str]:
     """Ways to train from scratch beside the frozen arm, and the frozen arm's lead with two pre-trainings."""
     yield "More updates, or weaker crops (`strong`), for training from scratch. CIFAR-10, first labels even over the classes:"
-    interval = {"accuracy": "{accuracy:.1%}", "95 % interval": "{low:.1%} to {high:.1%}", "seeds": "{seeds:.0f}"}
+    interval = {"accuracy": "{accuracy:.1%}", "95 % interval": "{low:.1%} to {high:.1%}", "n": "{seeds:.0f}"}
     yield table({"labels": "{n_labelled:,}", "training": "{training}", **interval}, tables["trainings"])
     yield "The lead of random choice on frozen features over training from scratch, with two pre-trainings:"
-    lead = {"labels": "{n_labelled:,}", "lead": "{mean:+.1f} ({low:+.1f} to {high:+.1f})", "seeds": "{n:.0f}"}
+    lead = {"labels": "{n_labelled:,}", "lead": "{mean:+.1f} ({low:+.1f} to {high:+.1f})", "n": "{n:.0f}"}
     rows = points(tables["pretrainings"], "mean", "low", "high")
     yield table({"pre-training": "{pretraining}", "nearest neighbours": "{knn:.1%}", **lead}, rows)
 
 
 def yi2022(tables: Row) -> Iterator[str]:
     """The numbers of Yi et al. 2022 beside ours, costs, protocols, and the claims."""
-    beside = {"paper": "{published:.3f}", "ours": "{measured:.3f}", "seeds": "{seeds:.0f}"}
+    beside = {"paper": "{published:.3f}", "ours": "{measured:.3f}", "n": "{seeds:.0f}"}
     yield table({"item": "{item}", "strategy": "{strategy}", "what": "{metric}", **beside}, tables["beside"])
     yield "What each strategy costs in one run (Table 2), in seconds, the pretext included; means of two seeds:"
     seconds = {"total": "{total:.0f}", "pretext": "{pretext:.0f}", "queries": "{query:.0f}"}
@@ -133,9 +132,10 @@ def yi2022(tables: Row) -> Iterator[str]:
         "over random": "{gain:+.1f} ({gain_low:+.1f} to {gain_high:+.1f})",
     }
     rows = points(tables["protocols"], "difference", "low", "high", "gain", "gain_low", "gain_high")
-    yield table({"protocol": "{preset}", "strategy": "{strategy}", **worth, "seeds": "{seeds:.0f}"}, rows)
+    yield table({"protocol": "{preset}", "strategy": "{strategy}", **worth, "n": "{seeds:.0f}"}, rows)
     yield "Accuracy with the first labels (Table 1), from each part of the pool by loss, sorted as numbers or as text:"
-    first = {"mean": "{mean:.1%}", "standard deviation": "{std:.1%}", "lowest": "{min:.1%}", "highest": "{max:.1%}", "seeds": "{count:.0f}"}
+    spread = {"standard deviation within pretexts": "{within:.1%}", "between": "{between:.1%}", "pretexts": "{replications}"}
+    first = {"mean": "{mean:.1%}", "95 % interval": "{low:.1%} to {high:.1%}", **spread, "runs": "{runs}"}
     yield table({"part": "{part}", **first}, tables["table1"])
     yield from claims(tables)
 

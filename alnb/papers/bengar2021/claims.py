@@ -21,7 +21,7 @@ from pandas import DataFrame, Series
 from alnb.papers.claims import table
 from alnb.papers.experiment import Scale
 from alnb.papers.published import published
-from alnb.report.stats import by_budget, difference, labels_needed, paired_values, replications
+from alnb.report.stats import difference, labels_needed, paired_table, paired_values, replications
 from alnb.report.verdicts import Evidence, above, at_least, between, every, missing
 from alnb.store.checks import one_of
 
@@ -154,11 +154,11 @@ def _frozen_against_scratch(runs: DataFrame, *, random_only: bool) -> list[Evide
         frozen = "random" if random_only else name
         chosen = rows if name == "random" else rows[rows["cycle"] > 0]  # in cycle 0 all are random
         first, second = {"arm": "frozen", "strategy": frozen}, {"arm": "scratch", "strategy": name}
-        values = paired_values(chosen, first, second)
-        if values.empty or (random_only and name == "random"):
+        gaps = paired_table(chosen, first, second, ("n_labelled",))
+        if gaps.empty or (random_only and name == "random"):
             continue
         label = f"frozen {frozen} over scratch {name}" if random_only else f"{name}, frozen over scratch"
-        part, ends = _compared(chosen, label, values), by_budget(chosen, first, second)["mean"]
+        part, ends = _compared(chosen, label, gaps.mean(axis=1)), gaps.mean()
         text = f"{part.text}, from {100 * ends.iloc[0]:+.1f} at the first budget to {100 * ends.iloc[-1]:+.1f}"
         parts.append(replace(part, text=text))
     needs = "random frozen and another strategy from scratch" if random_only else "one strategy in both arms"
