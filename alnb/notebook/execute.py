@@ -82,7 +82,7 @@ def _failure(error: BaseException, path: Path, copy: Path) -> BaseException:
         return NotebookFailed(message, type(error).__name__, str(error))
     if error.ename == "KeyboardInterrupt":
         return KeyboardInterrupt()
-    message = f"cell {error.exec_count} of {path} raised {error.ename}: {error.evalue}\n(its executed copy: {copy})"
+    message = f"cell [{error.exec_count}] of {copy}, the executed copy of {path}, raised {error.ename}: {error.evalue}"
     return NotebookFailed(message, error.ename, error.evalue)
 
 

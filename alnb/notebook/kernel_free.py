@@ -54,7 +54,7 @@ def _execute(path: Path, cells: Iterable[CodeCell], values: Mapping[str, Any], *
         stack.callback(sys.modules.update, {"__main__": sys.modules["__main__"]})
         sys.modules["__main__"] = module
         for cell in cells:
-            name = f"<cell {cell.number} of {path.name}>"
+            name = f"<cell [{cell.number}] of {path.name}>"
             text = cell.text.removesuffix("\n") + "\n"  # a kernel ends a cell so, too
             linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)  # for tracebacks and fingerprints
             try:
@@ -75,7 +75,7 @@ def _execute(path: Path, cells: Iterable[CodeCell], values: Mapping[str, Any], *
 
 def _failed(cell: CodeCell, path: Path, error: BaseException) -> NotebookFailed:
     kind, reason = type(error).__name__, f"{error}{_remedy(error)}"
-    return NotebookFailed(f"cell {cell.number} of {path} raised {kind}: {reason}", kind, reason)
+    return NotebookFailed(f"cell [{cell.number}] of {path} raised {kind}: {reason}", kind, reason)
 
 
 def _remedy(error: BaseException) -> str:

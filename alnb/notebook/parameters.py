@@ -29,7 +29,7 @@ class BadParameter(Exception):
 class CodeCell:
     """One code cell of a notebook file."""
 
-    number: int  # among the code cells, from 1 on
+    number: int  # as JupyterLab shows it in brackets after Run All Cells: from 1 on, without empty cells
     text: str
     tags: tuple[str, ...]  # "parameters": the defaults; "check": only looks at parameters; "report": only shows results
 
@@ -50,7 +50,8 @@ def code_cells(path: Path) -> list[CodeCell]:
         raise BadParameter(f"there is no notebook {path}{'' if path.is_absolute() else f' in {Path.cwd()}'}")
     try:
         cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
-        return [CodeCell(k, "".join(cell["source"]), tuple(cell["metadata"].get("tags", ()))) for k, cell in enumerate(cells, start=1)]
+        pairs = [(text, tuple(cell["metadata"].get("tags", ()))) for cell in cells if (text := "".join(cell["source"])).strip()]
+        return [CodeCell(k, text, tags) for k, (text, tags) in enumerate(pairs, start=1)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadParameter(f"{path} is not a notebook: {error!r}") from error
 
