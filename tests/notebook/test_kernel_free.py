@@ -91,10 +91,10 @@ def test_an_error_names_its_cell_and_what_helps(
     with pytest.raises(NotebookFailed, match=rf"cell \[3\] of {path} raised {kind}: ") as error:
         kernel_free.execute(path, {})
     assert error.value.kind == kind and reason in error.value.reason and reason in str(error.value)
-    out, told = capsys.readouterr()
-    assert out == "" and ("Traceback" in told) == (kind != "SystemExit")
+    out, errors = capsys.readouterr()
+    assert out == "" and ("Traceback" in errors) == (kind != "SystemExit")
     if kind == "KeyError":
-        assert "<cell [3] of made.ipynb>" in told and "raise KeyError('figure')" in told  # the line itself is shown
+        assert "<cell [3] of made.ipynb>" in errors and "raise KeyError('figure')" in errors  # the line itself is shown
 
 
 def test_a_notebook_may_end_early_as_with_papermill(write: Callable[..., Path], capfd: pytest.CaptureFixture) -> None:
@@ -176,8 +176,8 @@ def test_runs_are_those_of_a_kernel_and_so_is_what_they_are_named_by(
     described = [json.loads((tmp_path / name / "described.json").read_text()) for name in values]
     assert described[0] == described[1] and len({json.dumps(one) for one in described[0][0]}) == 10
     assert described[1][1] == "<class 'int'>"  # no `from __future__` came from somewhere else
-    found = [table(tmp_path / name) for name in values]
-    assert found[0] == found[1] and len(found[0]) == 2 and not found[0]["left behind"]
+    tables = [table(tmp_path / name) for name in values]
+    assert tables[0] == tables[1] and len(tables[0]) == 2 and not tables[0]["left behind"]
     (run,) = (tmp_path / "with").glob("nearly_tied-*")
     manifests = [store.read_json(tmp_path / name / run.name / "manifest.json") for name in values]
     for manifest in manifests:

@@ -74,8 +74,8 @@ KNOWN = {
     ],
 )
 def test_words_become_typed_values(given: list, expected: dict) -> None:
-    found = parse(given, KNOWN)
-    assert found == expected and [type(v) for v in found.values()] == [type(v) for v in expected.values()]
+    values = parse(given, KNOWN)
+    assert values == expected and [type(v) for v in values.values()] == [type(v) for v in expected.values()]
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_optional_types() -> None:
 
 def test_parameters_are_read_with_type_and_help(write: Callable) -> None:
     path = write('a: int = 3  # how many\nnames: list[str] = ["x", "y"]  # which\nb = 2\nc: str | None = "#f"  # colour')
-    found = parameters.read(path)
-    assert found["c"] == Parameter("c", "str | None", "'#f'", "colour")
-    assert found["a"] == Parameter("a", "int", "3", "how many") and found["names"].annotation == "list[str]" and found["b"].annotation == ""
+    known = parameters.read(path)
+    assert known["c"] == Parameter("c", "str | None", "'#f'", "colour")
+    assert known["a"] == Parameter("a", "int", "3", "how many") and known["names"].annotation == "list[str]" and known["b"].annotation == ""
 
 
 def test_execution_injects_and_ends_with_its_own_name(write: Callable, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
@@ -153,7 +153,7 @@ def test_names_are_checked() -> None:
     with pytest.raises(BadParameter, match=r"strategy 'entropi' is not known.*did you mean 'entropy'"):
         notebook.choose(alnb.acquire.STRATEGIES, ["random", "entropi"], "strategy")
     assert list(notebook.choose(alnb.acquire.STRATEGIES, "margin", "strategy")) == ["margin"]
-    with pytest.raises(BadParameter, match="no strategy is named: there are random, entropy"):
+    with pytest.raises(BadParameter, match=r"no strategy is named: .* random, entropy"):
         notebook.choose(alnb.acquire.STRATEGIES, [], "strategy")
 
 

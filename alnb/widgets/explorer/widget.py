@@ -132,7 +132,7 @@ class Explorer(BackgroundWidget):
     def overview(self) -> Figure:
         """The explorer as a figure, for readers without a kernel. Raises: ValueError if nothing is open."""
         if self._layout is None or not self.trails:
-            raise ValueError(self._problem or "nothing is open yet: call wait() first")
+            raise ValueError(self._problem or "no run is open yet: call wait() first")
         return pictures.draw_overview(self._visible(), self._layout, self.title)
 
     def _arranged(self) -> ipywidgets.Widget:
