@@ -1,6 +1,7 @@
 """The command `alnb`, also as ``python -m alnb``."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.do(options)
         return status
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # else it prints the error of the cell that was interrupted
         print("\ninterrupted: what is complete is kept; the same command continues from there", file=sys.stderr)
         return 130
     except Exception as error:

@@ -81,6 +81,7 @@ class Executed:
     """The quickstart, executed at smoke scale: first one strategy and seed, then two of each."""
 
     folder: Path
+    arm: str  # of all its runs
     whole: Path  # the executed copy
     part: dict[Path, int]  # records of the part, with the times of their last change
     part_figures: list[Path]
@@ -93,13 +94,13 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Executed:
     from alnb.notebook.execute import execute
 
     path, folder = in_browser.PROJECT / "notebooks/quickstart.ipynb", tmp_path_factory.mktemp("quickstart")
-    arm = ast.literal_eval(parameters.read(path)["arms"].default)[0]
+    arm = ast.literal_eval(parameters.read(path)["arms"].default)[-1]  # with a pre-training
     values = {"scale": "smoke", "runs": str(folder / "runs"), "figures": str(folder / "figures"), "arms": [arm], "device": "cpu"}
     execute(path, {**values, "strategies": ["margin"], "seeds": [1]}, folder / "part.ipynb")
     part = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("record.json")}
     figures = list(folder.rglob("*.png"))
     whole = execute(path, {**values, "strategies": ["random", "margin"], "seeds": [0, 1]}, folder / "whole.ipynb")
-    return Executed(folder, whole, part, figures, {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("record.json")})
+    return Executed(folder, arm, whole, part, figures, {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("record.json")})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,7 +22,7 @@ def choose(table: Mapping[str, Any], names: str | Iterable[str], what: str) -> d
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names:
-        raise BadParameter(f"no {what} is named: there are {', '.join(table)}")
+        raise BadParameter(f"no {what} is named: name one or more of {', '.join(table)}")
     for name in names:
         if name not in table:
             raise BadParameter(f"{what} {name!r} is not known: there are {', '.join(table)}{nearest(name, table)}")

@@ -12,7 +12,7 @@ from alnb.notebook import parameters
 from alnb.notebook.cells import BATCH
 
 PACKAGE = Path(__file__).parents[2]  # the folder from which this package is imported
-# No progress bar of papermill's own; no warning about TCP on this machine alone, no error when the kernel is ended.
+# Without papermill's progress bar, the warning about TCP on this machine alone, and the error when the kernel is ended.
 OPTIONS: Mapping[str, Any] = {
     "kernel_name": "python3", "progress_bar": False, "coalesce_streams": True, "store_widget_state": False,
     "extra_arguments": ["--IPKernelApp.log_level=50"],
@@ -78,11 +78,11 @@ def _failure(error: BaseException, path: Path, copy: Path) -> BaseException:
     import papermill
 
     if not isinstance(error, papermill.PapermillExecutionError):
-        message = f"{path} was not finished: {type(error).__name__}: {error}\n(its copy so far: {copy})"
+        message = f"{path} was not finished: {type(error).__name__}: {error}\nThe copy so far is {copy}"
         return NotebookFailed(message, type(error).__name__, str(error))
     if error.ename == "KeyboardInterrupt":
         return KeyboardInterrupt()
-    message = f"cell {error.exec_count} of {path} raised {error.ename}: {error.evalue}\n(its executed copy: {copy})"
+    message = f"cell [{error.exec_count}] of {copy}, the executed copy of {path}, raised {error.ename}: {error.evalue}"
     return NotebookFailed(message, error.ename, error.evalue)
 
 

@@ -54,14 +54,14 @@ def _execute(path: Path, cells: Iterable[CodeCell], values: Mapping[str, Any], *
         stack.callback(sys.modules.update, {"__main__": sys.modules["__main__"]})
         sys.modules["__main__"] = module
         for cell in cells:
-            name = f"<cell {cell.number} of {path.name}>"
-            text = cell.text.removesuffix("\n") + "\n"  # a kernel ends a cell so, too
+            name = f"<cell [{cell.number}] of {path.name}>"
+            text = cell.text.removesuffix("\n") + "\n"  # as in a kernel
             linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)  # for tracebacks and fingerprints
             try:
                 exec(compile(text, name, "exec", dont_inherit=True), module.__dict__)
             except TimeIsUp:
                 raise
-            except SystemExit as error:  # papermill, too, takes sys.exit() for the end of the notebook
+            except SystemExit as error:  # sys.exit() ends the notebook, as with papermill
                 if error.code in (None, 0):
                     return
                 raise _failed(cell, path, error) from error
@@ -75,7 +75,7 @@ def _execute(path: Path, cells: Iterable[CodeCell], values: Mapping[str, Any], *
 
 def _failed(cell: CodeCell, path: Path, error: BaseException) -> NotebookFailed:
     kind, reason = type(error).__name__, f"{error}{_remedy(error)}"
-    return NotebookFailed(f"cell {cell.number} of {path} raised {kind}: {reason}", kind, reason)
+    return NotebookFailed(f"cell [{cell.number}] of {path} raised {kind}: {reason}", kind, reason)
 
 
 def _remedy(error: BaseException) -> str:

@@ -22,14 +22,14 @@ TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "di
 
 
 class BadParameter(Exception):
-    """The notebook has no such parameter, or the value has the wrong type."""
+    """The notebook has no such parameter, or the parameter cannot have this value."""
 
 
 @dataclass(frozen=True)
 class CodeCell:
     """One code cell of a notebook file."""
 
-    number: int  # among the code cells, from 1 on
+    number: int  # as JupyterLab shows it in brackets after Run All Cells: from 1 on, without empty cells
     text: str
     tags: tuple[str, ...]  # "parameters": the defaults; "check": only looks at parameters; "report": only shows results
 
@@ -47,12 +47,13 @@ class Parameter:
 def code_cells(path: Path) -> list[CodeCell]:
     """The code cells of the notebook at `path`. Raises: BadParameter if it is missing, or is not a notebook."""
     if not path.is_file():
-        raise BadParameter(f"there is no notebook {path}{'' if path.is_absolute() else f' in {Path.cwd()}'}")
+        raise BadParameter(f"there is no notebook {path}{'' if path.is_absolute() else f' in {Path.cwd()}'}: give its path")
     try:
         cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
-        return [CodeCell(k, "".join(cell["source"]), tuple(cell["metadata"].get("tags", ()))) for k, cell in enumerate(cells, start=1)]
+        pairs = [(text, tuple(cell["metadata"].get("tags", ()))) for cell in cells if (text := "".join(cell["source"])).strip()]
+        return [CodeCell(k, text, tags) for k, (text, tags) in enumerate(pairs, start=1)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadParameter(f"{path} is not a notebook: {error!r}") from error
+        raise BadParameter(f"{path} is not a notebook ({error!r}): give the path of an .ipynb file") from error
 
 
 def digest(path: Path) -> str:
@@ -98,7 +99,7 @@ def parse(entries: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> d
     values: dict[str, Any] = {}
     for name, *words in entries:
         if name in values:
-            raise BadParameter(f"parameter {name!r} is given twice")
+            raise BadParameter(f"parameter {name!r} is given twice: give it once, with all its values")
         if not words:
             raise BadParameter(f"parameter {name!r} has no value: write -p {name} VALUE")
         kind = type_of(known[name]) if name in known else None
@@ -152,7 +153,7 @@ def check(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str
             raise BadParameter(f"parameter {name!r} is {value!r}, of type {type(value).__name__}: it must be {expected}")
         repeated = [item for k, item in enumerate(value) if item in value[:k]] if isinstance(value, list) else []
         if repeated:
-            raise BadParameter(f"parameter {name!r} names {repeated[0]!r} twice: its runs would count as independent ones")
+            raise BadParameter(f"parameter {name!r} names {repeated[0]!r} twice: name it once, or its runs would count as independent ones")
     return checked
 
 

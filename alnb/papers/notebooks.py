@@ -13,8 +13,7 @@ from alnb.acquire.query import Pool
 from alnb.loop import oracle
 from alnb.loop.experiment import Experiment
 from alnb.papers import jobs
-from alnb.papers.experiment import Scale, runs_folder
-from alnb.store.checks import one_of
+from alnb.papers.experiment import runs_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,10 +59,10 @@ class Page:
 def page(name: str, parameters: Mapping[str, Any], *, but: Iterable[str] = ()) -> Page:
     """The notebook `name`, such as "yi2022/figure3", with its `parameters`; `but`: those that are part of the figure's file name.
 
-    Raises: notebook.BadParameter, ValueError: there is no such device or scale.
+    Raises: notebook.BadParameter: there is no such device, or the paper's experiment has no such scale.
     """
-    one_of("scale", parameters["scale"], Scale)
     (paper, figure), full = name.split("/"), jobs.is_full_figure(name, parameters, but=but)
+    notebook.choose(import_module(f"alnb.papers.{paper}.experiment").SCALES, parameters["scale"], "scale")
     runs, figures = runs_folder(paper, parameters["scale"], parameters["runs"]), parameters["figures"] or store.workspace() / "figures"
     source = {"root": parameters["data_root"] or None, "device": notebook.device(parameters["device"]), "download": parameters["download"]}
     return Page(paper, figure, parameters["scale"], runs, Path(figures) if full else runs / "figures", source)

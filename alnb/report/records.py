@@ -67,7 +67,7 @@ def load(root: Path | str) -> DataFrame:
     `experiment`, the name of the folder above the run; and `run`, its folder. Texts of a run are categorical.
 
     Runs without a finished cycle are left out. Memory: O(rows x columns).
-    Raises ValueError if there is no finished cycle, or a tag has the name of a measurement.
+    Raises ValueError if there is no such folder, no finished cycle in it, or a tag has the name of a measurement.
     """
     import pandas
 
@@ -83,7 +83,8 @@ def load(root: Path | str) -> DataFrame:
             stated.append({**_origin(run), **leaves, "experiment": run.path.absolute().parent.name, "run": str(run.path)})
             rows += [_measured(record, stages=True) for record in records]
     if not rows:
-        raise ValueError(f"there are no finished runs below {root}: make some with `alnb run notebooks/quickstart.ipynb -p scale smoke`")
+        problem = f"no finished runs below {root}" if Path(root).is_dir() else f"no folder {root} (searched from {Path.cwd()})"
+        raise ValueError(f"{problem}: give the folder of runs, or make some with `alnb run notebooks/quickstart.ipynb -p scale smoke`")
     tags, measured, about = (pandas.DataFrame(part) for part in (heads, rows, stated))
     clash = sorted({*tags.columns} & {*measured.columns})
     if clash:

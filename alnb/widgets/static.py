@@ -6,10 +6,8 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-DPI = 96
 
-
-def as_png(figure: Figure, dpi: int = DPI) -> bytes:
+def as_png(figure: Figure, dpi: int = 96) -> bytes:
     """A figure as a PNG file. pyplot is not used: callbacks in several threads would share its state."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})  # a larger file, but a faster one

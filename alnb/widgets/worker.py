@@ -85,7 +85,7 @@ class Worker:
             self._problem(f"{type(error).__name__}: {error} (this is a bug; everything on disk is safe)")
             raise
         finally:
-            with self._lock:  # one step: a click right after it is not lost
+            with self._lock:  # both at once, so that a click right afterwards is not lost
                 self.working = False
                 self._busy(False)
 
@@ -138,7 +138,7 @@ class BackgroundWidget(ABC):
                 return None
             try:
                 figure = self.overview()
-            except (ValueError, OSError):  # nothing is open, or a file is gone: the widget itself says so
+            except (ValueError, OSError):  # nothing is open, or a file is gone: the widget shows the error
                 return None
             return as_png(figure), str(figure.get_suptitle())
 

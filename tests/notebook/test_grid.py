@@ -178,9 +178,9 @@ def test_a_key_is_of_the_code_and_not_of_what_it_shows(tmp_path: Path) -> None:
     ],
 )
 def test_words_are_values_or_axes(bare: Path, words: list, expected: dict) -> None:
-    found = read_words(bare, words)
-    assert found == expected and repr(found) == repr(expected)
-    assert grid(bare, found).cells()
+    values = read_words(bare, words)
+    assert values == expected and repr(values) == repr(expected)
+    assert grid(bare, values).cells()
 
 
 def test_several_words_of_a_single_value_are_an_axis_with_a_report_each(path: Path) -> None:
@@ -296,14 +296,14 @@ parameters:
   runs:
 """,
     )
-    found, values, over = read_file(path)
-    assert found.resolve() == bare.resolve() and over == ["seeds", "dataset"]
+    notebook, values, over = read_file(path)
+    assert notebook.resolve() == bare.resolve() and over == ["seeds", "dataset"]
     expected = {
         "seeds": [1, 2, 3, 4], "strategies": ["yes", "no", "010"], "regimes": [], "cycles": [2, 4, 5], "lr": 0.03,
         "dataset": ["1", "x:y"], "limit": None, "settings": {"a": 1, "b": 16}, "download": True, "runs": "",
     }  # fmt: skip
     assert values == expected and repr(values) == repr(expected)
-    assert len(grid(found, values, over).cells()) == 4 * 3 * 2
+    assert len(grid(notebook, values, over).cells()) == 4 * 3 * 2
     replaced = read_file(path, [["seeds", "9"], ["figures", "f"]])[1]
     assert replaced == {**expected, "seeds": [9], "figures": "f"}
 

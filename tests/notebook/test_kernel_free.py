@@ -88,13 +88,13 @@ def test_an_error_names_its_cell_and_what_helps(
     write: Callable[..., Path], capsys: pytest.CaptureFixture, source: str, kind: str, reason: str
 ) -> None:
     path = write("a: int = 3  # how many", ("report", "shown = 1"), source, "print('not reached')")
-    with pytest.raises(NotebookFailed, match=f"cell 3 of {path} raised {kind}: ") as error:
+    with pytest.raises(NotebookFailed, match=rf"cell \[3\] of {path} raised {kind}: ") as error:
         kernel_free.execute(path, {})
     assert error.value.kind == kind and reason in error.value.reason and reason in str(error.value)
-    out, told = capsys.readouterr()
-    assert out == "" and ("Traceback" in told) == (kind != "SystemExit")
+    out, errors = capsys.readouterr()
+    assert out == "" and ("Traceback" in errors) == (kind != "SystemExit")
     if kind == "KeyError":
-        assert "<cell 3 of made.ipynb>" in told and "raise KeyError('figure')" in told  # the line itself is shown
+        assert "<cell [3] of made.ipynb>" in errors and "raise KeyError('figure')" in errors  # the line itself is shown
 
 
 def test_a_notebook_may_end_early_as_with_papermill(write: Callable[..., Path], capfd: pytest.CaptureFixture) -> None:
@@ -115,7 +115,7 @@ def test_the_command(write: Callable[..., Path], capfd: pytest.CaptureFixture) -
     assert main(["run", str(path), "--kernel-free", "-p", "a", "7"]) == 0
     assert capfd.readouterr().out == "a is 7\nruns complete. Run again with Jupyter to draw the figures\n"
     assert main(["run", str(path), "--kernel-free", "-p", "a", "9"]) == 1
-    assert f"alnb: cell 2 of {path} raised AssertionError: a is 9" in capfd.readouterr().err
+    assert f"alnb: cell [2] of {path} raised AssertionError: a is 9" in capfd.readouterr().err
     assert main(["run", str(path), "--kernel-free", "-p", "a", "x"]) == 2
 
 
@@ -176,8 +176,8 @@ def test_runs_are_those_of_a_kernel_and_so_is_what_they_are_named_by(
     described = [json.loads((tmp_path / name / "described.json").read_text()) for name in values]
     assert described[0] == described[1] and len({json.dumps(one) for one in described[0][0]}) == 10
     assert described[1][1] == "<class 'int'>"  # no `from __future__` came from somewhere else
-    found = [table(tmp_path / name) for name in values]
-    assert found[0] == found[1] and len(found[0]) == 2 and not found[0]["left behind"]
+    tables = [table(tmp_path / name) for name in values]
+    assert tables[0] == tables[1] and len(tables[0]) == 2 and not tables[0]["left behind"]
     (run,) = (tmp_path / "with").glob("nearly_tied-*")
     manifests = [store.read_json(tmp_path / name / run.name / "manifest.json") for name in values]
     for manifest in manifests:
@@ -194,7 +194,7 @@ def test_a_function_is_what_it_is_in_a_kernel(write: Callable[..., Path]) -> Non
     looked = "import inspect\nassert (inspect.getsource(f), f.__annotations__) == ('def f(x: int):\\n    return x\\n', {'x': int})"
     path = write("a: int = 3  # how many", "def f(x: int):\n    return x", looked)
     kernel_free.execute(path, {})
-    assert linecache.getline("<cell 2 of made.ipynb>", 2) == "    return x\n"
+    assert linecache.getline("<cell [2] of made.ipynb>", 2) == "    return x\n"
 
 
 # ---- torch and little else -------------------------------------------------------------------------------------------------------

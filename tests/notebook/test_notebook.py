@@ -21,9 +21,13 @@ import alnb
 from alnb import notebook
 from alnb.__main__ import main
 from alnb.data import ImageSet
-from alnb.notebook import BadParameter, parameters
+from alnb.loop.experiment import Cycle
+from alnb.notebook import BadParameter, kernel_free, parameters
 from alnb.notebook.execute import NotebookFailed, execute
 from alnb.notebook.parameters import Parameter, check, parse
+from alnb.papers import quickstart as factory
+from alnb.report import records
+from alnb.widgets import Choices, Explorer
 
 PROJECT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(p for p in (PROJECT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -70,8 +74,8 @@ KNOWN = {
     ],
 )
 def test_words_become_typed_values(given: list, expected: dict) -> None:
-    found = parse(given, KNOWN)
-    assert found == expected and [type(v) for v in found.values()] == [type(v) for v in expected.values()]
+    values = parse(given, KNOWN)
+    assert values == expected and [type(v) for v in values.values()] == [type(v) for v in expected.values()]
 
 
 @pytest.mark.parametrize(
@@ -105,9 +109,9 @@ def test_optional_types() -> None:
 
 def test_parameters_are_read_with_type_and_help(write: Callable) -> None:
     path = write('a: int = 3  # how many\nnames: list[str] = ["x", "y"]  # which\nb = 2\nc: str | None = "#f"  # colour')
-    found = parameters.read(path)
-    assert found["c"] == Parameter("c", "str | None", "'#f'", "colour")
-    assert found["a"] == Parameter("a", "int", "3", "how many") and found["names"].annotation == "list[str]" and found["b"].annotation == ""
+    known = parameters.read(path)
+    assert known["c"] == Parameter("c", "str | None", "'#f'", "colour")
+    assert known["a"] == Parameter("a", "int", "3", "how many") and known["names"].annotation == "list[str]" and known["b"].annotation == ""
 
 
 def test_execution_injects_and_ends_with_its_own_name(write: Callable, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
@@ -123,10 +127,16 @@ def test_execution_injects_and_ends_with_its_own_name(write: Callable, tmp_path:
 
 @pytest.mark.parametrize(("cell", "message"), [("1/0", "raised ZeroDivisionError"), ("import os; os._exit(1)", "was not finished")])
 def test_failure_never_looks_finished(write: Callable, tmp_path: Path, cell: str, message: str) -> None:
-    path, out = write("a: int = 3  # how many", cell), tmp_path / "out.ipynb"
-    with pytest.raises(NotebookFailed, match=message):
-        execute(path, {}, out)
+    path, out = write("a: int = 3  # how many", " \n", cell), tmp_path / "out.ipynb"
+    with pytest.raises(NotebookFailed, match=message) as failure:
+        execute(path, {"a": 4}, out)
     assert not out.exists() and (tmp_path / "out.failed.ipynb").exists() and not (tmp_path / "out.running.ipynb").exists()
+    if failure.value.kind == "ZeroDivisionError":  # the number is the one that JupyterLab shows beside the cell
+        cells = nbformat.read(tmp_path / "out.failed.ipynb", 4).cells
+        (shown,) = [c.execution_count for c in cells if any(o.output_type == "error" for o in c.get("outputs", []))]
+        assert f"cell [{shown}] of {tmp_path / 'out.failed.ipynb'}, " in str(failure.value)
+        with pytest.raises(NotebookFailed, match=rf"cell \[{shown - 1}\] of {path} "):  # without the cell of injected parameters
+            kernel_free.execute(path, {"a": 4})
 
 
 def test_bad_notebooks(write: Callable, tmp_path: Path) -> None:
@@ -143,7 +153,7 @@ def test_names_are_checked() -> None:
     with pytest.raises(BadParameter, match=r"strategy 'entropi' is not known.*did you mean 'entropy'"):
         notebook.choose(alnb.acquire.STRATEGIES, ["random", "entropi"], "strategy")
     assert list(notebook.choose(alnb.acquire.STRATEGIES, "margin", "strategy")) == ["margin"]
-    with pytest.raises(BadParameter, match="no strategy is named: there are random, entropy"):
+    with pytest.raises(BadParameter, match=r"no strategy is named: .* random, entropy"):
         notebook.choose(alnb.acquire.STRATEGIES, [], "strategy")
 
 
@@ -248,6 +258,32 @@ def test_a_part_of_a_sweep_and_then_the_whole(quickstart: Executed) -> None:
 
 
 @pytest.mark.slow
+def test_the_explorer_makes_the_records_of_the_executed_quickstart(quickstart: Executed, tmp_path: Path) -> None:
+    """Bit for bit: each run that the kernel computed whole, the explorer computes again here, in its own folder, a click at a time."""
+    executed = {run.path.name: run for run in records.runs(quickstart.folder / "runs") if run.records()}
+    for seed in (0, 1):
+        choices = Choices("digits", quickstart.arm, "margin", "random", "smoke", seed, "pixels")
+        explorer = Explorer(factory, choices, runs=tmp_path, background=False, device="cpu")
+        while not explorer.buttons["step"].disabled:
+            explorer.buttons["step"].click()
+        for trail in explorer.trails:
+            run = executed.pop(trail.run.path.name)
+            assert run.manifest is not None and run.manifest["experiment"] == (trail.run.manifest or {})["experiment"]
+            assert [Cycle.read(record).reproducible for record in run.records()] == [cycle.reproducible for cycle in trail.cycles]
+        explorer.close()
+    assert not executed
+
+
+def test_a_scale_that_does_not_exist_is_the_same_error_everywhere() -> None:
+    checked = [path for path in NOTEBOOKS if "scale" in parameters.read(path) and named(path) not in ("label", "teach")]
+    for path in checked:
+        with pytest.raises(NotebookFailed, match=r"scale 'huge'.*smoke, laptop, .*paper") as error:
+            kernel_free.examine(path, {"scale": "huge"})
+        assert error.value.kind == "BadParameter", path
+    assert {path.parent.name for path in checked} == {"notebooks", "bengar2021", "yi2022"}
+
+
+@pytest.mark.slow
 def test_the_report_of_runs_from_anywhere(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
     for strategy, seed in product(("random", "margin", "entropy"), range(3)):
         choose, answers, protocol = (
@@ -293,7 +329,9 @@ def test_interrupted_by_the_keyboard(write: Callable, tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "running\n"
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C: to the command and its kernel
-        assert process.wait(30) == 130
+        errors = process.communicate(timeout=30)[1]
+    (message,) = filter(None, errors.splitlines())  # ours, and no traceback of a library
+    assert process.returncode == 130 and message.startswith("interrupted: ")
     assert not out.exists() and not (tmp_path / "o.running.ipynb").exists() and (tmp_path / "o.failed.ipynb").exists()
 
 

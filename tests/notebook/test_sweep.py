@@ -215,8 +215,8 @@ def test_a_failed_cell_is_kept_with_its_error_and_the_rest_goes_on(
     assert command.conclude(done) == 1
     out, err = capsys.readouterr()
     assert "a, seeds 1: ValueError: a of 1\nis too much" in out and str(bad.folder / "log.txt") in out and "--retry" in err
-    kept = cells_of.read(bad)
-    assert (kept.state, kept.kind, kept.reason, kept.attempts) == (FAILED, "ValueError", "a of 1\nis too much", 1)
+    status = cells_of.read(bad)
+    assert (status.state, status.kind, status.reason, status.attempts) == (FAILED, "ValueError", "a of 1\nis too much", 1)
     assert states(start()) == [DONE, FAILED, DONE, DONE] and len(pretended.works) == 4  # not again by itself
     pretended.act = lambda work: DONE_WELL
     mended = start(retry=True)
@@ -230,8 +230,8 @@ def test_an_error_of_the_worker_is_kept_too(start: Callable[..., Sweep], pretend
 
     pretended.act = act
     done = start(parameters={"seeds": [0], "names": ["a"]})
-    kept = cells_of.read(done.cells[0])
-    assert kept == done.statuses[done.cells[0].key] and (kept.state, kept.kind) == (FAILED, "ModuleNotFoundError")
+    status = cells_of.read(done.cells[0])
+    assert status == done.statuses[done.cells[0].key] and (status.state, status.kind) == (FAILED, "ModuleNotFoundError")
     assert states(start(parameters={"seeds": [0], "names": ["a"]})) == [FAILED] and len(pretended.works) == 1
 
 
@@ -268,7 +268,7 @@ def test_a_process_that_says_nothing_has_died(path: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    ("source", "told", "state"),
+    ("source", "outcome", "state"),
     [
         ("print(names)", ("", ""), DONE),
         ("raise ValueError('no such thing')", ("ValueError", "no such thing"), FAILED),
@@ -278,14 +278,14 @@ def test_a_process_that_says_nothing_has_died(path: Path, tmp_path: Path, monkey
     ],
 )
 def test_what_the_process_of_a_cell_tells(
-    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, told: tuple[str, str], state: str
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, outcome: tuple[str, str], state: str
 ) -> None:
     monkeypatch.setattr(child, "_follow", lambda parent: None)
     values = {"notebook": str(write(PARAMETERS, source)), "values": {"names": ["a"]}}
     store.write_json(tmp_path / "values.json", values)
     assert child.main(tmp_path, 0) == 0
-    assert store.read_json(tmp_path / "outcome.json") == {"kind": told[0], "reason": told[1]}
-    assert not told[0] or cells_of._outcome(*told, False)[0] == state
+    assert store.read_json(tmp_path / "outcome.json") == {"kind": outcome[0], "reason": outcome[1]}
+    assert not outcome[0] or cells_of._outcome(*outcome, False)[0] == state
     store.write_json(tmp_path / "values.json", {**values, "values": {"names": "a"}})
     child.main(tmp_path, 0)
     assert store.read_json(tmp_path / "outcome.json")["kind"] == "BadParameter"
@@ -310,7 +310,7 @@ def test_a_cell_file_that_is_damaged_is_named(
     done = start()
     file = done.cells[1].folder / "cell.json"
     file.write_text(file.read_text().replace('"done"', '"gone"'))
-    with pytest.raises(store.Corrupted, match=r"cell\.json is truncated or was altered .*delete it: the cell's runs are found complete"):
+    with pytest.raises(store.Corrupted, match=r"cell\.json is truncated or was altered .*delete it: nothing is lost"):
         start()
     assert main(["sweep", str(path), "--kernel-free", "-p", "runs", str(tmp_path / "runs")]) == 1
     assert str(file) in capsys.readouterr().err and len(pretended.works) == 4
@@ -348,10 +348,10 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_anything_starts(
     start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path, path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=rf"runs cannot be kept below {tmp_path / 'file/runs'}: Not a directory; choose another"):
+    with pytest.raises(OSError, match=rf"cannot write runs below {tmp_path / 'file/runs'}: Not a directory; choose another"):
         start(parameters={"runs": str(tmp_path / "file/runs")})
     assert main(["sweep", str(path), "--kernel-free", "-p", "runs", str(tmp_path / "file")]) == 1
-    assert f"runs cannot be kept below {tmp_path / 'file'}" in capsys.readouterr().err
+    assert f"cannot write runs below {tmp_path / 'file'}" in capsys.readouterr().err
     assert pretended.works == [] and (tmp_path / "file").read_text() == "in the way"
 
 
@@ -373,7 +373,7 @@ def test_a_disk_that_is_full_before_it_begins(
     start: Callable[..., Sweep], pretended: Pretended, full: SimpleNamespace, tmp_path: Path
 ) -> None:
     full.now = True
-    with pytest.raises(OSError, match=rf"runs cannot be kept below {tmp_path / 'runs'}: No space left on device"):
+    with pytest.raises(OSError, match=rf"cannot write runs below {tmp_path / 'runs'}: No space left on device"):
         start()
     assert pretended.works == [] and tree(tmp_path / "runs") == {}
 
@@ -419,16 +419,16 @@ def test_a_disk_that_fills_up_fails_a_cell_and_leaves_nothing_half_written(
 
 def test_a_cell_that_is_held_elsewhere_is_waited_for(start: Callable[..., Sweep], pretended: Pretended) -> None:
     (cell,) = grid_of(start).cells
-    free, found = threading.Event(), threading.Event()
+    free, seen = threading.Event(), threading.Event()
 
     def hold() -> None:
         with store.exclusive(cell.folder, wait=False):
-            found.set()
+            seen.set()
             free.wait(20)
 
     holder = threading.Thread(target=hold)
     holder.start()
-    assert found.wait(20)
+    assert seen.wait(20)
     submitted: list[Work] = []
 
     class Watched(ThreadPoolExecutor):
@@ -840,8 +840,8 @@ def test_a_second_ctrl_c_gives_no_more_time(start: Callable[..., Sweep], pretend
 def test_a_dry_run_writes_nothing(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     done = start(dry_run=True)
     assert states(done) == [TODO] * 4 and done.estimate() is None and pretended.works == []
-    told = capsys.readouterr().out
-    assert "a, seeds 0  to do" in told and "4 cells: 4 to do" in told and "is known once one such cell has finished" in told
+    printed = capsys.readouterr().out
+    assert "a, seeds 0  to do" in printed and "4 cells: 4 to do" in printed and "is known once one such cell has finished" in printed
     assert not (tmp_path / "runs").exists()
 
 
@@ -865,14 +865,14 @@ def test_a_dry_run_says_what_is_done_and_how_long_the_rest_may_take(
         name: held for name, held in before.items() if not name.endswith("/.lock")
     }
     assert states(done) == [DONE, TODO, DONE, KILLED] and done.estimate() == 500  # as those of the same name took
-    told = capsys.readouterr().out
-    assert "a, seeds 0  done    2 min" in told and "2 done, 1 killed, 1 to do" in told
-    assert "the rest may take 8 min of work, 4 min on 2 workers" in told
+    printed = capsys.readouterr().out
+    assert "a, seeds 0  done    2 min" in printed and "2 done, 1 killed, 1 to do" in printed
+    assert "the rest may take 8 min of work, 4 min on 2 workers" in printed
     cells_of._write(pretended.works[2].cell, replace(cells_of.read(pretended.works[2].cell), state=FAILED, kind="ValueError", reason="no"))
     assert start(dry_run=True).estimate() == 100 and "the rest may take 2 min of work" in capsys.readouterr().out
     start(dry_run=True, retry=True)
-    told = capsys.readouterr().out
-    assert "b, seeds 1  failed  ValueError: no" in told and "the rest may take 8 min of work" in told
+    printed = capsys.readouterr().out
+    assert "b, seeds 1  failed  ValueError: no" in printed and "the rest may take 8 min of work" in printed
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------------------

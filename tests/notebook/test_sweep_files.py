@@ -19,10 +19,10 @@ FILES = sorted((PROJECT / "notebooks/sweeps").glob("*.yaml"))
 @pytest.mark.parametrize("scale", ["smoke", "laptop", "paper"])
 def test_every_sweep_file_is_one_the_notebook_takes(path: Path, scale: str) -> None:
     target, values, over = read_file(path)
-    found = grid(target, {**values, "scale": scale}, over)
-    assert len(found.cells()) == len({cell.folder for cell in found.cells()}) >= 2
-    (whole,) = found.reports()
-    assert all(whole[name] == found.lists[name] for name in over or ())
+    swept = grid(target, {**values, "scale": scale}, over)
+    assert len(swept.cells()) == len({cell.folder for cell in swept.cells()}) >= 2
+    (whole,) = swept.reports()
+    assert all(whole[name] == swept.lists[name] for name in over or ())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -57,7 +57,7 @@ def test_whatever_befalls_a_sweep_it_ends_with_the_same_bits(
     (cell,) = done.cells
     assert done.statuses[cell.key].state == TODO and command.conclude(done) == 75
     assert f"cycle 0, update {UPDATES // 2} of {UPDATES}" in done.statuses[cell.key].reason
-    assert "1 cell left: how long the rest takes is known once" in capsys.readouterr().err
+    assert "1 cell left: the time left is known once" in capsys.readouterr().err
     (run,) = records.runs(runs)
     assert store.read_tensors(run.folder(0) / "net.pt")["step"] == UPDATES // 2 and run.records() == []
 
@@ -71,8 +71,8 @@ def test_whatever_befalls_a_sweep_it_ends_with_the_same_bits(
     capsys.readouterr()
     done = start()
     log = cell.folder / "log.txt"
-    said = f"killed Died: its process ended by signal SIGKILL (out of memory?); what it printed: {log}"
-    assert order.with_suffix(".here").exists() and said in capsys.readouterr().out and "nearly_tied 22" in log.read_text()
+    line = f"killed Died: its process ended by signal SIGKILL (out of memory?); what it printed: {log}"
+    assert order.with_suffix(".here").exists() and line in capsys.readouterr().out and "nearly_tied 22" in log.read_text()
     assert done.finished and done.statuses[cell.key].attempts == 5 and cells_of.look(cell) == done.statuses[cell.key]
     assert table(runs) == undisturbed and [len(cycles) for cycles in undisturbed.values()] == [5, 0]
     assert [cell.folder / name for name in done.statuses[cell.key].runs] == [cell.folder / os.path.relpath(run.path, cell.folder)]

@@ -92,7 +92,10 @@ def test_strategies_have_short_names() -> None:
 def test_nothing_there_and_what_is_damaged(make: Callable[..., store.Run], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no finished cycles"):
         records.frame([(store.Run(tmp_path), {})])
-    with pytest.raises(ValueError, match=r"no finished runs below .*empty"):
+    with pytest.raises(ValueError, match=f"no folder {tmp_path / 'none'} .searched from {Path.cwd()}"):
+        alnb.load(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=f"no finished runs below {tmp_path / 'empty'}: "):
         alnb.load(tmp_path / "empty")
     run = make("one")
     path = run.folder(1) / "record.json"
@@ -144,7 +147,7 @@ def test_export_says_what_it_cannot(make: Callable[..., store.Run], tmp_path: Pa
     assert main(["export", str(tmp_path / "none"), "-o", str(tmp_path / "t.xlsx")]) == 1
     assert "a table is written as" in capsys.readouterr().err  # before anything is read
     assert main(["export", str(tmp_path / "none"), "-o", str(tmp_path / "t.csv")]) == 1
-    assert "there are no finished runs below" in capsys.readouterr().err
+    assert f"no folder {tmp_path / 'none'} " in capsys.readouterr().err
 
 
 def test_parameters_that_only_some_runs_have(make: Callable[..., store.Run], tmp_path: Path) -> None:

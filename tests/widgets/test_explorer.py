@@ -142,11 +142,11 @@ def test_numbers_of_labels_are_chosen_and_impossible_ones_are_shown(runs: Path) 
     widget = explorer(runs, budget=100_000)
     assert "budget" in widget.problem.value and "Nothing is open" in widget.doing.value
     for name, value in (("initial", 10), ("budget", 5), ("cycles", 2)):
-        widget.choices[name].value = value
+        widget.controls[name].value = value
     click(widget, "open")
     click(widget, "run to the end")
     assert widget.cycle == 1 and "15 labels" in messages(widget) and widget.problem.value == ""
-    widget.choices["initial"].value = -3
+    widget.controls["initial"].value = -3
     click(widget, "open")
     assert "initial" in widget.problem.value and "-3" in widget.problem.value
 
@@ -214,12 +214,12 @@ def test_the_kernel_answers_and_a_second_click_does_nothing(runs: Path, monkeypa
 
 def test_new_choices_must_be_opened_before_a_step(runs: Path) -> None:
     widget = explorer(runs, seed=3)
-    widget.choices["seed"].value = 10
+    widget.controls["seed"].value = 10
     assert widget.buttons["step"].disabled and widget.buttons["run to the end"].disabled and "open" in messages(widget)
-    widget.choices["seed"].value = 3
+    widget.controls["seed"].value = 3
     click(widget, "reset")
     assert not widget.buttons["step"].disabled
-    widget.choices["seed"].value = 17
+    widget.controls["seed"].value = 17
     click(widget, "open")
     click(widget, "step")
     assert widget.cycle == 0 and widget.trails[0].run.manifest is not None
@@ -351,9 +351,9 @@ def test_impossible_choices_are_shown_and_can_be_corrected(runs: Path, changed: 
     with pytest.raises(ValueError):
         widget.overview()
     for name, value in {"dataset": "digits", "strategy": "entropy", **QUICK}.items():
-        widget.choices[name].value = value
+        widget.controls[name].value = value
     click(widget, "open")
-    assert widget.problem.value == "" and widget.trails and widget.choices["beside"].value == ""
+    assert widget.problem.value == "" and widget.trails and widget.controls["beside"].value == ""
 
 
 def test_a_run_folder_of_another_experiment_is_refused_and_kept(runs: Path) -> None:

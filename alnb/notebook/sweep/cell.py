@@ -37,8 +37,8 @@ TODO = "to do"  # not begun, or stopped at a checkpoint
 CORE = ("store", "data", "learn", "acquire", "loop")  # the rooms whose code decides what a run's records are
 GRACE = 20.0  # seconds that a cell has to reach a checkpoint when it is asked to stop
 LOCK_SECONDS = 20  # seconds to wait for a run whose process is being killed
-PLACES = ("runs", "figures", "data_root", "download")  # parameters that say where things are: they are no part of an experiment
-FORGET = "delete it: the cell's runs are found complete, and nothing is lost"
+LOCATIONS = ("runs", "figures", "data_root", "download")  # parameters that say where things are, and change no experiment
+FORGET = "delete it: nothing is lost, since the next sweep reads the cell's runs"
 
 
 class OtherVersion(Exception):
@@ -58,16 +58,16 @@ def code_version(*rooms: str) -> str:
 
 @functools.cache
 def package_version() -> str:
-    """Of all code of this process. A worker must have the same."""
+    """The version of all code of this process. A worker must have the same."""
     return code_version()
 
 
 @functools.cache
 def core_version() -> str:
-    """Of the code of this process in `CORE`. A finished cell of another core version is executed again.
+    """The version of the code in `CORE` of this process. A finished cell of another core version is executed again.
 
-    Other rooms do not count: a run's folder is named by its manifest, so if other settings of a paper give other runs, the execution over
-    the whole grid computes them.
+    Other rooms do not count. They decide which runs there are, not what a run records: if a paper's settings change, so do the names of
+    its runs, and the execution over the whole grid computes them.
     """
     return code_version(*CORE)
 
@@ -146,12 +146,12 @@ def look(cell: Cell) -> Status:
 
 
 def _valid(cell: Cell, status: Status) -> bool:
-    """Whether a finished cell is of this core version and all its runs are still complete."""
+    """Whether a finished cell has this core version and all its runs are still complete."""
     return status.core == core_version() and all(complete(store.Run(cell.folder / name)) for name in status.runs)
 
 
 def complete(run: store.Run) -> bool:
-    """Whether a run has all its cycles. A damaged one has not: executed again, it says what is damaged."""
+    """Whether a run has all its cycles. False for a damaged run: the next execution says what is damaged."""
     with suppress(store.Corrupted, store.NewerFormat, OSError):
         protocol = (run.manifest or {"experiment": {}})["experiment"].get("protocol", {})  # a pre-training has none
         return len(run.records()) == protocol.get("cycles")
@@ -161,7 +161,7 @@ def complete(run: store.Run) -> bool:
 def _worked_on(cell: Cell, processes: list[int]) -> Iterator[str]:
     """The complete runs that one of these processes of this machine locked last, relative to the cell's folder.
 
-    Runs that were complete before the cell looked at them are not listed: whoever made them answers for them.
+    Runs that were complete before the cell began are not listed: they belong to the cell that made them.
     """
     owners = [f"{process} on {platform.node()}" for process in processes]
     for run in records.runs(cell.below.parents[1]):
@@ -184,7 +184,7 @@ class Work:
     deadline: float | None  # seconds since the epoch
     code: str  # `parameters.digest` of the notebook when the sweep began
     wait: bool = False  # if another sweep has the cell
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)  # makes no two equal: Dask computes equal work only once
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)  # different each time: Dask computes equal work only once
 
     @property
     def late(self) -> bool:
@@ -227,11 +227,11 @@ def _attempt(work: Work) -> Status:
             state, kind, reason = (_by_itself if work.kernel_free else _by_papermill)(work, processes)
         except KeyboardInterrupt:
             state, kind, reason = TODO, "KeyboardInterrupt", "interrupted"
-        except Exception as error:  # not of the notebook: papermill is missing here, for example, or the disk is full
+        except Exception as error:  # outside the notebook: papermill is missing here, for example, or the disk is full
             state, kind, reason = FAILED, type(error).__name__, str(error) or repr(error)
     earlier = {name for name in before.runs if complete(store.Run(work.cell.folder / name))}
     runs = tuple(sorted({*earlier, *_worked_on(work.cell, processes)}))
-    seconds = before.seconds + (0 if before.state == DONE else time.time() - began)  # to look again at complete runs is no work
+    seconds = before.seconds + (0 if before.state == DONE else time.time() - began)  # looking at complete runs again does not count
     ended = replace(status, state=state, seconds=seconds, kind=kind, reason=reason, runs=runs)
     _write(work.cell, ended)
     return ended

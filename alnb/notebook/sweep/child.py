@@ -31,7 +31,7 @@ def main(folder: Path, parent: int) -> int:
 
 
 def _follow(parent: int) -> None:
-    """End this process once its parent was killed, so that its runs are free for the next one. Like a kill, that loses nothing."""
+    """End this process once its parent is gone, so that another process can continue its runs. As after a kill, nothing is lost."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(ORPHANED)

@@ -51,7 +51,7 @@ def connect(scheduler: str) -> Iterator[Executor]:
         try:
             yield executor
         except CancelledError as error:
-            logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # it cannot say goodbye, either
+            logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # it would log that it cannot close its connection
             raise Unreachable(
                 f"the Dask scheduler at {scheduler} has ended: what is complete is kept, and the same command continues from there"
             ) from error

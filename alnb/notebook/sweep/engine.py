@@ -25,7 +25,7 @@ from alnb.notebook.sweep.grid import Grid, grid
 from alnb.store import stop
 from alnb.store.checks import at_least
 
-MOST_WORKERS = 8  # that start unasked: each is a process of half a gigabyte
+MOST_WORKERS = 8  # unless the call asks for more: each is a process of half a gigabyte
 REFRESH = 1.0  # seconds between two looks at what runs
 BUSY_ROUNDS = 3  # how often a cell is tried again because another process uses one of its runs
 RESERVE = 2.0  # seconds before a time limit in which nothing begins
@@ -79,13 +79,13 @@ class Sweep:
     @property
     def finished(self) -> bool:
         """Whether all cells are done."""
-        return not self.wanted(retry=True)
+        return not self.pending(retry=True)
 
     def estimate(self, retry: bool = False) -> float | None:
         """Seconds of work that are left, see `table.estimate`."""
-        return table.estimate(self.wanted(retry), self.cells, self.statuses)
+        return table.estimate(self.pending(retry), self.cells, self.statuses)
 
-    def wanted(self, retry: bool) -> list[Cell]:
+    def pending(self, retry: bool) -> list[Cell]:
         """The cells that a sweep executes: all that are not done; failed ones only with `retry`."""
         skipped = (DONE,) if retry else (DONE, FAILED)
         return [cell for cell in self.cells if self.statuses[cell.key].state not in skipped]
@@ -103,9 +103,9 @@ class Workers:
 
 @contextmanager
 def _workers(executor: Executor | None, options: Options) -> Iterator[Workers]:
-    """Those of this machine, or any executor, which gets as many cells at once as it has workers; all if it does not say.
+    """The workers of this machine, or of `executor`, which gets as many cells at once as it has workers; all if that is unknown.
 
-    On this machine they are threads. Each waits for the process of a cell, which gets a GPU, or a share of the cores.
+    The workers of this machine are threads. Each waits for the process of a cell, which gets a GPU, or a share of the cores.
     """
     if executor is not None:
         most = getattr(executor, "_max_workers", None)
@@ -203,7 +203,7 @@ def _check_writable(root: Path) -> None:
         probe.unlink()
     except OSError as error:
         remedy = "choose another with -p runs FOLDER, or make it writable"
-        raise OSError(error.errno, f"runs cannot be kept below {root}: {error.strerror or error}; {remedy}") from error
+        raise OSError(error.errno, f"cannot write runs below {root}: {error.strerror or error}; {remedy}") from error
 
 
 @dataclass
@@ -222,8 +222,8 @@ class _Driver:
 
     def run(self) -> None:
         """Raises: KeyboardInterrupt, after the cells that were running have stopped."""
-        todo = self.result.wanted(self.options.retry)
-        failed = len(self.result.wanted(retry=True)) - len(todo)  # 0 with `retry`
+        todo = self.result.pending(self.options.retry)
+        failed = len(self.result.pending(retry=True)) - len(todo)  # 0 with `retry`
         hint = f"; {failed} failed before: --retry executes them again" if failed else ""
         print(f"{table.number(len(self.result.cells))}, {len(todo)} of them to do{hint}", flush=True)
         try:
@@ -233,7 +233,7 @@ class _Driver:
             self.end()
             raise
         finally:
-            if all(future.done() for future in self.running):  # otherwise a cell has still to see it
+            if all(future.done() for future in self.running):  # otherwise a cell must still see it
                 self.stop.unlink(missing_ok=True)
 
     def execute(self, todo: list[Cell]) -> None:
@@ -300,7 +300,7 @@ class _Driver:
         print(f"[{done}/{len(self.result.cells)}] {ended}; {rest}", flush=True)
 
     def end(self) -> None:
-        """Ask all that runs to stop at a checkpoint, and wait for it. A second interruption has it killed."""
+        """Ask all that runs to stop at a checkpoint, and wait for it. A second interruption kills it."""
         if not self.running:
             return
         print("stopping at the next checkpoint … (interrupt again to stop at once)", file=sys.stderr, flush=True)
@@ -316,7 +316,7 @@ class _Driver:
 
 
 def _over(deadline: float | None) -> bool:
-    """Whether it is too late to begin anything."""
+    """Whether it is too late to begin a cell."""
     return deadline is not None and time.time() > deadline - RESERVE
 
 

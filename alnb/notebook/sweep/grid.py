@@ -16,7 +16,7 @@ from alnb import store
 from alnb.notebook import kernel_free, parameters
 from alnb.notebook.execute import NotebookFailed
 from alnb.notebook.parameters import BadParameter, Parameter
-from alnb.notebook.sweep.cell import PLACES, Cell, named
+from alnb.notebook.sweep.cell import LOCATIONS, Cell, named
 
 Words = Sequence[Sequence[str]]  # of the command line: each entry is a parameter's name and the words after it
 ENTRIES = {  # of a sweep file
@@ -54,7 +54,7 @@ class Grid:
 
     def _cell(self, point: Mapping[str, Any]) -> Cell:
         values = {**self.values, **{name: [value] if name in self.lists else value for name, value in point.items()}}
-        experiment = {name: value for name, value in {**self._defaults, **values}.items() if name not in PLACES}
+        experiment = {name: value for name, value in {**self._defaults, **values}.items() if name not in LOCATIONS}
         changed = {name: value for name, value in experiment.items() if value != self._defaults[name]}
         words = re.sub("[^A-Za-z0-9.]+", "-", named(changed)).strip("-")[:80]
         key = "-".join(filter(None, (words, store.fingerprint(self.code, experiment)[:10])))
@@ -107,7 +107,7 @@ def _axis(name: str, values: list[Any], known: Mapping[str, Parameter]) -> list[
 
     Raises: BadParameter, also if the parameter cannot be swept.
     """
-    if name in PLACES:
+    if name in LOCATIONS:
         raise BadParameter(f"parameter {name!r} says where things are: it has one value in a sweep, not {values!r}")
     if not values:
         raise BadParameter(f"parameter {name!r} has no value: give one or more, or leave it out")
@@ -124,7 +124,7 @@ def read_words(path: Path, words: Words) -> dict[str, Any]:
     known, values = parameters.read(path), dict[str, Any]()
     for name, *rest in words:
         if name in values:
-            raise BadParameter(f"parameter {name!r} is given twice")
+            raise BadParameter(f"parameter {name!r} is given twice: give it once, with all its values")
         values[name] = _value(name, rest, known)
     return values
 

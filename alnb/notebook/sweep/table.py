@@ -39,7 +39,7 @@ def estimate(left: Sequence[Cell], cells: Sequence[Cell], statuses: Mapping[str,
 def time_left(seconds: float | None, workers: int = 1) -> str:
     """The estimate in a sentence."""
     if seconds is None:
-        return "how long the rest takes is known once one such cell has finished"
+        return "the time left is known once one such cell has finished"
     if seconds == 0:
         return "no cell is left"
     return f"the rest may take {span(seconds)} of work{f', {span(seconds / workers)} on {workers} workers' if workers > 1 else ''}"
@@ -79,7 +79,7 @@ def plain(text: str) -> str:
 
 @contextmanager
 def live(rows: Callable[[], Iterable[Sequence[str]]]) -> Iterator[None]:
-    """Below what the block prints, a table of `rows` that is redrawn each second, in a terminal and in a notebook; elsewhere nothing."""
+    """Show a table of `rows` below what the block prints, and redraw it each second. Only in a terminal or a notebook."""
     try:
         from rich.console import Console, RenderableType
         from rich.live import Live
@@ -105,7 +105,7 @@ def live(rows: Callable[[], Iterable[Sequence[str]]]) -> Iterator[None]:
 
 
 def last_line(cell: Cell) -> str:
-    """Of the cell's log: mostly its progress bar, which overwrites its line."""
+    """The last line of the cell's log: a progress bar, as a rule, which overwrites its line."""
     path = cell.folder / "log.txt"
     if not path.exists():
         return ""

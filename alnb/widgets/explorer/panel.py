@@ -18,7 +18,7 @@ from alnb.widgets.explorer.pictures import PALE, STATE_COLOURS, colours, has_cla
 from alnb.widgets.explorer.trail import POOL, QUERIED, Trail
 
 HEIGHT = 380  # pixels, of a scatter plot
-MAX_BYTES = 16 * 2**20  # a pool with at most so many bytes of pixels is sent to the browser whole; of others, single images
+MAX_BYTES = 16 * 2**20  # the browser gets all pixels of a pool up to this size, and single images of a larger one
 MARGIN = 0.04  # of a plot's width and height, so that no point is cut off
 SIZES, OPACITIES = (4, 9, 16), (0.3, 0.9, 1.0)  # of points, by state
 MARKED = "#FF00FF"  # points under the pointer or selected; no class has this colour

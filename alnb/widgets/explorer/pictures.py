@@ -20,9 +20,9 @@ from alnb.widgets.static import as_img, as_png
 PALE = "#bbbbbb"  # pool images, if there are more classes than colours
 RUN_COLOURS = ("#333333", "#A0A0A0")  # grey curves and bars: colours stand for classes here
 STATE_COLOURS = ("#0072B2", "#D55E00")  # labelled and queried images, if there are more classes than colours
-SCORES = {"entropy": "entropy", "least_confidence": "confidence", "margin": "margin"}  # the score to show by strategy; else the confidence
+SCORES = {"entropy": "entropy", "least_confidence": "confidence", "margin": "margin"}  # the score to show; else the confidence
 LIMIT = 60  # images in one grid
-ITERATIONS = (1, 5, 10)  # as in PT4AL's Figure 4
+ITERATIONS = (1, 5, 10)  # as in PT4AL's Figure 4, which counts from 1: iteration 1 is cycle 0
 Look = dict[str, Any]
 
 

@@ -5,7 +5,7 @@ These functions see the true classes. They look back at a run; no strategy may u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from copy import copy
 from typing import Any
@@ -87,7 +87,6 @@ class Trail:
         return {name: query[name] for name in PREDICTIONS}
 
 
-def queries(trails: Iterable[Trail], iterations: Iterable[int]) -> dict[str, dict[int, Tensor]]:
+def queries(trails: Iterable[Trail], iterations: Sequence[int]) -> dict[str, dict[int, Tensor]]:
     """The queries as `report.queries.draw_queries` takes them: by strategy and iteration. PT4AL's iteration 1 is cycle 0."""
-    wanted = tuple(iterations)
-    return {t.strategy: {i: torch.tensor(t.cycles[i - 1].queried) for i in wanted if i <= len(t.cycles)} for t in trails}
+    return {t.strategy: {i: torch.tensor(t.cycles[i - 1].queried) for i in iterations if i <= len(t.cycles)} for t in trails}

@@ -46,14 +46,14 @@ class Explorer(BackgroundWidget):
         self._factory, self._source = factory, source
         self._runs = Path(runs) if runs is not None else store.workspace() / "runs" / factory.NAME
         self.cycle = -1  # the cycle that is shown; -1: before the first
-        self._known = -1  # the latest cycle that may be shown; after a reset, fewer than are finished
+        self._latest = -1  # the latest cycle that may be shown; after a reset, fewer than are finished
         self.trails: list[Trail] = []
         self.panels: list[Panel] = []
         self._layout: Tensor | None = None
         self._html: dict[tuple[Any, ...], str] = {}  # pictures of cycles that were shown before
         self._opened_with: Choices | None = None
         self._problem = ""
-        self.choices, self.buttons, self.browser = choice_controls(factory, choices or Choices()), buttons(), Browser()
+        self.controls, self.buttons, self.browser = choice_controls(factory, choices or Choices()), buttons(), Browser()
         self.slider = ipywidgets.IntSlider(
             0, 0, 0, description="cycle", disabled=True, tooltip="the cycle that is shown", layout=ipywidgets.Layout(width="320px")
         )
@@ -61,7 +61,7 @@ class Explorer(BackgroundWidget):
         self.status, self.doing, self.problem, self.legend = (ipywidgets.HTML() for _ in range(4))
         self.progress, self.figure4, self.selected = (ipywidgets.HTML() for _ in range(3))
         self._columns = ipywidgets.HBox(layout=ipywidgets.Layout(flex_flow="row wrap", align_items="flex-start"))
-        self.view = self._arranged()
+        self.view = self._arrange()
         self._connect()
         self.open()
 
@@ -72,12 +72,12 @@ class Explorer(BackgroundWidget):
     def step(self) -> None:
         """Compute the next cycle. Nothing happens if no run is open."""
         if self.trails:
-            self._worker.do(lambda: self._go(1), self._stopped)
+            self._worker.do(lambda: self._advance(1), self._stopped)
 
     def run(self) -> None:
         """Compute all cycles that are left. Nothing happens if no run is open."""
         if self.trails:
-            self._worker.do(lambda: self._go(None), self._stopped)
+            self._worker.do(lambda: self._advance(None), self._stopped)
 
     def stop(self) -> None:
         """Stop at the next update. Finished cycles are saved."""
@@ -132,13 +132,13 @@ class Explorer(BackgroundWidget):
     def overview(self) -> Figure:
         """The explorer as a figure, for readers without a kernel. Raises: ValueError if nothing is open."""
         if self._layout is None or not self.trails:
-            raise ValueError(self._problem or "nothing is open yet: call wait() first")
+            raise ValueError(self._problem or "no run is open yet: call wait() first")
         return pictures.draw_overview(self._visible(), self._layout, self.title)
 
-    def _arranged(self) -> ipywidgets.Widget:
+    def _arrange(self) -> ipywidgets.Widget:
         wrap = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
         rows = [
-            ipywidgets.HBox([*self.choices.values(), self.buttons["open"]], layout=wrap),
+            ipywidgets.HBox([*self.controls.values(), self.buttons["open"]], layout=wrap),
             ipywidgets.HBox([*(b for n, b in self.buttons.items() if n != "open"), self.slider], layout=wrap),
             ipywidgets.HBox([self.bar, self.doing], layout=wrap),
             self.status, self.problem, self.legend, self._columns, self.progress, self.figure4, self.selected, self.browser,
@@ -151,8 +151,8 @@ class Explorer(BackgroundWidget):
         actions = {"open": self.open, "step": self.step, "run to the end": self.run, "stop": self.stop, "reset": self.reset}
         for name, action in actions.items():
             self.buttons[name].on_click(lambda _, action=action: action())
-        for control in self.choices.values():
-            control.observe(lambda _: self._chosen(), "value")
+        for control in self.controls.values():
+            control.observe(lambda _: self._choice_changed(), "value")
         self.buttons[FIGURE_4].observe(lambda _: self._attempt(self._redraw), "value")
         self.slider.observe(lambda change: self._attempt(lambda: self._slide(change.new)), "value")
         self.browser.observe(lambda _: self._attempt(self._redraw), "webgl")
@@ -162,20 +162,20 @@ class Explorer(BackgroundWidget):
             action()
 
     def _slide(self, k: int) -> None:
-        if self.trails and k != self.cycle and 0 <= k <= self._known:
+        if self.trails and k != self.cycle and 0 <= k <= self._latest:
             self.cycle = k
             self._redraw()
             self._refresh()
 
-    def _chosen(self) -> None:
+    def _choice_changed(self) -> None:
         """A choice has changed: runs of other choices cannot be stepped until they are opened."""
         if not self._worker.working:
             self._show_busy(False)
-            if self.trails and self._current() != self._opened_with:
+            if self.trails and self._current_choices() != self._opened_with:
                 self._say("Press <i>open</i> to use these choices.")
 
-    def _current(self) -> Choices:
-        return Choices(**{name: control.value for name, control in self.choices.items()})
+    def _current_choices(self) -> Choices:
+        return Choices(**{name: control.value for name, control in self.controls.items()})
 
     def _stopped(self) -> None:
         self._say(f"Stopped. Finished cycles are saved. <i>{'step' if self.trails else 'open'}</i> continues from there.")
@@ -184,10 +184,10 @@ class Explorer(BackgroundWidget):
         for name, button in self.buttons.items():
             button.disabled = not busy if name == "stop" else busy
         for name in ("step", "run to the end"):
-            ended = not self.trails or self._known == self.trails[0].protocol.cycles - 1
-            self.buttons[name].disabled = busy or ended or self._current() != self._opened_with
-        self.buttons["reset"].disabled = busy or self._known < 0
-        for control in self.choices.values():
+            ended = not self.trails or self._latest == self.trails[0].protocol.cycles - 1
+            self.buttons[name].disabled = busy or ended or self._current_choices() != self._opened_with
+        self.buttons["reset"].disabled = busy or self._latest < 0
+        for control in self.controls.values():
             control.disabled = busy
         self.bar.value, self.bar.layout.visibility = 0, "visible" if busy else "hidden"
         if not busy:
@@ -195,7 +195,7 @@ class Explorer(BackgroundWidget):
 
     def _open(self) -> None:
         """Read the images, pre-train, lay the images out, and open the runs."""
-        factory, choices = self._factory, self._current()
+        factory, choices = self._factory, self._current_choices()
         with self._lock:
             self._clear()
             self._opened_with = choices
@@ -220,8 +220,8 @@ class Explorer(BackgroundWidget):
             self.panels = [Panel(trail, positions, lambda images: self._attempt(lambda: self._select(images))) for trail in trails]
             self.legend.value = pictures.legend(train.classes)
             for k in range(-1, finished):
-                self._drawn(pictures.progress, [trail.until(k) for trail in trails])
-            self._to(finished)
+                self._draw(pictures.progress, [trail.until(k) for trail in trails])
+            self._show_cycle(finished)
             self._columns.children = [panel.view for panel in self.panels]  # after the points: a plot that opens drops later ones
         ended = finished == trails[0].protocol.cycles - 1
         self._say(f"This run is finished: {finished + 1} cycles. <i>reset</i> goes back to the beginning." if ended else "")
@@ -229,40 +229,40 @@ class Explorer(BackgroundWidget):
     def _clear(self) -> None:
         for panel in self.panels:
             close_all(panel.view)
-        self.trails, self.panels, self._layout, self._html, self._known, self.cycle = [], [], None, {}, -1, -1
+        self.trails, self.panels, self._layout, self._html, self._latest, self.cycle = [], [], None, {}, -1, -1
         self._columns.children = ()
         for text in (self.status, self.legend, self.progress, self.figure4, self.selected):
             text.value = ""
         self.slider.disabled, self.slider.max, self.slider.value = True, 0, 0
 
     def _restart(self) -> None:
-        self._to(-1)
+        self._show_cycle(-1)
         self._say("Finished cycles are read from their records." if self.trails[0].cycles else "")
 
-    def _go(self, cycles: int | None) -> None:
+    def _advance(self, cycles: int | None) -> None:
         """Add `cycles` cycles to each run, or all that are left. Finished ones are read and shown one by one."""
         total = self.trails[0].protocol.cycles
-        end = total if cycles is None else min(self._known + 1 + cycles, total)
-        while self._known + 1 < end:
+        end = total if cycles is None else min(self._latest + 1 + cycles, total)
+        while self._latest + 1 < end:
             began, computed = time.perf_counter(), False
             for trail in self.trails:
-                while len(trail.cycles) <= self._known + 1:
-                    self._say(f"Cycle {self._known + 1}, {trail.title}: querying and training …")
+                while len(trail.cycles) <= self._latest + 1:
+                    self._say(f"Cycle {self._latest + 1}, {trail.title}: querying and training …")
                     self.bar.value, computed = 0, True
                     trail.advance(self._report)
-            self._to(self._known + 1, seconds=time.perf_counter() - began if computed else None)
+            self._show_cycle(self._latest + 1, seconds=time.perf_counter() - began if computed else None)
             if self._worker.stopping:
                 raise stop.TimeIsUp
 
     def _report(self, done: int, updates: int, loss: float) -> None:
         self.bar.value = done / max(1, updates)
 
-    def _to(self, k: int, seconds: float | None = None) -> None:
+    def _show_cycle(self, k: int, seconds: float | None = None) -> None:
         """Show cycle `k`, the last one that may be shown."""
         with self._lock:
-            self._known = self.cycle = k
-            self.slider.disabled = self._known < 1
-            self.slider.max, self.slider.value = max(0, self._known), max(0, k)
+            self._latest = self.cycle = k
+            self.slider.disabled = self._latest < 1
+            self.slider.max, self.slider.value = max(0, self._latest), max(0, k)
             self._redraw()
         if seconds is not None:
             self._say(f"Cycle {k} took {seconds:.2f} s.")
@@ -273,17 +273,17 @@ class Explorer(BackgroundWidget):
                 return
             trails, webgl = self._visible(), self.browser.webgl != "no"
             for panel, trail in zip(self.panels, trails, strict=True):
-                panel.show(trail, self._drawn(pictures.strip, [trail]), None if webgl else self._drawn(pictures.positions, [trail]))
-            self.progress.value = self._drawn(pictures.progress, trails)
+                panel.show(trail, self._draw(pictures.strip, [trail]), None if webgl else self._draw(pictures.positions, [trail]))
+            self.progress.value = self._draw(pictures.progress, trails)
             wanted = self.buttons[FIGURE_4].value and self.cycle >= 0
-            self.figure4.value = self._drawn(pictures.figure4, trails) if wanted else ""
+            self.figure4.value = self._draw(pictures.figure4, trails) if wanted else ""
             self.status.value = f'<div style="font-size:16px;font-weight:600">{escape(self.title)}</div>'
 
     def _visible(self) -> list[Trail]:
         """The runs as they were after the cycle that is shown."""
         return [trail.until(self.cycle) for trail in self.trails]
 
-    def _drawn(self, picture: Picture, trails: Sequence[Trail]) -> str:
+    def _draw(self, picture: Picture, trails: Sequence[Trail]) -> str:
         """A picture, drawn once for each cycle: the slider does not wait for it again."""
         key = (picture, *(trail.strategy for trail in trails), trails[0].last)
         if key not in self._html:

@@ -187,14 +187,14 @@ def next_batch(state: Labelling, features: Tensor, settings: Settings) -> Batch:
     start, before = time.monotonic(), current(state)
     k, n, seed = before.round + 1 if before else 0, settings.batch, settings.seed
     pool, held = _pool(state, scaled(features)), torch.tensor([item.held_out for item in state.items])
-    net = _trained(pool, held, len(state.classes), seed, k)
+    net = _train(pool, held, len(state.classes), seed, k)
     reserve = ((pool.acquired == VOID) & held).nonzero().flatten().tolist()
     free = ((pool.acquired == VOID) & ~held).nonzero().flatten()
     share = max(round((k + 1) * n * HELD_OUT) - round(k * n * HELD_OUT), n - len(free))
     reserve.sort(key=lambda i: store.fingerprint("order", state.items[i].key))
     estimate = torch.tensor(reserve[: min(share, n)], dtype=torch.int64)
     wanted = min(n - len(estimate), len(free))
-    learn = _chosen(pool, net, free, settings.strategy, wanted, Stream(seed) / "query" / k) if wanted else free[:0]
+    learn = _choose(pool, net, free, settings.strategy, wanted, Stream(seed) / "query" / k) if wanted else free[:0]
     both = torch.cat([learn, estimate])
     order = torch.randperm(len(both), generator=(Stream(seed) / "mixed" / k).generator())
     keys = [state.items[i].key for i in both[order].tolist()]
@@ -242,7 +242,7 @@ def _pool(state: Labelling, features: Tensor) -> Pool:
     return Pool(Embedded(Resident(torch.zeros(len(features), 3, 1, 1, dtype=torch.uint8)), features), labels, acquired)
 
 
-def _trained(pool: Pool, held: Tensor, classes: int, seed: int, k: int) -> nets.Net | None:
+def _train(pool: Pool, held: Tensor, classes: int, seed: int, k: int) -> nets.Net | None:
     known = ((pool.labels != VOID) & ~held).nonzero().flatten()
     if len(pool.labels[known].unique()) < 2:
         return None
@@ -256,7 +256,7 @@ def _trained(pool: Pool, held: Tensor, classes: int, seed: int, k: int) -> nets.
     return net
 
 
-def _chosen(pool: Pool, net: nets.Net | None, candidates: Tensor, strategy: str, n: int, stream: Stream) -> Tensor:
+def _choose(pool: Pool, net: nets.Net | None, candidates: Tensor, strategy: str, n: int, stream: Stream) -> Tensor:
     if net is None and strategy != "random":
         return candidates[cover.typical(pool.images.batch(candidates), n)]
     query = Query(pool, net, candidates, n, stream)

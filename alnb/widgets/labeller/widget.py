@@ -313,7 +313,7 @@ def sheet(state: Labelling, keys: Iterable[str], title: str) -> Figure:
         axis.set_axis_off()
     for axis, key in zip(axes, shown, strict=False):
         axis.imshow(Image.open(io.BytesIO(as_picture(state.folder / state.by_key[key].files[0]))))
-        label = state.labels.get(key, "?") or "not sure"
+        label = state.labels.get(key, "?") or UNSURE
         axis.set_title(label if len(label) < 12 else f"{label[:10]}…", fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure
