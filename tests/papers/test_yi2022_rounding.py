@@ -17,7 +17,7 @@ from alnb.store import Run, stop
 from alnb.store.describe import differences
 
 CAPABILITY = torch.backends.cpu.get_cpu_capability()
-narrow = pytest.mark.skipif(CAPABILITY not in rounding.NARROWER, reason=f"torch has no narrower kernels than {CAPABILITY}")
+narrow = pytest.mark.skipif(CAPABILITY not in rounding.WIDER, reason=f"torch has no narrower kernels than {CAPABILITY}")
 SMOKE = yi.setting("cifar10", "smoke", cycles=2)
 STRATEGIES = ("random", "pt4al")
 
@@ -33,20 +33,20 @@ def no_process(*args: Any, **options: Any) -> None:
 @narrow
 @pytest.mark.slow
 def test_runs_under_narrower_kernels_lie_beside_and_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page, (name, limit) = page_at(tmp_path), rounding.NARROWER[CAPABILITY]
+    page = page_at(tmp_path)
     prepared = page.data(SMOKE)
     finished = page.run(yi.jobs(SMOKE, STRATEGIES, [0]), lambda job: yi.experiment(prepared, job))
     narrower = rounding.run(page, SMOKE, STRATEGIES, [0])
     assert [tags["strategy"] for _, tags in narrower] == list(STRATEGIES)
     for (first, tags), (second, others) in zip(finished, narrower, strict=True):
-        assert second.path.parent == tmp_path / f"yi2022-{name}" and others == {**tags, "preset": f"clean, {name} kernels"}
+        assert second.path.parent == tmp_path / "yi2022-default" and others == {**tags, "preset": "clean, default kernels"}
         manifests = first.manifest, second.manifest
         changed = {line.partition(":")[0] for line in differences(*(manifest["experiment"] for manifest in manifests))}
-        assert {"tags.preset"} <= changed and all(place.startswith(("tags.preset", "side.")) for place in changed)
+        assert changed == {"tags.preset", *(["side.pretext_loss.sha256"] if tags["pretext"] else [])}
         lines = differences(*(manifest["environment"] for manifest in manifests))
         assert {line.partition(":")[0] for line in lines} - {"commit"} == {"cpu"}  # somebody may commit while the tests run
-        assert manifests[1]["environment"]["cpu"].endswith(f"{name.upper()}, oneDNN at most {limit}")
-    assert (tmp_path / f"yi2022-{name}" / "pretrained").exists()  # a pretext of their own
+        assert manifests[1]["environment"]["cpu"].endswith("DEFAULT, oneDNN at most SSE41")
+    assert (tmp_path / "yi2022-default" / "pretrained").exists()  # a pretext of their own
     assert len(records.find(page.runs)) == 2  # and no other notebook takes them for the runs of this machine
     monkeypatch.setattr(subprocess, "Popen", no_process)
     assert [run.path for run, _ in rounding.run(page, SMOKE, STRATEGIES, [0])] == [run.path for run, _ in narrower]
@@ -60,14 +60,14 @@ def test_stop_requests_pass_and_an_error_says_where_it_was_raised(tmp_path: Path
     monkeypatch.setenv(stop.DEADLINE, "1")
     with pytest.raises(stop.TimeIsUp) as caught:
         rounding.run(page, SMOKE, ["random"], [0])
-    assert f"yi2022-{rounding.NARROWER[CAPABILITY][0]}" in caught.value.__notes__[0]
+    assert "default kernels in" in caught.value.__notes__[0]
     assert not list(tmp_path.rglob("record.json"))
 
 
 @narrow
 def test_a_process_that_dies_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(ChildProcessError, match=rf"{rounding.NARROWER[CAPABILITY][0]} kernels in .*yi2022-.* status 1"):
+    with pytest.raises(ChildProcessError, match=r"default kernels in .*yi2022-default died with status 1"):
         rounding.run(page_at(tmp_path), SMOKE, ["random"], [0])
 
 
