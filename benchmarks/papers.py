@@ -194,7 +194,7 @@ def yi2022_tables(done: list[str]) -> tuple[Row, list[Row]]:
     cold = frames["yi2022-table1"]
     cold = cold.assign(part=cold["strategy"].where(cold["strategy"] == "random", cold["key"] + " " + cold["first_batch"].astype(str)))
     effects = yi2022_claims.protocol_effects(frames["yi2022-protocols"], "clean")
-    ladder = list(yi2022.ladder("cifar10", SCALE))
+    ladder = {name: place for place, name in enumerate(yi2022.ladder("cifar10", SCALE))}
     curves = pandas.concat([frames[f"yi2022-{name}"] for name in ("figure3-cifar10", "figure6", "table1")])
     correlations = {name: [pair.correlation for pair in pairs] for name, pairs in rho.items()}
     printed = published("yi2022", metric="correlation", dataset="cifar10")
@@ -204,7 +204,7 @@ def yi2022_tables(done: list[str]) -> tuple[Row, list[Row]]:
         **{f"claims {CLAIMS[sweep][0]}": plain(claimed(frames[sweep], sweep)) for sweep in CLAIMS if sweep in done},
         "claims figure2": plain(yi2022_claims.correlations(correlations, printed, SCALE)),
         "table1": plain(yi2022_claims.spread_parts(cold).rename_axis("part").reset_index()),
-        "protocols": plain(effects.sort_values("preset", key=lambda names: names.map(ladder.index), kind="stable")),
+        "protocols": plain(effects.sort_values("preset", key=lambda names: names.map(ladder), kind="stable")),
         "figure4": plain(viewed(BUILD / "yi2022-figure4" / yi2022.PAPER)),
     }, []
 

@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import json
 import math
+import os
 import platform
 import subprocess
 import tomllib
@@ -143,8 +144,13 @@ def fingerprint(*values: Any) -> str:
 
 
 def environment(device: torch.device) -> Json:
-    """What the last bits of a result may depend on besides the experiment: versions, processor, threads; and the commit."""
-    on_cpu = {"cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}", "threads": torch.get_num_threads()}
+    """What the last bits of a result may depend on besides the experiment: versions, processor, threads; and the commit.
+
+    The processor is described by the instruction set of torch's kernels, and by that of oneDNN where a variable limits it.
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
+    kernels = f"{torch.backends.cpu.get_cpu_capability()}{f', oneDNN at most {limit.upper()}' if limit else ''}"
+    on_cpu = {"cpu": f"{platform.machine()} {kernels}", "threads": torch.get_num_threads()}
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

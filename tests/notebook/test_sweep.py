@@ -280,7 +280,7 @@ def test_a_process_that_says_nothing_has_died(path: Path, tmp_path: Path, monkey
 def test_what_the_process_of_a_cell_tells(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, outcome: tuple[str, str], state: str
 ) -> None:
-    monkeypatch.setattr(child, "_follow", lambda parent: None)
+    monkeypatch.setattr(child, "follow", lambda parent: None)
     values = {"notebook": str(write(PARAMETERS, source)), "values": {"names": ["a"]}}
     store.write_json(tmp_path / "values.json", values)
     assert child.main(tmp_path, 0) == 0

@@ -225,6 +225,20 @@ def test_another_environment_is_refused_or_noted(tmp_path: Path, monkeypatch: py
     assert [note.split(":")[0] for note in run.begin({}, CPU)] == ["torch"]
 
 
+def test_the_kernels_are_recorded_and_name_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    seen = {}
+    for capability, limit in ((torch.backends.cpu.get_cpu_capability(), ""), ("AVX1024", ""), ("AVX1024", "avx2")):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda capability=capability: capability)
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        run = Run.named(tmp_path / f"{capability}{limit}", "run", {"seed": 0})
+        run.begin({"seed": 0}, CPU)
+        seen[store.read_json(run.path / "manifest.json")["environment"]["cpu"].partition(" ")[2]] = run.path.name
+        assert capability in list(seen)[-1]
+    assert list(seen)[1:] == ["AVX1024", "AVX1024, oneDNN at most AVX2"] and len(set(seen.values())) == 1
+
+
 def test_formats_of_run_folders(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     run.begin({"seed": 0}, CPU)

@@ -17,7 +17,7 @@ ORPHANED = 3  # exit status of a process whose parent is gone
 
 def main(folder: Path, parent: int) -> int:
     """Execute what `values.json` in the cell's folder says, and write the error, or "", to `outcome.json`."""
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=follow, args=(parent,), daemon=True).start()
     work = store.read_json(folder / "values.json")
     kind = reason = ""
     try:
@@ -30,7 +30,7 @@ def main(folder: Path, parent: int) -> int:
     return 0
 
 
-def _follow(parent: int) -> None:
+def follow(parent: int) -> None:
     """End this process once its parent is gone, so that another process can continue its runs. As after a kill, nothing is lost."""
     while os.getppid() == parent:
         time.sleep(0.5)
