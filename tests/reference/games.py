@@ -104,9 +104,8 @@ def naive_inputs(game: _Game, rows: Tensor, coin: torch.Generator) -> Tensor:
     x = game.images.batch(rows).float() / 255
     if game.vaal.flip:
         coins = torch.rand(len(x), generator=coin).tolist()
-        x = torch.stack(
-            [image[:, :, list(range(x.shape[3]))[::-1]] if c < game.vaal.flip else image for image, c in zip(x, coins, strict=True)]
-        )
+        backwards = list(range(x.shape[3]))[::-1]
+        x = torch.stack([image[:, :, backwards] if c < game.vaal.flip else image for image, c in zip(x, coins, strict=True)])
     if x.shape[2:] != game.vae.size:
         x = nn.functional.interpolate(x, size=game.vae.size, mode="bilinear")
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in game.vaal.colours)
