@@ -76,9 +76,8 @@ def test_linear_svc_is_scikit_learns(L: int, dual: bool) -> None:
 @pytest.mark.parametrize("L", [15, 60])
 def test_svc_is_scikit_learns(L: int, classes: tuple[int, ...]) -> None:
     features, labels = blobs(L, 6, classes)
-    reference = SVC(C=5, kernel="linear", decision_function_shape="ovr", break_ties=len(classes) > 2).fit(
-        features.double().numpy(), labels.numpy()
-    )
+    reference = SVC(C=5, kernel="linear", decision_function_shape="ovr", break_ties=len(classes) > 2)
+    reference.fit(features.double().numpy(), labels.numpy())
     test = normal(200, 6, seed=7)
     expected = torch.from_numpy(reference.decision_function(test.numpy()))
     expected = torch.stack([-expected, expected], 1) if len(classes) == 2 else expected
