@@ -20,10 +20,11 @@ from alnb.acquire import cover, scores
 from alnb.acquire.query import Query
 from alnb.acquire.scopes import check_both
 from alnb.learn.checkpoint import NonFiniteLoss
-from alnb.store.checks import at_least, within
+from alnb.store.checks import at_least, one_of, within
 from alnb.store.streams import Stream
 
 ZERO = 1e-12  # a row of features no longer than this counts as zeros, as in `torch.nn.functional.normalize`
+SPACES = ("hidden", "hidden_logit", "features")  # in which `CoreGCN` measures distances
 ALONE = 1e-3  # smallest sum of a node's cosines to divide by: below it, fewer than three digits of float32 are left
 
 
@@ -200,11 +201,21 @@ class CoreGCN(_Learned):
     The nodes are all images that were asked for, answered or not, and all candidates. The authors draw 10,000 candidates at random
     (`scopes.RandomSubset`). Memory: O(N D) for N nodes with D features.
 
-    Distances are Euclidean, between activations of the first layer. The authors' code (2900cdb) measures them between the features that
-    enter the graph, and so does not use what was learned; copies of an earlier version add the logit as one more dimension.
+    Distances are Euclidean, in one of three spaces:
+
+    - "hidden", the default: the first layer, as the paper says. Ours too: only what was learned of the images counts.
+    - "hidden_logit": the first layer and the logit, as in the authors' code since April 2021 (a040272). It is what we call as released.
+    - "features": what enters the graph, as in their code of June 2020 (2900cdb). Nothing that was learned is used.
 
     Source: Caramalau et al. 2021 (CoreGCN).
     """
+
+    space: str = "hidden"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where `training` is not a `Training`, or the space not known."""
+        super().__post_init__()
+        one_of("CoreGCN.space", self.space, SPACES)
 
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [n], in order of choice.
@@ -214,9 +225,12 @@ class CoreGCN(_Learned):
             MemoryError: the graph does not fit.
             NonFiniteLoss: as `learn`.
         """
-        rows, asked, hidden, _ = self.learned(query)
+        rows, asked, hidden, logits = self.learned(query)
         covered = torch.arange(len(rows), device=hidden.device) < asked
-        return rows[cover.kcenter(hidden, covered, query.n).cpu()]
+        points = torch.cat([hidden, logits[:, None]], dim=1) if self.space == "hidden_logit" else hidden
+        if self.space == "features":
+            points = query.features[rows.to(query.features.device)]
+        return rows[cover.kcenter(points, covered, query.n).cpu()]
 
 
 @dataclass(frozen=True)

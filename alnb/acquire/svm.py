@@ -1,8 +1,8 @@
 """A linear support vector machine (SVM) on features, and the images nearest to its boundaries: SVM min-margin of Bengar et al. 2021.
 
-The paper (section 4) gives a linear kernel, C = 5 and one versus rest, and queries the images closest to a boundary. Here the margin is
-the gap between the two largest scores, and scikit-learn solves the SVM on features of unit length, so that C means the same for every
-net. Scores are float64 on the CPU, so that no device's precision decides a query.
+The paper (section 4) gives scikit-learn, a linear kernel, C = 5 and one versus rest, and queries the images closest to a boundary. Here
+the margin is the gap between the two largest scores. Scores are float64 on the CPU, so that no device's precision decides a query.
+The paper leaves the estimator open, and has no published code; `ESTIMATORS` has two readings.
 """
 
 import warnings
@@ -14,9 +14,17 @@ from torch import Tensor
 
 from alnb.acquire.query import Query
 from alnb.acquire.scores import top
-from alnb.store.checks import within
+from alnb.store.checks import one_of, within
 from alnb.store.shapes import Float, Int
 
+ESTIMATORS = ("linear_svc", "svc")
+"""Two readings of the paper:
+
+- "linear_svc", the default and ours: liblinear, one class versus the rest, on features of unit length, so that C means the same for
+  all nets.
+- "svc", its words read literally: SVC(kernel="linear", decision_function_shape="ovr") on the features as they are. libsvm separates each
+  pair of classes; the score of a class counts the pairs that it wins, so most margins are nearly whole numbers.
+"""
 C = 5.0  # price of a violated margin; Bengar et al. 2021, section 4
 ITERATIONS = 50_000  # of liblinear, at most
 BLOCK = 4096  # rows widened to float64 and scored together
@@ -41,36 +49,54 @@ def unit_rows(features: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
 
 @dataclass(frozen=True)
 class Svm:
-    """K linear functions of `unit_rows`, one for each class that has labels. In float64, on the CPU."""
+    """P linear functions in float64, on the CPU: of `unit_rows` for each of the K classes with labels, or of features for each pair."""
 
-    weights: Float[Tensor, "K D"]
-    bias: Float[Tensor, " K"]
+    weights: Float[Tensor, "P D"]
+    bias: Float[Tensor, " P"]
     classes: Int[Tensor, " K"]  # global class numbers, ascending
+    pairs: bool = False  # the functions are of the pairs (0, 1), (0, 2), ... of classes, positive on the side of the first
 
     def scores(self, features: Float[Tensor, "M D"]) -> Float[Tensor, "M K"]:
-        """The functions' values, float64; positive on the side of the class. Memory O(M K + BLOCK D)."""
+        """Scores float64; LARGE means the class. Without `pairs` they are the functions' values. Memory O(M K + BLOCK (D + P))."""
         out = torch.empty(len(features), len(self.classes), dtype=torch.float64)
         for start in range(0, len(features), BLOCK):
             rows = slice(start, start + BLOCK)
-            torch.addmm(self.bias, unit_rows(features[rows]), self.weights.T, out=out[rows])
+            x = features[rows].detach().to("cpu", torch.float64) if self.pairs else unit_rows(features[rows])
+            values = torch.addmm(self.bias, x, self.weights.T)
+            out[rows] = one_versus_rest(values, len(self.classes)) if self.pairs else values
         return out
 
     def predict(self, features: Float[Tensor, "M D"]) -> Int[Tensor, " M"]:
-        """Global class numbers i64, those with the largest score; the lowest of equal ones."""
+        """Global class numbers i64, those with the largest score; the lowest of equal ones. With `pairs`, as SVC with `break_ties`."""
         return self.classes[self.scores(features).argmax(1)]
 
 
-def fit_svm(features: Float[Tensor, "L D"], labels: Int[Tensor, "..."], *, C: float = C) -> Svm:
-    """The linear SVM, one class versus the rest, for each class among the labels.
+def one_versus_rest(values: Float[Tensor, "M P"], classes: int) -> Float[Tensor, "M K"]:
+    """Scores of `classes` from the values of all pairs: the pairs that a class wins, plus s / (3 |s| + 3) of the sum s of their values.
 
-    Squared hinge and a regularised bias (liblinear), solved in the dual where L <= D, else in the primal.
+    With two classes, the value and its negative. Source: scikit-learn's "ovr" decision function of SVC.
+    """
+    if classes == 2:
+        return torch.cat([values, -values], dim=1)
+    first, second = torch.combinations(torch.arange(classes)).unbind(1)
+    wins, sums = (torch.zeros(len(values), classes, dtype=values.dtype) for _ in range(2))
+    wins.index_add_(1, first, (values >= 0).to(values)).index_add_(1, second, (values < 0).to(values))
+    sums.index_add_(1, first, values).index_add_(1, second, -values)
+    return wins + sums / (3 * (sums.abs() + 1))
 
-    labels: i64 [L], global class numbers. If `ITERATIONS` do not suffice, the last solution comes with a warning.
+
+def fit_svm(features: Float[Tensor, "L D"], labels: Int[Tensor, "..."], *, C: float = C, estimator: str = "linear_svc") -> Svm:
+    """The linear SVM for the classes among the labels, by one of `ESTIMATORS`.
+
+    "linear_svc" has a squared hinge and a regularised bias, solved in the dual where L <= D, else in the primal.
+
+    labels: i64 [L], global class numbers. If `ITERATIONS` of liblinear do not suffice, the last solution comes with a warning.
 
     Raises ValueError for a wrong `C`, a row that is not finite, a missing label, or fewer than two classes.
     Source: Bengar et al. 2021, section 4.
     """
     within("fit_svm: C", C, 0, above=True)
+    one_of("fit_svm: estimator", estimator, ESTIMATORS)
     labels = labels.cpu()
     if labels.shape != features.shape[:1]:
         raise ValueError(f"fit_svm: {len(features)} rows of features, but labels {list(labels.shape)}: give one label per row")
@@ -82,6 +108,12 @@ def fit_svm(features: Float[Tensor, "L D"], labels: Int[Tensor, "..."], *, C: fl
     if len(classes) < 2:
         present = f"only class {int(classes[0])}" if len(classes) else "no class"
         raise ValueError(f"fit_svm: {present} among {len(labels)} labels, so there is no boundary: label images of another class first")
+    if estimator == "svc":
+        from sklearn.svm import SVC
+
+        model = SVC(C=C, kernel="linear").fit(features.detach().to("cpu", torch.float64).numpy(), labels.numpy())
+        sign = -1 if len(classes) == 2 else 1  # of two classes, scikit-learn gives the function of the second
+        return Svm(torch.from_numpy(sign * model.coef_), torch.from_numpy(sign * model.intercept_), classes, pairs=True)
     weights, bias = _solve(unit_rows(features).numpy(), labels.numpy(), C)
     if len(classes) == 2:  # scikit-learn gives only the function of the second class
         weights, bias = torch.cat([-weights, weights]), torch.cat([-bias, bias])
@@ -95,6 +127,7 @@ def svm_accuracy(
     test_targets: Int[Tensor, "..."],
     *,
     C: float = C,
+    estimator: str = "linear_svc",
 ) -> float:
     """The share in [0, 1] of `test_targets` that an SVM of the labelled features predicts. A class without labels is always missed.
 
@@ -106,7 +139,7 @@ def svm_accuracy(
             "give one target per row, and at least one row"
         )
     _check_finite(test_features, torch.arange(len(test_features)), "svm_accuracy: test row")
-    predicted = fit_svm(features, labels, C=C).predict(test_features)
+    predicted = fit_svm(features, labels, C=C, estimator=estimator).predict(test_features)
     return float((predicted == test_targets.cpu()).double().mean())
 
 
@@ -148,10 +181,12 @@ class SvmMargin:
     """
 
     C: float = C
+    estimator: str = "linear_svc"  # one of `ESTIMATORS`
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
         within("SvmMargin.C", self.C, 0, above=True)
+        one_of("SvmMargin.estimator", self.estimator, ESTIMATORS)
 
     def __call__(self, query: Query) -> Int[Tensor, " n"]:
         """Raises: ValueError where a labelled image or a candidate has features that are not finite."""
@@ -166,7 +201,7 @@ class SvmMargin:
                 stacklevel=2,
             )
             return candidates[torch.randperm(len(candidates), generator=(query.stream / "random").generator())[: query.n]]
-        svm = fit_svm(_rows(query, labelled), labels, C=self.C)
+        svm = fit_svm(_rows(query, labelled), labels, C=self.C, estimator=self.estimator)
         margins = [top_two(svm.scores(_rows(query, part))) for part in candidates.split(BLOCK)]
         return candidates[top(-torch.cat(margins), query.n)]
 

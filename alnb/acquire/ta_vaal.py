@@ -16,6 +16,7 @@ from alnb.acquire.vaal import VAAL, Conditioning, least_labelled
 from alnb.learn.train import predict
 
 GAME = VAAL(kl="mean_all", beta=1.0, vae_steps=1, adv_steps=1)
+CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # mean and deviation that the authors' code normalises by
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class TAVAAL:
     as in the authors' code. Losses are predicted once for each query, in evaluation mode and without augmentation. An epoch is a pass
     over the labelled images and the candidates.
 
-    Differs from the authors' code: both sets are shuffled, and scores do not depend on one another (`AS_RELEASED`: they do).
+    Differs from the authors' code: both sets are shuffled; in the default, which is ours, scores do not depend on one another, and images
+    are in [-1, 1].
 
     Memory: as `VAAL`, and O(candidates + labelled).
     """
@@ -40,5 +42,9 @@ class TAVAAL:
         return least_labelled(self.game, query, self.game.count(len(rows)), Conditioning(predicted, store.fingerprint(net.state_dict())))
 
 
-AS_RELEASED = TAVAAL(replace(GAME, eval_sampling=False))
-"""When scoring, batch normalisation takes its statistics from each chunk of candidates."""
+AS_RELEASED = TAVAAL(replace(GAME, eval_sampling=False, colours=CIFAR10))
+"""As in the authors' code. When scoring, batch normalisation takes its statistics from each chunk of candidates. Images have six times the
+variance of those in [-1, 1], so the divergence weighs a sixth as much against their error. No image is mirrored, unlike in VAAL's code."""
+
+PAPER = replace(AS_RELEASED, game=replace(AS_RELEASED.game, kl="mean"))
+"""The paper's objective, whose divergence is an expectation as in VAAL. All that the paper leaves open is as in the code."""

@@ -5,7 +5,7 @@ settings of the authors' code (sinhasam/vaal).
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,8 @@ from alnb.acquire import scores
 from alnb.acquire.query import Query
 from alnb.acquire.scopes import check_both
 from alnb.data import Images, pixels
-from alnb.learn import train
+from alnb.learn import train, transforms
+from alnb.learn.augment import draw_mask
 from alnb.learn.checkpoint import Checkpoint
 from alnb.learn.train import Order
 from alnb.store.checks import at_least, one_of, within
@@ -27,6 +28,10 @@ from alnb.store.streams import Stream
 HALVINGS = 4  # strided convolutions of the encoder: sides must be multiples of 2**HALVINGS
 SMALLEST = 32  # pixels; the encoder then leaves 2x2, as in the authors' code
 LABELLED, UNLABELLED = 1.0, 0.0  # targets of the discriminator
+HALF = (0.5, 0.5, 0.5)
+
+Colours = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each colour, of pixels in [0, 1]."""
 
 
 def side(length: int) -> int:
@@ -45,13 +50,21 @@ class VAE(nn.Module):
     torch's defaults for the transposed convolutions and the two heads of the encoder.
     """
 
-    def __init__(self, height: int, width: int, *, channels: int = 128, latent: int = 32, conditions: int = 0) -> None:
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(
+        self, height: int, width: int, *, channels: int = 128, latent: int = 32, conditions: int = 0, colours: Colours = (HALF, HALF)
+    ) -> None:
         """For images of `height` x `width` pixels.
 
         channels: of the first convolution; the last one has 8 times as many.
         conditions: numbers per image that are joined to its code before decoding. They are not encoded.
+        colours: mean and standard deviation of each colour, by which `prepare` normalises; by default it gives [-1, 1].
         """
         super().__init__()
+        for name, values in zip(("centre", "spread"), colours, strict=True):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         self.size = side(height), side(width)
         widths = [channels * 2**level for level in range(HALVINGS)]
         low, start = [length // 2**HALVINGS for length in self.size], [length // 2 ** (HALVINGS - 1) for length in self.size]
@@ -70,10 +83,10 @@ class VAE(nn.Module):
         _he_normal(self.decoder)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """The input of the VAE, in [-1, 1] and of its size, from images [B,3,H,W] in [0, 1]."""
+        """The input of the VAE, normalised and of its size, from images [B,3,H,W] in [0, 1]."""
         if x.shape[2:] != self.size:
             x = functional.interpolate(x, size=self.size, mode="bilinear", align_corners=False)
-        return ((x - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
+        return ((x - self.centre) / self.spread).contiguous(memory_format=torch.channels_last)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and log-variances [B,latent] of prepared images."""
@@ -162,6 +175,8 @@ class VAAL:
     hidden: int = 512  # width of the discriminator
     epochs: float = 100  # passes over the pool; one batch of it is an update
     updates: int | None = None  # instead of `epochs`
+    flip: float = 0.0  # probability that an image is mirrored, in training and in scoring
+    colours: Colours = (HALF, HALF)  # mean and deviation that normalise the images: [-1, 1]; TA-VAAL's code takes those of CIFAR-10
     epoch: str = "pool"  # images in an epoch: the "pool"; or labelled and "scored" ones, as in the code of CoreGCN and TA-VAAL
     checkpoint_seconds: float = field(default=60.0, metadata={"result": False})  # changes no result, so it is not in the manifest
 
@@ -173,6 +188,7 @@ class VAAL:
             within(f"VAAL.{name}", getattr(self, name), 0)
         for name in ("batch", "vae_steps", "adv_steps", "latent", "width", "hidden"):
             at_least(f"VAAL.{name}", getattr(self, name), 1)
+        within("VAAL.flip", self.flip, 0, 1)
         if self.updates is not None:
             at_least("VAAL.updates", self.updates, 1)
         one_of("VAAL.kl", self.kl, ("sum", "mean", "mean_all"))
@@ -190,8 +206,11 @@ class VAAL:
         return self.updates if self.updates is not None else max(1, math.floor(self.epochs * n / self.batch))
 
 
-AS_RELEASED = VAAL(kl="sum", eval_sampling=False, beta=1.0)
-"""As in the authors' code."""
+AS_RELEASED = VAAL(kl="sum", eval_sampling=False, beta=1.0, flip=0.5)
+"""As in the authors' code: its one loader mirrors images both for training and for scoring."""
+
+PAPER = replace(AS_RELEASED, kl="mean")
+"""The paper's objective, whose divergence (equation 1) is an expectation. All that the paper leaves open is as in the code."""
 
 # The error is averaged over 3 * 32 * 32 numbers: the evidence bound of a decoder with unit variance has beta = 2 / 3072 = 0.65e-3.
 CLEAN = VAAL(kl="mean", eval_sampling=True, beta=1e-3)
@@ -245,7 +264,7 @@ class _Game:
         self.conditions = conditioning.values.to(self.device).split([len(indices) for indices in rows])
         dimensions = conditioning.values.shape[1]
         with (stream / "init").scope():
-            vae = VAE(height, width, channels=vaal.width, latent=vaal.latent, conditions=dimensions)
+            vae = VAE(height, width, channels=vaal.width, latent=vaal.latent, conditions=dimensions, colours=vaal.colours)
             judge = discriminator(vaal.latent + dimensions, vaal.hidden)
         self.vae: VAE = vae.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this form
         self.discriminator = judge.to(self.device)
@@ -296,12 +315,18 @@ class _Game:
         """Labelled and unlabelled images. In the first update, noise in [0, 1) replaces the conditions, as in TA-VAAL's code."""
         noise = None if self.state.step else (self.stream / "conditions" / draw).generator(self.device)
         batches = []
+        mirror = (self.stream / "flip" / draw).generator(self.device)
         for rows, conditions, order in zip(self.rows, self.conditions, self.orders, strict=True):
             chosen = order(draw)
-            x, raw = self.vae.prepare(self.images.batch(rows[chosen]).float() / 255), conditions[chosen]
+            x, raw = self.prepared(self.images.batch(rows[chosen]).float() / 255, mirror), conditions[chosen]
             raw = raw if noise is None else torch.rand(raw.shape, generator=noise, device=self.device)
             batches.append(_Batch(x, raw, raw.sigmoid() if noise is None else raw))
         return batches
+
+    def prepared(self, x: Tensor, mirror: torch.Generator) -> Tensor:
+        """Images [B,3,H,W] in [0, 1], mirrored with probability `flip`, as input of the VAE."""
+        x = transforms.hflip(x, draw_mask(len(x), self.vaal.flip, mirror)) if self.vaal.flip else x
+        return self.vae.prepare(x)
 
     def vae_step(self, labelled: _Batch, unlabelled: _Batch, noise: torch.Generator) -> Tensor:
         """One step of the VAE. The two kinds of images pass separately, so batch normalisation never mixes them."""
@@ -333,8 +358,8 @@ class _Game:
         rows, conditions = self.rows[1], self.conditions[1]
         self.vae.train(not self.vaal.eval_sampling)
         shuffled = torch.randperm(len(rows), generator=(self.stream / "scoring").generator())
-        order, chunk = shuffled.to(self.device), self.vaal.batch
-        means = train.predict(lambda x: self.vae.encode(self.vae.prepare(x))[0], self.images, rows[order], chunk=chunk)
+        order, chunk, mirror = shuffled.to(self.device), self.vaal.batch, (self.stream / "flip" / "scoring").generator(self.device)
+        means = train.predict(lambda x: self.vae.encode(self.prepared(x, mirror))[0], self.images, rows[order], chunk=chunk)
         with torch.no_grad():  # in the same chunks, so that the last bits are those of one pass through both nets
             parts = torch.cat([means, conditions[order]], dim=1).split(chunk)
             logits = torch.cat([self.discriminator(codes) for codes in parts]).flatten().cpu()

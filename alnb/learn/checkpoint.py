@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alnb import store
+from alnb.learn.nets import Net
 from alnb.store import Json, stop
 
 CHECKPOINT_SHARE = 0.01  # of the time, which checkpoints may take; if they are slow, there are more seconds between them
@@ -95,3 +97,34 @@ class Checkpoint:
     def _remedy(self) -> str:
         saved = f"the last good checkpoint is {self.path}, update {self.saved_step}"
         return f"{'there is no checkpoint before it' if self.saved_step is None else saved}. {self.remedy}"
+
+
+@dataclass
+class BestNet:
+    """Of a training, the net with the largest score; of equal ones the first. It lies in a file.
+
+    After a kill, the training looks again at epochs that it looked at before. They give the same score, and change nothing.
+    """
+
+    path: Path
+    identity: str  # of the training
+    score: Callable[[Net], float]  # of a net in evaluation mode
+    best: float = math.nan  # the largest score; NaN: there is none yet
+
+    def __post_init__(self) -> None:
+        """Read the score that an earlier process reached."""
+        saved = read(self.path, self.identity)
+        self.best = saved["score"] if saved is not None else math.nan
+
+    def look(self, net: Net, step: int) -> None:
+        """Store the net of update `step` if it is the best so far. A first one is, even if its score is not a number."""
+        score = self.score(net)
+        if score > self.best or math.isnan(self.best):
+            self.best = score
+            write(self.path, self.identity, {"score": score, "step": step, "net": net.state_dict()})
+
+    def restore(self, net: Net, device: torch.device) -> None:
+        """Load the best net's weights into `net`."""
+        saved = read(self.path, self.identity, device)
+        assert saved is not None  # the last update was looked at
+        net.load_state_dict(saved["net"])

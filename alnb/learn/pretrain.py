@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ from torch.nn import functional
 from alnb import store
 from alnb.data import Embedded, Images, ImageSet
 from alnb.learn.augment import AUGMENTATIONS, Augment
+from alnb.learn.checkpoint import BestNet
 from alnb.learn.nets import Backbone, Net
 from alnb.learn.pretexts import PRETEXTS as PRETEXTS
 from alnb.learn.pretexts import Pretext as Pretext
 from alnb.learn.train import CHUNK, Learner, Recipe, Report, TrainingHook, chunk_of, fit, predict
+from alnb.store.checks import one_of
 from alnb.store.streams import Stream
 
 COLLAPSED = 0.1  # a spread below this is a collapse; healthy runs stay near 1 (Chen and He 2021, section 4.1)
 MEASUREMENTS = 40  # during a pre-training: of 800 epochs, every twentieth
 TEMPERATURE = 0.1  # of the vote of nearest neighbours; this and their number are those of the SimSiam code bases
-TEMPORARY = ("checkpoint.pt", "history.json")  # files of a pre-training that are deleted once its result is stored
+CHECKPOINTS = ("last", "best")
+TEMPORARY = ("checkpoint.pt", "best.pt", "history.json")  # files of a pre-training that are deleted once its result is stored
 
 
 class Collapsed(Exception):
@@ -81,26 +85,41 @@ def pretrain(
     cache: Path | str,
     report: Report | None = None,
     monitor: Monitor | None = None,
+    checkpoint: str = "last",
 ) -> Pretrained:
     """Train `learner` on `pretext` over all `images`, or read the result of an earlier call with the same arguments, see `store.cached`.
 
     Killed and called again, the pre-training continues from its last checkpoint. `monitor` changes only the `history`, and is not called
     if the result is already there.
 
+    checkpoint: the net that is kept: the "last", or that of the "best" epoch on the images themselves, as Yi et al. 2022 (section 4.2) say.
+    The best has the highest accuracy, see `Pretext.correct`; where the pretext has none, the lowest mean loss.
+
     Raises:
-        ValueError: the pretext cannot take these images (no folder is made then), or its losses cannot order images.
+        ValueError: the checkpoint is not known, the pretext cannot take these images (no folder is made then), or its losses cannot order
+            them.
         Collapsed: all images get nearly the same output; the message says when, and what to try.
         store.Corrupted: a stored file is damaged; the message names it.
     """
     learner = replace(learner, loss=pretext.loss, recipe=replace(learner.recipe, views=pretext.views))
     experiment = {"pretext": store.describe(pretext), "images": images.fingerprint, "learner": store.describe(learner), "seed": seed}
+    one_of("checkpoint", checkpoint, CHECKPOINTS)
+    if checkpoint == "best":  # the last net keeps the name that it had before there was a choice
+        experiment["best"] = store.describe(pretext.correct)
     _check_images(pretext, learner, images, seed)
 
     def compute(folder: Path) -> dict[str, Any]:
         start, everything, net = time.monotonic(), torch.arange(len(images)), build(learner, pretext, seed, images.device)
         history = _History(pretext, images, monitor, folder / "history.json", learner.recipe)
         stream, hook = Stream(seed) / "pretext" / pretext.name, history.hook(report)
+        if checkpoint == "best":
+            best = BestNet(
+                folder / "best.pt", store.fingerprint(experiment), partial(_score, pretext, images, learner.recipe.augment, seed)
+            )
+            hook = replace(hook, looks=(*hook.looks, (best.look, learner.recipe.epoch(len(images)))))
         fit(net, images, everything, everything, learner, stream, checkpoint=folder / "checkpoint.pt", hook=hook)
+        if checkpoint == "best":
+            best.restore(net, images.device)
         return {
             "trunk": net.trunk.state_dict(),
             "head": net.head.state_dict(),
@@ -181,7 +200,7 @@ class _History:
         if self.monitor is None and self.pretext.spread is None:
             return TrainingHook(report)
         self.entries = store.read_json(self.path)["history"] if self.path.exists() else []
-        return TrainingHook(report, self.measure, max(1, self.recipe.updates(len(self.images)) // MEASUREMENTS))
+        return TrainingHook(report, ((self.measure, max(1, self.recipe.updates(len(self.images)) // MEASUREMENTS)),))
 
     def measure(self, net: Net, step: int) -> None:
         """Measure after `step` updates, and store the entry. Raises: Collapsed."""
@@ -200,6 +219,13 @@ class _History:
                 f"(spread {entry['spread']:.3f}, healthy near 1); lower the learning rate, raise the batch, and check that no gradient "
                 f"flows through the projections. The measurements are in {self.path}"
             )
+
+
+def _score(pretext: Pretext, images: Images, augment: Augment, seed: int, net: Net) -> float:
+    """How good `net` is at the pretext, on the images themselves: LARGE is good. Losses of views are of the first draw alone."""
+    if (correct := pretext.correct) is not None:
+        return float(predict(lambda x: correct(net, x), images).double().mean())
+    return -float(draw_losses(replace(pretext, draws=min(1, pretext.draws)), net, images, augment, seed).double().mean())
 
 
 def draw_losses(pretext: Pretext, net: Net, images: Images, augment: Augment, seed: int) -> Tensor:

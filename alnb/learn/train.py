@@ -1,7 +1,7 @@
 """Training a net: `Recipe`, `Learner`, `fit`. Reading one: `predict` (the only loop over chunks), `evaluate`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,8 @@ CHUNK = 1000  # images of up to 64x64 in a forward pass; a fixed number, so that
 
 Report = Callable[[int, int, float], None]
 """Called with (updates done, updates in total, mean loss since the last call)."""
+Look = Callable[[Net, int], None]
+"""Called with the net, in evaluation mode, and the number of updates done."""
 Loss = Callable[[Net, Tensor, Tensor], Tensor]
 """(net, images [B,3,H,W] in [0, 1], labels i64 [B]) -> loss of each image [B]."""
 
@@ -61,6 +63,10 @@ class Recipe:
         """Number of updates on `n` labelled images."""
         return max(self.min_updates, math.ceil(self.epochs * n / min(self.batch, n)))
 
+    def epoch(self, n: int) -> int:
+        """Number of updates in an epoch of a training on `n` labelled images, rounded, at least 1."""
+        return max(1, round(self.updates(n) / self.epochs))
+
     def rate(self, step: int, updates: int) -> float:
         """Learning rate of update `step` (from 0) out of `updates`."""
         done = step / updates
@@ -75,8 +81,7 @@ class TrainingHook:
     """Functions that are called during a training and change nothing in it."""
 
     report: Report | None = None
-    look: Callable[[Net, int], None] | None = None  # called with the net, in evaluation mode, and the number of updates done
-    every: int = 1  # updates between two calls of `look`; it is called after the last update too
+    looks: tuple[tuple[Look, int], ...] = ()  # each with the updates between two of its calls; all are called after the last update too
 
 
 def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
@@ -178,8 +183,7 @@ def fit(
         losses.append(training.update())
         state.step += 1
         last = state.step == updates
-        if hook.look is not None and (last or state.step % hook.every == 0):
-            training.look(hook.look)
+        training.look([look for look, every in hook.looks if last or state.step % every == 0])
         if last or len(losses) == REPORT_UPDATES or state.due:
             mean = state.mean(losses)
             losses.clear()
@@ -246,11 +250,12 @@ class _Training:
         return torch.cat(views) if len(views) > 1 else views[0]
 
     @torch.no_grad()
-    def look(self, look: Callable[[Net, int], None]) -> None:
-        """Call `look` with the net in evaluation mode."""
-        self.net.eval()
-        look(self.net, self.state.step)
-        self.net.train(not self.recipe.stuck_in_eval)
+    def look(self, looks: Sequence[Look]) -> None:
+        """Call `looks` with the net in evaluation mode."""
+        for look in looks:
+            self.net.eval()
+            look(self.net, self.state.step)
+            self.net.train(not self.recipe.stuck_in_eval)
 
     def save(self, *, finished: bool) -> None:
         """Write the checkpoint; without the optimiser, if the training is finished."""

@@ -13,8 +13,7 @@ from torch import Tensor
 from alnb import store
 from alnb.acquire import Strategy, scores
 from alnb.acquire.query import VOID, Pool, Query, check_query
-from alnb.data import ImageSet
-from alnb.learn import checkpoint
+from alnb.learn.checkpoint import BestNet
 from alnb.learn.nets import Net
 from alnb.learn.task import Task
 from alnb.learn.train import Report, TrainingHook, fit, log_probs, predict
@@ -121,46 +120,18 @@ class _CycleWork:
             net.load_state_dict(self.trained(pool, k - 1).state_dict())
         hook, best = TrainingHook(self.report), None
         if protocol.checkpoint == "best_test":
-            identity = store.fingerprint(learner, protocol, known, pool.labels[known])
-            best = _BestNet(self.task, self.experiment.test, path.with_name("best.pt"), identity)
-            every = max(1, round(learner.recipe.updates(len(known)) / learner.recipe.epochs))
-            hook = replace(hook, look=best.look, every=every)
+            identity = store.fingerprint("best", learner, protocol, known, pool.labels[known])
+            best = BestNet(path.with_name("best.pt"), identity, self.accuracy)
+            hook = replace(hook, looks=((best.look, learner.recipe.epoch(len(known))),))
         fit(net, pool.images, known, pool.labels[known], learner, stream, checkpoint=path, hook=hook)
         if best is not None:
-            best.restore(net)
+            best.restore(net, pool.images.device)
         return net
 
-
-@dataclass
-class _BestNet:
-    """Of a training, the net that was most accurate on the test images; of equally accurate nets the first. It lies in a file.
-
-    After a kill, the training looks again at epochs that it looked at before. They give the same accuracy, and change nothing.
-    """
-
-    task: Task
-    test: ImageSet
-    path: Path
-    identity: str  # of the training
-    accuracy: float = -1.0
-
-    def __post_init__(self) -> None:
-        """Read the accuracy that an earlier process reached."""
-        saved = checkpoint.read(self.path, self.identity)
-        self.accuracy = saved["accuracy"] if saved is not None else -1.0
-
-    def look(self, net: Net, step: int) -> None:
-        """Store the net of update `step` if it is the best so far."""
-        metrics = self.task.evaluate(net, self.test.images, self.test.targets, self.task.outputs)
-        if metrics["accuracy"] > self.accuracy:
-            self.accuracy = metrics["accuracy"]
-            checkpoint.write(self.path, self.identity, {"accuracy": self.accuracy, "step": step, "net": net.state_dict()})
-
-    def restore(self, net: Net) -> None:
-        """Load the best net's weights into `net`."""
-        saved = checkpoint.read(self.path, self.identity, self.test.images.device)
-        assert saved is not None  # the last update was looked at
-        net.load_state_dict(saved["net"])
+    def accuracy(self, net: Net) -> float:
+        """Of `net` on the test images."""
+        test = self.experiment.test
+        return float(self.task.evaluate(net, test.images, test.targets, self.task.outputs)["accuracy"])
 
 
 def _predictions(net: Net, pool: Pool, chosen: Tensor) -> Json:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from queries import query_of
 from torch import Tensor, nn
 
-from alnb.acquire import cover, gcn
-from alnb.acquire.gcn import GCN, CoreGCN, Graph, Training, UncertainGCN, labelled_loss, learn, needed
+from alnb.acquire import gcn
+from alnb.acquire.gcn import GCN, SPACES, CoreGCN, Graph, Training, UncertainGCN, labelled_loss, learn, needed
 from alnb.acquire.query import VOID, Pool, Query, check_query
 from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.data import Embedded, Resident
@@ -260,20 +260,21 @@ def unanswered() -> Query:
     return replace(query, pool=pool, candidates=pool.unlabelled)
 
 
-def test_core_takes_the_farthest_from_all_that_were_asked_for() -> None:
+@pytest.mark.parametrize("space", SPACES)
+def test_core_takes_the_farthest_from_all_that_were_asked_for(space: str) -> None:
     query = unanswered()
     rows, asked = nodes_by_hand(query)
     assert asked == len(query.pool.labelled) + 2
-    hidden, _ = learn(Graph.of(query.features[rows]), asked, SHORT, GCN_STREAM)
-    points, covered, expected = hidden.double(), list(range(asked)), []
+    hidden, logits = learn(Graph.of(query.features[rows]), asked, SHORT, GCN_STREAM)
+    spaces = {"hidden": hidden, "hidden_logit": torch.cat([hidden, logits[:, None]], 1), "features": query.features[rows]}
+    points, covered, expected = spaces[space].double(), list(range(asked)), []
     for _ in range(6):
         distances = [min(float((points[i] - points[j]).norm()) for j in covered) for i in range(len(rows))]
         best = max(range(len(rows)), key=lambda i: distances[i])
         covered.append(best)
         expected.append(rows[best])
-    assert CoreGCN(SHORT)(query).tolist() == expected
-    picks = cover.kcenter(query.features[rows], torch.arange(len(rows)) < asked, 6)
-    assert expected != [rows[i] for i in picks.tolist()]  # what the net learned matters
+    assert CoreGCN(SHORT, space)(query).tolist() == expected
+    assert all(CoreGCN(SHORT, other)(query).tolist() != expected for other in SPACES if other != space)
 
 
 @pytest.mark.parametrize("margin", [0.1, 0.5, 1.0])

@@ -1,4 +1,5 @@
 import functools
+import itertools
 import math
 import warnings
 from typing import Any
@@ -11,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.preprocessing import normalize
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
 from torch import Tensor
 
 from alnb.acquire import svm as module
 from alnb.acquire.query import Pool, Query, check_query
-from alnb.acquire.svm import SvmMargin, fit_svm, svm_accuracy, top_two
+from alnb.acquire.svm import SvmMargin, fit_svm, one_versus_rest, svm_accuracy, top_two
 from alnb.store import Stream
 
 
@@ -69,6 +70,33 @@ def test_linear_svc_is_scikit_learns(L: int, dual: bool) -> None:
     torch.testing.assert_close(svm.bias, torch.from_numpy(model.intercept_), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(svm.scores(other), torch.from_numpy(model.decision_function(z)), rtol=1e-6, atol=1e-9)
     assert svm.predict(other).tolist() == model.predict(z).tolist() and svm.classes.tolist() == [0, 3, 7]
+
+
+@pytest.mark.parametrize("classes", [(0, 2), (0, 1, 4), (0, 1, 2, 3, 5)])
+@pytest.mark.parametrize("L", [15, 60])
+def test_svc_is_scikit_learns(L: int, classes: tuple[int, ...]) -> None:
+    features, labels = blobs(L, 6, classes)
+    reference = SVC(C=5, kernel="linear", decision_function_shape="ovr", break_ties=len(classes) > 2)
+    reference.fit(features.double().numpy(), labels.numpy())
+    test = normal(200, 6, seed=7)
+    expected = torch.from_numpy(reference.decision_function(test.numpy()))
+    expected = torch.stack([-expected, expected], 1) if len(classes) == 2 else expected
+    svm = fit_svm(features, labels, estimator="svc")
+    torch.testing.assert_close(svm.scores(test), expected, rtol=1e-9, atol=1e-9)
+    assert svm.predict(test).tolist() == reference.predict(test.numpy()).tolist()
+    linear = fit_svm(features, labels)
+    assert not torch.allclose(linear.scores(test), expected, rtol=0.1)
+
+
+@given(M=st.integers(1, 5), K=st.integers(2, 6), seed=st.integers(0, 99))
+def test_wins_of_pairs_against_loops(M: int, K: int, seed: int) -> None:
+    values = normal(M, K * (K - 1) // 2, seed=seed)
+    for row, scores in zip(values.tolist(), one_versus_rest(values, K).tolist(), strict=True):
+        wins, sums = [0] * K, [0.0] * K
+        for (i, j), value in zip(itertools.combinations(range(K), 2), row, strict=True):
+            wins[i if value >= 0 else j] += 1
+            sums[i], sums[j] = sums[i] + value, sums[j] - value
+        assert scores == pytest.approx(sums if K == 2 else [w + s / (3 * abs(s) + 3) for w, s in zip(wins, sums, strict=True)])
 
 
 def test_two_classes_have_two_opposite_rows() -> None:
@@ -141,6 +169,7 @@ def test_rows_scored_in_blocks_are_all_scored(monkeypatch: pytest.MonkeyPatch) -
         ({"labels": torch.arange(5)}, r"6 rows of features, but labels \[5\]"),
         ({"C": 0.0}, r"C is 0.0"),
         ({"C": math.nan}, r"C is nan"),
+        ({"estimator": "svm"}, r"estimator is 'svm': it must be one of linear_svc, svc"),
     ],
 )
 def test_fit_svm_refuses(change: dict[str, Any], message: str) -> None:
@@ -198,7 +227,7 @@ def test_the_angle_decides() -> None:
     assert float((angle[chosen] - angle[[0, 1, 58, 59]].mean()).abs().max()) < 0.2
 
 
-@pytest.mark.parametrize("fit", [{}, {"C": 0.1}], ids=str)
+@pytest.mark.parametrize("fit", [{}, {"C": 0.1}, {"estimator": "svc"}], ids=str)
 def test_candidates_are_ranked_by_their_margins(fit: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK", 16)  # so that there are several blocks of candidates
     features, labels = blobs(80, 5, (0, 1, 2, 3))

@@ -17,8 +17,8 @@ from alnb.acquire import learning_loss
 from alnb.acquire.learning_loss import LossNet, loss_net
 from alnb.acquire.query import Pool, Query, check_query
 from alnb.acquire.scopes import RandomSubset, Scoped
-from alnb.acquire.ta_vaal import AS_RELEASED, GAME, TAVAAL
-from alnb.acquire.vaal import VAE, _Game, discriminator
+from alnb.acquire.ta_vaal import AS_RELEASED, CIFAR10, GAME, PAPER, TAVAAL
+from alnb.acquire.vaal import HALF, VAE, _Game, discriminator
 from alnb.data import ImageSet, Resident
 from alnb.learn.nets import small
 from alnb.learn.train import Learner, predict
@@ -27,7 +27,8 @@ from alnb.loop.experiment import Experiment, Protocol
 from alnb.loop.oracle import simulated
 from alnb.store import Stream
 
-TINY = TAVAAL(replace(GAME, width=2, latent=3, hidden=8, batch=4, updates=3))
+TINY_GAME = {"width": 2, "latent": 3, "hidden": 8, "batch": 4, "updates": 3}
+TINY = TAVAAL(replace(GAME, **TINY_GAME))
 
 
 def net_of(seed: int = 0) -> LossNet:
@@ -44,15 +45,25 @@ def test_settings_are_those_of_the_fact_sheet() -> None:
     assert (game.vae_steps, game.adv_steps, game.beta, game.adversary, game.kl) == (1, 1, 1, 1, "mean_all")
     assert (game.lr, game.batch, game.latent, game.eval_sampling) == (5e-4, 128, 32, True)
     assert game.count(1000 + 10_000) == 8593  # in the first query
-    assert replace(AS_RELEASED.game, eval_sampling=True) == game and not AS_RELEASED.game.eval_sampling
+    assert replace(AS_RELEASED.game, eval_sampling=True, colours=(HALF, HALF)) == game
+    assert replace(AS_RELEASED.game, kl="mean") == PAPER.game and not AS_RELEASED.game.eval_sampling
     assert store.describe(AS_RELEASED) != store.describe(TAVAAL())
     assert parameters(VAE(32, 32, conditions=1)) == 22_835_139 + 1024 * 4 * 4
     assert parameters(discriminator(33)) == 280_065 + 512
 
 
+def test_as_released_sees_six_times_the_variance() -> None:
+    x = torch.rand(8, 3, 32, 32, generator=STREAM.generator())
+    ours, theirs = (VAE(32, 32, channels=1, colours=preset.game.colours).prepare(x) for preset in (TAVAAL(), AS_RELEASED))
+    ratios = [float(b.var() / a.var()) for a, b in zip(ours.unbind(1), theirs.unbind(1), strict=True)]
+    assert ratios == pytest.approx([(0.5 / std) ** 2 for std in CIFAR10[1]], rel=1e-4) and 6 < sum(ratios) / 3 < 6.3
+    grey = torch.tensor(CIFAR10[0])[:, None, None].expand(1, 3, 32, 32)
+    assert float(VAE(32, 32, channels=1, colours=CIFAR10).prepare(grey).abs().max()) == 0
+
+
 @pytest.mark.parametrize("eval_sampling", [True, False])
 def test_the_game_is_the_textbook_loop(eval_sampling: bool) -> None:
-    settings = replace(TINY.game, beta=0.1, adversary=0.7, eval_sampling=eval_sampling)
+    settings = replace(AS_RELEASED.game if not eval_sampling else GAME, **TINY_GAME, beta=0.1, adversary=0.7)
     pool, ranks = scene(), 3 * torch.randn(30, generator=(Stream(0) / "ranks").generator())
     game, expected, other = game_of(settings, pool, ranks), game_of(settings, pool, ranks), game_of(settings, pool, torch.zeros(30))
     game.play(3)
@@ -60,7 +71,7 @@ def test_the_game_is_the_textbook_loop(eval_sampling: bool) -> None:
     torch.testing.assert_close(weights(game), weights(expected), rtol=1e-3, atol=1e-5)
     logits, reference = game.logits(), torch.zeros(20)
     for part in torch.randperm(20, generator=(STREAM / "scoring").generator()).split(4):  # with ranks that are not squashed
-        reference[part] = naive_logits(game, pool, pool.unlabelled[part], ranks)
+        reference[part] = naive_logits(game, pool.unlabelled[part], ranks)
     torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-5)
     other.play(3)
     assert float((logits - other.logits()).abs().max()) > 0.01  # the ranks matter

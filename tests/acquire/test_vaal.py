@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from games import Stop, Watched, game_of, naive_game, naive_logits, naive_side, parameters, pool_of, query_of_pool, scene, weights
+from games import STREAM, Stop, Watched, game_of, naive_game, naive_logits, naive_side, parameters, pool_of, query_of_pool, scene, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from alnb.acquire.query import VOID, Pool, check_query
 from alnb.acquire.vaal import (
     AS_RELEASED,
     CLEAN,
+    HALF,
+    PAPER,
     VAAL,
     VAE,
     _Game,
@@ -32,7 +34,7 @@ from alnb.learn.checkpoint import NonFiniteLoss
 from alnb.store import Stream
 
 TINY = replace(CLEAN, width=2, latent=3, hidden=8, batch=4, updates=3)
-presets = pytest.mark.parametrize("preset", [AS_RELEASED, CLEAN], ids=["as_released", "clean"])
+presets = pytest.mark.parametrize("preset", [AS_RELEASED, PAPER, CLEAN], ids=["as_released", "paper", "clean"])
 
 
 # ---- the nets ------------------------------------------------------------------------------------------------------------------
@@ -172,15 +174,15 @@ def test_batches(vae_steps: int, adv_steps: int, batch: int) -> None:
 
 def test_scores_in_both_modes() -> None:
     pool = scene()
-    clean, released = game_of(TINY, pool), game_of(replace(TINY, eval_sampling=False), pool)
+    clean, released = game_of(TINY, pool), game_of(replace(TINY, eval_sampling=False, flip=0.5), pool)
     for game in (clean, released):
         game.play(2)
     logits = {"clean": clean.logits(), "released": released.logits()}
-    alone = torch.cat([naive_logits(clean, pool, row) for row in pool.unlabelled.split(1)])  # a score does not depend on other images
+    alone = torch.cat([naive_logits(clean, row) for row in pool.unlabelled.split(1)])  # a score does not depend on other images
     torch.testing.assert_close(logits["clean"], alone, rtol=1e-4, atol=1e-5)
-    expected = torch.zeros(len(pool.unlabelled))
-    for part in torch.randperm(20, generator=(Stream(0) / "vaal" / "scoring").generator()).split(4):
-        expected[part] = naive_logits(released, pool, pool.unlabelled[part])
+    expected, coin = torch.zeros(len(pool.unlabelled)), (STREAM / "flip" / "scoring").generator()
+    for part in torch.randperm(20, generator=(STREAM / "scoring").generator()).split(4):
+        expected[part] = naive_logits(released, pool.unlabelled[part], coin=coin)
     torch.testing.assert_close(logits["released"], expected, rtol=1e-4, atol=1e-5)
     assert float((logits["clean"] - logits["released"]).abs().max()) > 1e-3
 
@@ -201,7 +203,7 @@ def test_it_asks_for_what_no_labelled_image_looks_like() -> None:
 
 @presets
 def test_contract(preset: VAAL) -> None:
-    vaal = replace(TINY, kl=preset.kl, eval_sampling=preset.eval_sampling, beta=preset.beta)
+    vaal = replace(TINY, kl=preset.kl, eval_sampling=preset.eval_sampling, beta=preset.beta, flip=preset.flip)
     pool = scene()
     query = replace(query_of_pool(pool, 7), candidates=pool.unlabelled[3:17])
     tensors = pool.labels, pool.acquired, pool.images.batch(torch.arange(30)), query.candidates
@@ -247,15 +249,16 @@ def test_number_of_updates(n: int, batch: int, epochs: int) -> None:
 def test_presets() -> None:
     assert AS_RELEASED.count(50_000) == CLEAN.count(50_000) == 39_062
     assert (AS_RELEASED.kl, AS_RELEASED.eval_sampling, AS_RELEASED.beta, AS_RELEASED.adversary) == ("sum", False, 1.0, 1.0)
-    assert (CLEAN.kl, CLEAN.eval_sampling) == ("mean", True) and 1e-3 <= CLEAN.beta <= 1
-    assert replace(CLEAN, kl="sum", eval_sampling=False, beta=1.0) == AS_RELEASED  # they differ in nothing else
+    assert (CLEAN.kl, CLEAN.eval_sampling, CLEAN.flip) == ("mean", True, 0) and 1e-3 <= CLEAN.beta <= 1
+    assert replace(CLEAN, kl="sum", eval_sampling=False, beta=1.0, flip=0.5) == AS_RELEASED  # they differ in nothing else
+    assert replace(AS_RELEASED, kl="mean") == PAPER and {one.colours for one in (CLEAN, PAPER, AS_RELEASED)} == {(HALF, HALF)}
     assert store.describe(CLEAN) == store.describe(replace(CLEAN, checkpoint_seconds=1.0)) != store.describe(AS_RELEASED)
 
 
 BAD = [
     {"kl": "max"}, {"epoch": "batch"}, {"eval_sampling": 1}, {"beta": -1.0}, {"adversary": math.inf}, {"lr": 0.0}, {"batch": 0},
     {"vae_steps": 0}, {"adv_steps": 1.5}, {"latent": True}, {"width": -1}, {"hidden": 0}, {"epochs": math.nan}, {"updates": 0},
-    {"checkpoint_seconds": -1.0},
+    {"checkpoint_seconds": -1.0}, {"flip": 1.5},
 ]  # fmt: skip
 
 

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -65,6 +66,104 @@ def test_rotation_against_the_paper_written_naively() -> None:
             losses.append(functional.cross_entropy(net(turned[None]), torch.tensor([quarter])))
         expected.append(sum(losses) / 4)
     torch.testing.assert_close(rotation.rotation_loss(net, x), torch.stack(expected))
+
+
+def test_rotation_in_four_batches_written_naively() -> None:
+    """View k of image i has angle i + k; batch normalisation sees as many views as there are images, with mixed angles."""
+    with (Stream(0) / "net").scope():
+        net = NETS["small"](4).train()
+    reference, x, seen = copy.deepcopy(net), torch.rand(6, 3, 8, 8, generator=Stream(1).generator()), []
+    net.trunk[0].register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    total = torch.zeros(6)
+    for view in range(4):
+        angles = [(place + view) % 4 for place in range(6)]
+        logits = reference(torch.stack([torch.rot90(image, k, (1, 2)) for image, k in zip(x, angles, strict=True)]))
+        total += functional.cross_entropy(logits, torch.tensor(angles), reduction="none") / 4
+    torch.testing.assert_close(rotation.rotation_loss_in_four(net, x), total)
+    assert seen == [6] * 4
+    for mine, theirs in zip(net.state_dict().values(), reference.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs)  # the running statistics
+    assert not torch.allclose(rotation.rotation_loss(net, x), total, rtol=1e-3)  # one batch normalises otherwise
+    torch.testing.assert_close(rotation.rotation_loss_in_four(net.eval(), x), rotation.rotation_loss(net, x))
+
+
+@pytest.mark.parametrize("name", ["rotation", "jigsaw", "jigsaw_gap"])
+def test_right_answers_are_counted(name: str, learner: alnb.Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss takes a cross-entropy of logits and classes; what is right follows from the same two."""
+    net, x, answers = build(learner, PRETEXTS[name], 0).eval(), torch.rand(5, 3, 8, 8, generator=Stream(0).generator()), []
+
+    def spy(logits: torch.Tensor, classes: torch.Tensor, **_: str) -> torch.Tensor:
+        answers.append((logits.argmax(1) == classes).view(-1, 5))
+        return torch.zeros(len(logits))
+
+    correct = PRETEXTS[name].correct(net, x)
+    monkeypatch.setattr(functional, "cross_entropy", spy)
+    PRETEXTS[name].loss(net, x, x)
+    assert correct.tolist() == pytest.approx(torch.cat(answers).double().mean(0).tolist()) and 0 < float(correct.sum()) < 5
+
+
+# ---- the best epoch ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["rotation", "jigsaw", "colorization", "simsiam"])
+def test_the_best_epoch_is_kept(name: str, train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    pretext = replace(PRETEXTS[name], outputs=16, draws=2) if name == "simsiam" else PRETEXTS[name]
+    learner = replace(learner, recipe=replace(learner.recipe, epochs=12, lr=0.3, schedule="constant"))
+    best, last = (pretrain(pretext, train.images, learner, cache=tmp_path, checkpoint=one) for one in ("best", "last"))
+    assert len(list(tmp_path.iterdir())) == 2 and not list(tmp_path.glob("*/best.pt"))
+    seen: list[tuple[float, dict]] = []
+
+    def look(net: alnb.nets.Net, step: int) -> None:
+        if name in ("rotation", "jigsaw"):
+            score = float(alnb.train.predict(lambda x: pretext.correct(net, x), train.images).double().mean())
+        else:
+            score = -float(draw_losses(pretext, net, train.images, learner.recipe.augment, 0)[0].double().mean())
+        seen.append((score, {key: value.clone() for key, value in net.trunk.state_dict().items()}))
+
+    full = replace(learner, loss=pretext.loss, recipe=replace(learner.recipe, views=pretext.views))
+    net, every = build(full, pretext, 0), torch.arange(60)
+    hook = alnb.train.TrainingHook(looks=((look, round(full.recipe.updates(60) / 12)),))
+    alnb.train.fit(net, train.images, every, every, full, Stream(0) / "pretext" / name, hook=hook)
+    scores = [score for score, _ in seen]
+    expected = seen[scores.index(max(scores))][1]
+    assert scores.index(max(scores)) < len(scores) - 1  # else the best is the last
+    assert len(seen) >= 12 and all(torch.equal(best.backbone.state[key], value) for key, value in expected.items())
+    assert all(torch.equal(last.backbone.state[key], value) for key, value in seen[-1][1].items())
+
+
+def test_the_best_epoch_survives_a_kill(
+    train: ImageSet, learner: alnb.Learner, tmp_path: Path, frequent_checkpoints: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended at every other look in turn: after the net of an earlier one was written, and before."""
+    learner = replace(learner, recipe=replace(learner.recipe, epochs=8, lr=0.3, checkpoint_seconds=0.0))
+    run = partial(pretrain, images=train.images, learner=learner, checkpoint="best")
+    whole, looks = run(PRETEXTS["rotation"], cache=tmp_path / "whole"), []
+
+    original = alnb.pretrain._score
+
+    def dying(*arguments: object) -> float:
+        looks.append(1)
+        if len(looks) % 2 == 0:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(alnb.pretrain, "_score", dying)
+    for _ in range(50):
+        try:
+            killed = run(PRETEXTS["rotation"], cache=tmp_path / "killed")
+            break
+        except KeyboardInterrupt:
+            continue
+    assert len(looks) >= 10 and len(list((tmp_path / "killed").iterdir())) == 1
+    assert torch.equal(killed.losses, whole.losses) and torch.equal(killed.features, whole.features)
+    assert killed.backbone.fingerprint == whole.backbone.fingerprint
+    assert not list((tmp_path / "killed").glob("*/*best.pt")) and not list((tmp_path / "killed").glob("*/checkpoint.pt"))
+
+
+def test_an_unknown_checkpoint_is_refused(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="checkpoint is 'first': it must be one of last, best"):
+        pretrain(PRETEXTS["rotation"], train.images, learner, cache=tmp_path, checkpoint="first")
+    assert not list(tmp_path.iterdir())
 
 
 def test_pretraining_is_done_once(train: ImageSet, learner: alnb.Learner, tmp_path: Path) -> None:

@@ -221,22 +221,25 @@ def test_a_bad_share_is_named(share: float) -> None:
 def test_a_net_stuck_in_evaluation_mode_never_learns_its_statistics(stuck: bool, train: ImageSet, learner: Learner) -> None:
     net = learner.build(3, STREAM)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    fit_all(net, train, with_recipe(learner, stuck_in_eval=stuck), hook=TrainingHook(look=lambda net, step: None, every=3))
+    fit_all(net, train, with_recipe(learner, stuck_in_eval=stuck), hook=TrainingHook(looks=((lambda net, step: None, 3),)))
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
     assert any("running_mean" in name for name in moved) is not stuck and "head.weight" in moved
 
 
 def test_a_hook_looks_at_a_net_in_evaluation_mode_and_changes_nothing(train: ImageSet, learner: Learner) -> None:
     steps: list[int] = []
+    others: list[int] = []
 
     def look(net: Net, step: int) -> None:
         assert not net.training and not torch.is_grad_enabled()
         steps.append(step)
 
     net, plain = learner.build(3, STREAM), learner.build(3, STREAM)
-    fit_all(net, train, with_recipe(learner, min_updates=20), hook=TrainingHook(look=look, every=6))
+    fit_all(
+        net, train, with_recipe(learner, min_updates=20), hook=TrainingHook(looks=((look, 6), (lambda net, step: others.append(step), 7)))
+    )
     fit_all(plain, train, with_recipe(learner, min_updates=20))
-    assert steps == [6, 12, 18, 20] and same_weights(net, plain)
+    assert steps == [6, 12, 18, 20] and others == [7, 14, 20] and same_weights(net, plain)
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------------------

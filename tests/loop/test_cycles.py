@@ -277,7 +277,7 @@ def test_best_on_test_is_the_best_epoch_and_says_so(go: Callable, train: ImageSe
         stream, seen = Stream(0) / "cycle" / k, []
         known, net = torch.tensor(sorted(labels)), learner.build(3, stream)
         look = lambda net, _, seen=seen: seen.append(alnb.train.evaluate(net, test.images, test.targets, 3))  # noqa: E731
-        hook = alnb.train.TrainingHook(look=look, every=round(learner.recipe.updates(len(known)) / 2))
+        hook = alnb.train.TrainingHook(looks=((look, round(learner.recipe.updates(len(known)) / 2)),))
         alnb.train.fit(net, train.images, known, train.targets[known], learner, stream, hook=hook)
         assert cycle.metrics["accuracy"] == max(one["accuracy"] for one in seen) and len(seen) >= 2
         assert any("looked at the test images" in note for note in cycle.notes)

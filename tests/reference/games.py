@@ -87,15 +87,29 @@ def naive_batches(game: _Game, ranks: Tensor | None, per_update: int) -> Iterato
     orders = [Order(len(rows), game.vaal.batch, STREAM / name, torch.device("cpu")) for rows, name in named]
     for position in count():
         uniform, batch = (STREAM / "conditions" / position).generator(), []
+        coin = (STREAM / "flip" / position).generator()
         for rows, order in zip(game.rows, orders, strict=True):
             chosen = rows[order(position)]
-            x = game.vae.prepare(game.images.batch(chosen).float() / 255)
+            x = naive_inputs(game, chosen, coin)
             r = torch.empty(len(x), 0) if ranks is None else ranks[chosen][:, None]
             soft = 1 / (1 + (-r).exp())
             if ranks is not None and position < per_update:
                 r = soft = torch.rand(len(x), 1, generator=uniform)
             batch.append((x, r, soft))
         yield batch
+
+
+def naive_inputs(game: _Game, rows: Tensor, coin: torch.Generator) -> Tensor:
+    """The VAE's input: each image mirrored where its coin is below `flip`, then normalised and enlarged."""
+    x = game.images.batch(rows).float() / 255
+    if game.vaal.flip:
+        coins = torch.rand(len(x), generator=coin).tolist()
+        backwards = list(range(x.shape[3]))[::-1]
+        x = torch.stack([image[:, :, backwards] if c < game.vaal.flip else image for image, c in zip(x, coins, strict=True)])
+    if x.shape[2:] != game.vae.size:
+        x = nn.functional.interpolate(x, size=game.vae.size, mode="bilinear")
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in game.vaal.colours)
+    return (x - mean) / std
 
 
 def naive_game(game: _Game, updates: int, ranks: Tensor | None = None) -> None:
@@ -133,8 +147,8 @@ def naive_game(game: _Game, updates: int, ranks: Tensor | None = None) -> None:
             optimisers[1].step()
 
 
-def naive_logits(game: _Game, pool: Pool, rows: Tensor, ranks: Tensor | None = None) -> Tensor:
+def naive_logits(game: _Game, rows: Tensor, ranks: Tensor | None = None, coin: torch.Generator | None = None) -> Tensor:
     """Logits of the images at `rows` in one pass through both nets."""
     with torch.no_grad():
-        mu = game.vae.encode(game.vae.prepare(pool.images.batch(rows).float() / 255))[0]
+        mu = game.vae.encode(naive_inputs(game, rows, (STREAM / "flip" / "scoring").generator() if coin is None else coin))[0]
         return game.discriminator(mu if ranks is None else torch.cat([mu, ranks[rows][:, None]], 1))[:, 0]

@@ -62,7 +62,12 @@ def jigsaw_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
     batch, so that batch normalisation sees all orders mixed. The edges of neighbouring tiles fit, and the net will use that: see
     `jigsaw_gap_loss`. Source: Noroozi and Favaro 2016, section 4. Raises: ValueError for sides that are odd, or below 8 pixels.
     """
-    return _mean(net, x, lambda classes: joined(reassembled(x, classes)))
+    return _mean(net, x, _touching, _losses)
+
+
+def jigsaw_correct(net: Net, x: Tensor) -> Tensor:
+    """Share [B] of the orders of each image [B,3,H,W] that the net gets right, of those that `jigsaw_loss` sees."""
+    return _mean(net, x, _touching, _hits)
 
 
 def jigsaw_gap_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
@@ -72,23 +77,40 @@ def jigsaw_gap_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
     training it lies anywhere in the tile, by a hash of the image's pixels and its place in the batch, because a loss gets no generator.
     The net sees an image of 28x28, in which the tiles touch. Source: Noroozi and Favaro 2016, section 4.2. Raises: as `jigsaw_loss`.
     """
+    return _mean(net, x, _apart, _losses)
+
+
+def jigsaw_gap_correct(net: Net, x: Tensor) -> Tensor:
+    """As `jigsaw_correct`, of tiles with a gap."""
+    return _mean(net, x, _apart, _hits)
+
+
+def _touching(net: Net, x: Tensor, classes: Tensor) -> Tensor:
+    return joined(reassembled(x, classes))
+
+
+def _apart(net: Net, x: Tensor, classes: Tensor) -> Tensor:
     margin = max(1, min(x.shape[2:]) // 2 // GAP)
-
-    def view(classes: Tensor) -> Tensor:
-        offsets = _offsets(x, len(classes), margin) if net.training else None
-        return joined(net.mean + net.std * standardised(reassembled(x, classes, offsets, margin)))
-
-    return _mean(net, x, view)
+    offsets = _offsets(x, len(classes), margin) if net.training else None
+    return joined(net.mean + net.std * standardised(reassembled(x, classes, offsets, margin)))
 
 
-def _mean(net: Net, x: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean cross-entropy [B] over the views that are seen; `view` makes them from their classes i64 [4B]."""
+def _losses(logits: Tensor, classes: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, classes, reduction="none")
+
+
+def _hits(logits: Tensor, classes: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) == classes).float()
+
+
+def _mean(net: Net, x: Tensor, view: Callable[[Net, Tensor, Tensor], Tensor], measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Mean [B] of the `measure` of logits over the views that are seen; `view` makes them from their classes i64 [4B]."""
     _check(x)
-    place, losses = torch.arange(len(x), device=x.device), []
+    place, values = torch.arange(len(x), device=x.device), []
     for group in [place % GROUPS] if net.training else [torch.full_like(place, group) for group in range(GROUPS)]:
         classes = (torch.arange(VIEWS, device=x.device)[:, None] * GROUPS + group).flatten()
-        losses.append(functional.cross_entropy(net(view(classes)), classes, reduction="none").view(VIEWS, -1))
-    return torch.cat(losses).mean(dim=0)
+        values.append(measure(net(view(net, x, classes)), classes).view(VIEWS, -1))
+    return torch.cat(values).mean(dim=0)
 
 
 def _offsets(x: Tensor, views: int, margin: int) -> Tensor:

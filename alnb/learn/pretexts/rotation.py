@@ -30,6 +30,26 @@ def rotation_loss(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
     return losses_of_logits(net(turned(x))[:, :TURNS])
 
 
+def rotation_loss_in_four(net: Net, x: Tensor, _: Tensor | None = None) -> Tensor:
+    """`rotation_loss`, but in training the views pass in four batches of B, one of each image, with equal shares of the four angles.
+
+    So batch normalisation sees B images at a time, as in the code of Yi et al. 2022. Theirs turns each image in an order drawn at random.
+    Here view k of the image at place i has angle (i + k) modulo 4: every pass is shuffled, so images change places.
+    """
+    if not net.training:
+        return rotation_loss(net, x)
+    views, place, losses = turned(x).unflatten(0, (TURNS, len(x))), torch.arange(len(x), device=x.device), []
+    for view in range(TURNS):
+        angles = (place + view) % TURNS
+        losses.append(functional.cross_entropy(net(views[angles, place])[:, :TURNS], angles, reduction="none"))
+    return torch.stack(losses).mean(dim=0)
+
+
+def rotation_correct(net: Net, x: Tensor) -> Tensor:
+    """Share [B] of the four angles of each image [B,3,H,W] that the net gets right."""
+    return (net(turned(x))[:, :TURNS].argmax(dim=1).view(TURNS, -1) == torch.arange(TURNS, device=x.device)[:, None]).float().mean(dim=0)
+
+
 def losses_of_logits(logits: Tensor) -> Tensor:
     """Mean cross-entropy [B] over the four angles, from the logits [4B,4] of `turned` images."""
     angles = torch.arange(TURNS, device=logits.device).repeat_interleave(len(logits) // TURNS)
