@@ -57,7 +57,7 @@ class Setting(shared.Setting):
 
 @dataclass(frozen=True)
 class Start:
-    """How the nets of an arm start: shared by its strategies and seeds."""
+    """How the nets of an arm start in a replication: shared by its strategies."""
 
     arm: str
     images: Images  # of the pool: the images, or their features
@@ -128,19 +128,22 @@ def check(setting: Setting, arm: str, strategies: Iterable[str], embedding: str)
     Protocol(setting.initial, setting.budget, setting.cycles).check(Pool.of(setting.train.images))
 
 
-def learned(setting: Setting, *, runs: Path | str, report: Report | None = None) -> Pretrained:
+def learned(setting: Setting, seed: int = 0, *, runs: Path | str, report: Report | None = None) -> Pretrained:
     """What the rotation pretext learns from the pool without a label, once: cached below `runs`. Raises: as `pretrain.pretrain`."""
     learner = setting.learner(setting.pretraining)
-    return pretrain(PRETEXTS[PRETEXT], setting.train.images, learner, cache=Path(runs) / "pretrained", report=report)
+    return pretrain(PRETEXTS[PRETEXT], setting.train.images, learner, seed=seed, cache=Path(runs) / "pretrained", report=report)
 
 
-def start(setting: Setting, arm: str, *, runs: Path | str, report: Report | None = None) -> Start:
-    """How the nets of `arm` start. Pre-training happens here, once. Raises: ValueError if there is no such arm; or as `learned`."""
+def start(setting: Setting, arm: str, seed: int = 0, *, runs: Path | str, report: Report | None = None) -> Start:
+    """How the nets of `arm` start in the replication `seed`. Pre-training happens here, once for each.
+
+    Raises: ValueError if there is no such arm; or as `learned`.
+    """
     one_of("arm", arm, ARMS)
     train, test, base = setting.train, setting.test, setting.learner(setting.recipe)
     if arm == "scratch":
         return Start(arm, train.images, test, base)
-    result = learned(setting, runs=runs, report=report)
+    result = learned(setting, seed, runs=runs, report=report)
     backbone = replace(base, backbone=result.backbone)
     if arm == "warm":
         return Start(arm, train.images, test, backbone, result)
@@ -149,11 +152,11 @@ def start(setting: Setting, arm: str, *, runs: Path | str, report: Report | None
     return Start(arm, pool, replace(test, images=tests), head, result)
 
 
-def features(setting: Setting, embedding: str, *, runs: Path | str, report: Report | None = None) -> Tensor:
+def features(setting: Setting, embedding: str, seed: int = 0, *, runs: Path | str, report: Report | None = None) -> Tensor:
     """Features [N,D] of the pool for a layout, on the CPU, D of pixels being 3 H W; learned once, and cached below `runs`."""
     one_of("embedding", embedding, EMBEDDINGS)
     if embedding == "rotation":
-        return learned(setting, runs=runs, report=report).features.cpu()
+        return learned(setting, seed, runs=runs, report=report).features.cpu()
     if embedding == "supervised":
         return supervised(setting.learner(setting.recipe), setting.train, setting.test, runs=runs, report=report).features
     return pixels(setting.train.images)
@@ -174,7 +177,7 @@ def jobs(setting: Setting, arms: Iterable[str], strategies: Iterable[str], seeds
 
 
 def _job(setting: Setting, arm: str, strategy: str, seed: int) -> dict[str, Any]:
-    return {**setting.tags, "arm": arm, "pretext": "" if arm == "scratch" else PRETEXT, "strategy": strategy, "seed": seed}
+    return {**setting.tags, "arm": arm, "pretext": "" if arm == "scratch" else PRETEXT, "strategy": strategy, "seed": seed, "replication": seed}
 
 
 def experiment(setting: Setting, start: Start, strategy: str, seed: int) -> Experiment:

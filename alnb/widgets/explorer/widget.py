@@ -206,10 +206,10 @@ class Explorer(BackgroundWidget):
         stop.check("before the pre-training")
         train = setting.train
         self._say(f"Learning from all {len(train):,} images without labels. This happens once …")
-        start = factory.start(setting, choices.arm, runs=self._runs, report=self._report)
+        start = factory.start(setting, choices.arm, choices.seed, runs=self._runs, report=self._report)
         experiments = [factory.experiment(setting, start, name, choices.seed) for name in choices.strategies]
         trails = [Trail(train, experiment, factory.run(experiment, self._runs)) for experiment in experiments]
-        features = factory.features(setting, choices.embedding, runs=self._runs, report=self._report)
+        features = factory.features(setting, choices.embedding, choices.seed, runs=self._runs, report=self._report)
         stop.check("before the layout")
         self._say(f"Laying out {len(features):,} images with t-SNE. This happens once …")
         positions = layout(features, perplexity=suited(len(features)), cache=self._runs / "layouts")
