@@ -1,8 +1,9 @@
 """The sweeps of the quickstart and of both papers at scale `laptop`: the minutes they take, and what `figures/results.json` holds of them.
 
 Hours, so it runs only where named: ``python -m benchmarks digits bengar2021 yi2022``. It needs the images of CIFAR-10, Tiny ImageNet and
-Caltech-101 ($ALNB_DATA). Each sweep begins with nothing, in a folder of its own below `build/papers/`; one that is done there is not run
-again. The pictures go to `figures/`.
+Caltech-101 ($ALNB_DATA). The sweeps of a paper share their runs and pre-trainings, below `build/papers/`: the
+first one pays for them. One that is done there is not run again, and one that was interrupted continues; its minutes are then unknown. The
+pictures go to `figures/`.
 """
 
 import math
@@ -66,25 +67,21 @@ def there(dataset: str) -> bool:
     return True
 
 
-def minutes(sweep: str) -> float:
-    """How long a sweep takes from nothing on: as it was measured, or measured now.
-
-    Raises:
-        SystemExit: an earlier execution was interrupted, so its rest would take too short a time.
-        subprocess.CalledProcessError: a cell failed.
-    """
-    runs = BUILD / sweep
-    measured = runs / "minutes.json"
-    if not measured.exists():
-        if runs.exists():
-            raise SystemExit(f"{sweep} was interrupted, so its rest would take too short a time: delete {runs} to begin anew")
+def minutes(paper: str, sweep: str) -> float:
+    """How long a sweep takes, measured before or now; NaN if it was interrupted. Raises: CalledProcessError if a cell failed."""
+    runs = BUILD / paper
+    measured = runs / "minutes" / f"{sweep}.json"
+    if not measured.exists() or not store.read_json(measured)["done"]:
+        begun = measured.exists()
+        store.write_json(measured, {"done": False})
         workers = "1" if sweep == "yi2022-table2" else "2"  # Table 2 compares times, so nothing may run beside it
         places = ["-p", "runs", str(runs), "-p", "figures", str(PROJECT / "figures"), "-p", "device", "cpu", "--scale", SCALE]
         command = [sys.executable, "-m", "alnb", "sweep", f"notebooks/sweeps/{sweep}.yaml", "--workers", workers, "--threads", "1", *places]
         start = time.monotonic()
         subprocess.run(command, cwd=PROJECT, check=True)
-        store.write_json(measured, {"minutes": (time.monotonic() - start) / 60})
-    return float(store.read_json(measured)["minutes"])
+        store.write_json(measured, {"done": True, "minutes": None if begun else (time.monotonic() - start) / 60})
+    value = store.read_json(measured)["minutes"]
+    return math.nan if value is None else float(value)
 
 
 def measure(paper: str) -> Iterator[Row]:
@@ -96,7 +93,7 @@ def measure(paper: str) -> Iterator[Row]:
         detail = detail if sweep in done else f"the images of {dataset} were not on the machine"
         yield {
             "name": f"`{sweep}`",
-            "ratio": minutes(sweep) if sweep in done else math.nan,
+            "ratio": minutes(paper, sweep) if sweep in done else math.nan,
             "bar": MINUTES,
             "sense": "<=",
             "detail": detail,
@@ -134,7 +131,7 @@ def plain(table: pandas.DataFrame) -> list[Row]:
 
 def digits(done: list[str]) -> tuple[Row, list[Row]]:
     """Labels saved on the digits, and two bars: the share saved by the better of entropy and margin, and the lowest final accuracy."""
-    frame = records.frame(records.find(BUILD / "quickstart"))
+    frame = records.frame(records.find(BUILD / "digits"))
     rank = 10 * (frame["arm"] != "scratch") + (frame["strategy"] != "random")
     frame = frame.assign(rank=rank).sort_values(["rank", "strategy", "seed", "cycle"]).drop(columns="rank")
     rows = plain(tables.savings(frame))
@@ -151,8 +148,7 @@ def digits(done: list[str]) -> tuple[Row, list[Row]]:
 
 def bengar2021_tables(done: list[str]) -> tuple[Row, list[Row]]:
     """Claims, Table 1, Figure 6 and the ends of the curves; and one bar, for the first claim."""
-    frame = pandas.concat([bengar2021.read(BUILD / sweep, SCALE) for sweep in done])
-    frame = frame[~frame.assign(name=frame["run"].map(lambda run: Path(run).name)).duplicated(["name", "cycle"])]
+    frame = bengar2021.read(BUILD / "bengar2021", SCALE)
     rows = frame[(frame["dataset"] == "cifar10") & (frame["strategy"] == "random")]
     gain = stats.paired(rows[rows["regime"] == rows["regime"].min()], {"arm": "frozen"}, {"arm": "scratch"})
     name = "self-supervision over training from scratch, random choice, smallest regime of CIFAR-10: lower end of the interval"
@@ -170,7 +166,7 @@ def bengar2021_tables(done: list[str]) -> tuple[Row, list[Row]]:
 def knn(sweep: str) -> float:
     """Accuracy of the nearest-neighbour vote at the end of the pre-training, in replication 0."""
     chosen = bengar2021.setting(SWEEPS["bengar2021"][sweep], SCALE)
-    return float(bengar2021.pretraining(chosen, 0, runs_folder(bengar2021.PAPER, SCALE, BUILD / sweep))["history"][-1]["knn"])
+    return float(bengar2021.pretraining(chosen, 0, runs_folder(bengar2021.PAPER, SCALE, BUILD / "bengar2021"))["history"][-1]["knn"])
 
 
 def ends(frame: pandas.DataFrame) -> pandas.DataFrame:
@@ -186,26 +182,27 @@ def ends(frame: pandas.DataFrame) -> pandas.DataFrame:
 
 def yi2022_tables(done: list[str]) -> tuple[Row, list[Row]]:
     """Costs, our numbers beside the paper's, claims, Table 1 and protocols; no bars."""
-    frames = {sweep: records.frame(records.find(BUILD / sweep, paper=yi2022.PAPER)) for sweep in done if sweep != "yi2022-figure2-cifar10"}
-    chosen, runs = yi2022.setting("cifar10", SCALE), BUILD / "yi2022-table2"
-    rotation = yi2022.summary(chosen, "rotation", 0, yi2022_figures.timed(runs / yi2022.PAPER))["seconds"]
-    costs = yi2022_figures.costs(records.find(runs, paper=yi2022.PAPER), {"rotation": rotation}, published("yi2022", item="Table 2"))
-    rho = compared(BUILD / "yi2022-figure2-cifar10" / yi2022.PAPER)
-    cold = frames["yi2022-table1"]
+    chosen, runs = yi2022.setting("cifar10", SCALE), BUILD / "yi2022" / yi2022.PAPER
+    frame, alone, narrow = records.frame(records.find(runs)), yi2022_figures.timed(runs), runs.with_name(f"{runs.name}-default")
+    rotation = yi2022.summary(chosen, "rotation", 0, alone)["seconds"]
+    costs = yi2022_figures.costs(records.find(alone), {"rotation": rotation}, published("yi2022", item="Table 2"))
+    rho = compared(runs)
+    kernels = [records.frame(records.find(narrow))] if narrow.exists() else []
+    length = frame.groupby("run")["cycle"].transform("max") + 1
+    cold, ladder_runs = frame[length == 1], frame[length == frame[frame["preset"] != "clean"]["cycle"].max() + 1]
     cold = cold.assign(part=cold["strategy"].where(cold["strategy"] == "random", cold["key"] + " " + cold["first_batch"].astype(str)))
-    effects = yi2022_claims.protocol_effects(frames["yi2022-protocols"], "clean")
+    effects = yi2022_claims.protocol_effects(pandas.concat([ladder_runs, *kernels]), "clean")
     ladder = {name: place for place, name in enumerate(yi2022.ladder("cifar10", SCALE))}
-    curves = pandas.concat([frames[f"yi2022-{name}"] for name in ("figure3-cifar10", "figure6", "table1")])
     correlations = {name: [pair.correlation for pair in pairs] for name, pairs in rho.items()}
     printed = published("yi2022", metric="correlation", dataset="cifar10")
     return {
         "costs": plain(costs.sort_values("strategy", key=lambda names: names.map(list(STRATEGIES).index))),
-        "beside": beside(yi2022_claims.labelled(curves), rho),
-        **{f"claims {CLAIMS[sweep][0]}": plain(claimed(frames[sweep], sweep)) for sweep in CLAIMS if sweep in done},
+        "beside": beside(yi2022_claims.labelled(frame), rho),
+        **{f"claims {CLAIMS[sweep][0]}": plain(claimed(frame, sweep)) for sweep in CLAIMS if sweep in done},
         "claims figure2": plain(yi2022_claims.correlations(correlations, printed, SCALE)),
         "table1": plain(yi2022_claims.spread_parts(cold).rename_axis("part").reset_index()),
         "protocols": plain(effects.sort_values("preset", key=lambda names: names.map(ladder), kind="stable")),
-        "figure4": plain(viewed(BUILD / "yi2022-figure4" / yi2022.PAPER)),
+        "figure4": plain(viewed(runs)),
     }, []
 
 

@@ -20,6 +20,7 @@ from alnb.notebook import execute, parameters
 PROJECT = Path(__file__).parents[1]
 COPIES = PROJECT / "figures" / "notebooks"
 RUNS = PROJECT / "runs" / "copies"
+MEASURED = PROJECT / "build" / "papers"  # runs of `python -m benchmarks bengar2021 yi2022`, which the papers' notebooks find here
 NOTEBOOKS = {
     "quickstart": "quickstart.ipynb",
     "bengar2021-table1": "bengar2021/table1.ipynb",
@@ -33,7 +34,8 @@ MAX_BYTES = 300_000
 
 def make(name: str) -> None:
     """Execute the notebook called `name`, and write its copy."""
-    source, runs = PROJECT / "notebooks" / NOTEBOOKS[name], RUNS / name
+    source = PROJECT / "notebooks" / NOTEBOOKS[name]
+    runs = MEASURED / name.split("-")[0] if "-" in name else RUNS / name
     known = parameters.read(source)
     values = {"scale": "laptop", "runs": str(runs), "figures": str(RUNS / "figures")}
     executed = execute.execute(source, {key: value for key, value in values.items() if key in known}, RUNS / f"{name}.ipynb")

@@ -24,12 +24,13 @@ from alnb.papers.jobs import TaggedRun
 from alnb.papers.notebooks import Page
 from alnb.papers.yi2022 import experiment as yi
 
-# The narrowest set. On an AMD EPYC, at scale laptop, AVX2 and AVX512 gave the same pretext losses bit for bit; this one left 9 of 50 labels.
+# The narrowest set. On an AMD EPYC, at scale laptop, AVX2 and AVX512 gave the same pretext losses bit for bit; this one left 9 of 50
+# labels.
 KERNELS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 WIDER = ("AVX2", "AVX512")  # what torch may use otherwise
 
 
-def run(page: Page, setting: yi.Setting, strategies: Iterable[str], seeds: Iterable[int]) -> list[TaggedRun]:
+def run(page: Page, setting: yi.Setting, strategies: Iterable[str], seeds: Iterable[int], pretexts: Iterable[int] = ()) -> list[TaggedRun]:
     """The finished runs of `setting` under `KERNELS`. They lie beside `page.runs`, and have a pretext of their own.
 
     Their tag `preset` says it, as in "clean, default kernels". Where torch has no narrower set, or the runs are on a GPU, a line says so.
@@ -45,7 +46,7 @@ def run(page: Page, setting: yi.Setting, strategies: Iterable[str], seeds: Itera
         return []
     name = KERNELS["ATEN_CPU_CAPABILITY"]
     folder = page.runs.with_name(f"{page.runs.name}-{name}")
-    wanted = [{**job, "preset": f"{job['preset']}, {name} kernels"} for job in yi.jobs(setting, strategies, seeds)]
+    wanted = [{**job, "preset": f"{job['preset']}, {name} kernels"} for job in yi.jobs(setting, strategies, seeds, pretexts)]
     finished, left = jobs.find(wanted, folder)
     if left:
         variables = {**KERNELS, "OMP_NUM_THREADS": str(torch.get_num_threads())}
