@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 import alnb
 from alnb import papers
 from alnb.acquire.query import Query
+from alnb.acquire.svm import SvmMargin
 from alnb.data import Embedded
 from alnb.loop.oracle import class_uniform
 from alnb.papers.bengar2021 import experiment as bengar2021
@@ -43,10 +44,18 @@ def test_settings_are_those_of_the_paper() -> None:
     assert chosen.scratch.updates(50) == 2000  # the floor for tiny labelled sets
 
 
+OTHERS: tuple[dict, ...] = (
+    {"preset": "strong"}, {"weight_decay": 5e-4}, {"views": 0}, {"vaal": "paper"}, {"vaal": "as_released"}, {"svm": "svc"},
+)  # fmt: skip
+
+
 def test_switches_name_other_runs() -> None:
     plain = setting("cifar10", "laptop")
-    others = [setting("cifar10", "laptop", **switch) for switch in ({"preset": "strong"}, {"weight_decay": 5e-4}, {"views": 0})]
-    assert len({plain.digest, setting("cifar10", "paper").digest, *(other.digest for other in others)}) == 5
+    others = [setting("cifar10", "laptop", **switch) for switch in OTHERS]
+    assert len({plain.digest, setting("cifar10", "paper").digest, *(other.digest for other in others)}) == 2 + len(OTHERS)
+    assert (
+        bengar2021.strategy_of(others[-1], "svm_margin").estimator == "svc" and bengar2021.strategy_of(plain, "svm_margin") == SvmMargin()
+    )
     assert replace(plain, regimes=(10.0,), watched=1).digest == plain.digest
 
 
@@ -94,7 +103,8 @@ def test_tiny_imagenet_is_split_as_documented() -> None:
         ({"scale": "huge"}, "scale is 'huge'"),
         ({"preset": "weak"}, "preset is 'weak': it must be one of paper, strong"),
         ({"split": "x"}, "split is 'x'"),
-        ({"vaal": "x"}, "vaal is 'x': it must be one of clean, as_released"),
+        ({"vaal": "x"}, "vaal is 'x': it must be one of clean, paper, as_released"),
+        ({"svm": "x"}, "svm is 'x': it must be one of linear_svc, svc"),
         ({"views": -7}, "views is -7: .* at least 0"),
     ],
 )

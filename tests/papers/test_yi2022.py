@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alnb import papers, store
-from alnb.acquire import pt4al
+from alnb.acquire import pt4al, ta_vaal, vaal
 from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.loop import cycles as loop
 from alnb.loop.experiment import Cycle
@@ -35,14 +35,33 @@ def cycles_of(tagged: TaggedRun) -> list[Cycle]:
 def test_presets_are_what_the_fact_sheet_says() -> None:
     assert asdict(CLEAN) == {
         "key": "float", "first_batch": 0, "confidence": "softmax", "init": "fresh", "checkpoint": "last", "colour": "rgb",
-        "augment": "crop_flip",
+        "augment": "crop_flip", "pretext_epoch": "last", "rotation": "one_batch", "normalise": "pool", "baselines": "clean",
     }  # fmt: skip
     assert asdict(PRESETS["as_released"]) == {
         "key": "text", "first_batch": 0, "confidence": "normalised", "init": "warm", "checkpoint": "best_test", "colour": "bgr",
-        "augment": "crop_flip",
+        "augment": "crop_flip", "pretext_epoch": "best", "rotation": "four_batches", "normalise": "authors", "baselines": "as_released",
     }  # fmt: skip
     paper = PRESETS["paper"]
     assert (paper.key, paper.confidence, paper.colour, paper.augment) == ("float", "softmax", "rgb", "resized_crop")
+    assert (paper.pretext_epoch, paper.rotation, paper.normalise, paper.baselines) == ("best", "four_batches", "authors", "paper")
+
+
+@pytest.mark.parametrize("scale", yi2022.SCALES)
+def test_baselines_follow_their_preset(scale: str) -> None:
+    """At every scale: mirrored images, colours, weights and clustering space of the three methods."""
+    games = {
+        "clean": (vaal.CLEAN, ta_vaal.TAVAAL()),
+        "paper": (vaal.PAPER, ta_vaal.PAPER),
+        "as_released": (vaal.AS_RELEASED, ta_vaal.AS_RELEASED),
+    }
+    for preset, (plain, aware) in games.items():
+        chosen = setting("cifar10", scale, preset=preset)
+        for mine, theirs in ((chosen.vaal, plain), (chosen.ta_vaal.game, aware.game)):
+            for name in ("kl", "eval_sampling", "beta", "flip", "colours", "vae_steps", "adversary", "lr"):
+                assert getattr(mine, name) == getattr(theirs, name)
+        core = STRATEGIES["core_gcn"].later(chosen).strategy
+        assert core.space == ("hidden_logit" if preset == "as_released" else "hidden")
+    assert setting("cifar10", scale, baselines="as_released").vaal.flip == 0.5
 
 
 def test_paper_scale_is_the_papers() -> None:
@@ -60,8 +79,9 @@ def test_names_of_protocols_and_the_ladder() -> None:
     assert name_of(replace(CLEAN, init="warm")) == "clean, init=warm"
     assert [name_of(one) for one in PRESETS.values()] == list(PRESETS)
     steps = ladder("cifar10", "smoke")
-    assert next(iter(steps)) == "clean" and {"paper", "as_released"} < set(steps) and len(steps) == 10
-    assert len({one.digest for one in steps.values()}) == 10
+    assert next(iter(steps)) == "clean" and {"paper", "as_released"} < set(steps) and len(steps) == 13
+    assert len({one.digest for one in steps.values()}) == 13
+    assert {"clean, pretext_epoch=best", "clean, rotation=four_batches", "clean, normalise=authors"} < set(steps)
     single = [one.switches for name, one in steps.items() if "=" in name]
     assert all(sum(a != b for a, b in zip(asdict(one).values(), asdict(CLEAN).values(), strict=True)) == 1 for one in single)
 
@@ -102,13 +122,26 @@ def test_switches_reach_the_run(ready: PreparedData) -> None:
     released = prepare(chosen, ready.runs)
     assert released.pool.name.endswith("(BGR)")
     assert torch.equal(released.pool.images.batch(torch.arange(9)), ready.pool.images.batch(torch.arange(9)).flip(1))
-    assert released.learner.mean == ready.learner.mean  # of red, in the order red, green, blue, though blue comes first
+    assert (released.learner.mean, released.learner.std) == ta_vaal.CIFAR10  # red's first, though blue comes first
+    turned = prepare(setting("cifar10", "smoke", colour="bgr"), ready.runs)
+    assert turned.learner.mean == ready.learner.mean  # of red, in the order red, green, blue, though blue comes first
     (tagged,) = run(released, jobs(chosen, ["pt4al"], [0]))
     assert len(cycles_of(tagged)) == 2 and any(loop.PEEKED in note for cycle in cycles_of(tagged) for note in cycle.notes)
     experiment, tags = (tagged[0].manifest or {})["experiment"], tagged[1]
     rules = experiment["protocol"]
     assert (rules["init"], rules["checkpoint"], tags["preset"], tags["key"]) == ("warm", "best_test", "as_released", "text")
     assert experiment["strategy"]["strategy"] == "normalised_confidence"
+
+
+def test_each_switch_of_the_pretext_gives_other_losses(ready: PreparedData) -> None:
+    """And each its summary beside the runs."""
+    chosen = [setting("cifar10", "smoke", **switch) for switch in ({"rotation": "four_batches"}, {"normalise": "authors"}, {})]
+    longer = [replace(one, pretext=replace(one.pretext, epochs=5, lr=2.0)) for one in chosen]  # so fast that the last epoch is not the best
+    longer.append(replace(longer[-1], switches=replace(CLEAN, pretext_epoch="best")))
+    losses = [prepare(one, ready.runs).side("rotation")[pt4al.LOSS] for one in longer]
+    assert len({store.fingerprint(one) for one in losses}) == len({yi2022.summary_file(one, "rotation") for one in longer}) == 4
+    numbers = [yi2022.summary(one, "rotation", ready.runs)["loss"] for one in longer]
+    assert numbers == pytest.approx([float(one.mean()) for one in losses]) and min(numbers) > 0
 
 
 def test_scopes_of_strategies(ready: PreparedData) -> None:

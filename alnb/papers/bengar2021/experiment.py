@@ -19,8 +19,9 @@ from torch import Tensor
 from alnb import store
 from alnb.acquire import STRATEGIES, Strategy
 from alnb.acquire.query import Pool
-from alnb.acquire.svm import SvmMargin, svm_accuracy
+from alnb.acquire.svm import ESTIMATORS, SvmMargin, svm_accuracy
 from alnb.acquire.vaal import AS_RELEASED, CLEAN, VAAL
+from alnb.acquire.vaal import PAPER as VAAL_PAPER
 from alnb.data import Embedded, Images, ImageSet, at_most, subset
 from alnb.learn.augment import AUGMENTATIONS, Augment
 from alnb.learn.nets import linear, resnet10, resnet18, small
@@ -67,7 +68,7 @@ SIMSIAM = Recipe(epochs=800, batch=512, lr=0.06, weight_decay=1e-4, augment=AUGM
 HEAD = Recipe(epochs=100, batch=256, lr=30, weight_decay=0, precision="float32")  # section 4, implementation details
 # of the scratch arm the paper states only the augmentation ("paper"); 2,000 updates keep the smallest sets from being under-trained
 SCRATCH = Recipe(epochs=200, min_updates=2000, batch=128, lr=0.1, weight_decay=5e-4, augment=AUGMENTATIONS["resized_crop"])
-VAALS = {"clean": CLEAN, "as_released": AS_RELEASED}
+VAALS = {"clean": CLEAN, "paper": VAAL_PAPER, "as_released": AS_RELEASED}
 PRESETS = {"paper": AUGMENTATIONS["resized_crop"], "strong": AUGMENTATIONS["crop_flip"]}  # augmentation of the scratch arm
 SPLITS = ("official", "held_out")
 
@@ -96,6 +97,7 @@ class Setting(shared.Setting):
     head: Recipe
     scratch: Recipe
     vaal: VAAL
+    svm: SvmMargin
     views: int  # random views of each training image that the head learns from; 0: the images as they are
     view_augment: Augment = AUGMENTATIONS["resized_crop"]
     part: Part = Part()
@@ -123,6 +125,7 @@ def setting(
     weight_decay: float = 1e-4,
     views: int | None = None,
     vaal: str = "clean",
+    svm: str = "linear_svc",
     split: str = "official",
 ) -> Setting:
     """The experiment on `dataset` at `scale`.
@@ -131,11 +134,13 @@ def setting(
         preset: augmentation of the scratch arm: "paper" (random resized crops from 8 % of the area on) or "strong" (padded crops).
         weight_decay: of SimSiam: the paper's 1e-4, or 5e-4, which SimSiam's authors take on CIFAR.
         views: see `Setting`; None: as the scale says.
-        vaal: "as_released" by its authors, or "clean": see `acquire.vaal`.
+        vaal: as its authors' code does ("as_released"; the paper used it), as their "paper" says, or "clean": see `acquire.vaal`.
+        svm: "linear_svc" (clean), or "svc", the words of the paper read literally: see `acquire.svm.ESTIMATORS`.
         split: of Tiny ImageNet, see `split_tiny`.
     """
     for name, value, allowed in (
-        ("dataset", dataset, DATASETS), ("preset", preset, PRESETS), ("vaal", vaal, VAALS), ("split", split, SPLITS),
+        ("dataset", dataset, DATASETS), ("preset", preset, PRESETS), ("vaal", vaal, VAALS), ("svm", svm, ESTIMATORS),
+        ("split", split, SPLITS),
     ):  # fmt: skip
         one_of(name, value, allowed)
     if views is not None:
@@ -144,7 +149,8 @@ def setting(
     full = Setting(
         dataset=dataset, scale=scale, net=resnet18, published=published, width=512, pretext=PRETEXTS["simsiam"],
         pretraining=replace(SIMSIAM, weight_decay=weight_decay, augment=AUGMENTATIONS["simsiam_blur" if large else "simsiam"]),
-        head=HEAD, scratch=replace(SCRATCH, augment=PRESETS[preset]), vaal=replace(VAALS[vaal], latent=64 if large else 32), views=10,
+        head=HEAD, scratch=replace(SCRATCH, augment=PRESETS[preset]), vaal=replace(VAALS[vaal], latent=64 if large else 32),
+        svm=SvmMargin(estimator=svm), views=10,
         part=Part(split=split if large else ""), regimes=published.regimes,
     )  # fmt: skip
     scaled = at_scale(scale, SCALES)(full)
@@ -295,7 +301,7 @@ def jobs(
 
 def strategy_of(setting: Setting, name: str) -> Strategy:
     """The strategy `name` in this setting."""
-    return setting.vaal if name == "vaal" else STRATEGIES[name]
+    return {**STRATEGIES, "vaal": setting.vaal, "svm_margin": setting.svm}[name]
 
 
 def experiment(prepared: PreparedData, job: Job) -> Experiment:
@@ -351,8 +357,8 @@ def svm_accuracies(finished: Iterable[TaggedRun], prepared: Mapping[str, Prepare
 
 
 def _svm_curve(prepared: PreparedData, run: store.Run, cycles: Iterable[Cycle]) -> dict[str, list[float]]:
-    pool, test, rule = prepared.pools["frozen"], prepared.tests["frozen"], STRATEGIES["svm_margin"]
-    assert isinstance(pool, Embedded) and isinstance(test.images, Embedded) and isinstance(rule, SvmMargin)
+    pool, test, svm = prepared.pools["frozen"], prepared.tests["frozen"], prepared.setting.svm
+    assert isinstance(pool, Embedded) and isinstance(test.images, Embedded)
     if store.describe(pool) != (run.manifest or {})["experiment"]["pool"]["images"]:
         raise ValueError(f"{run.path} learned from other features than those in {prepared.cache}: copy the pre-training's folder there")
     labelled: list[int] = []
@@ -360,5 +366,6 @@ def _svm_curve(prepared: PreparedData, run: store.Run, cycles: Iterable[Cycle]) 
     for cycle in cycles:
         labelled += cycle.queried
         known: Tensor = torch.tensor(labelled)
-        curve.append(svm_accuracy(pool.features[known], prepared.pool.targets[known], test.images.features, test.targets, C=rule.C))
+        fitted = pool.features[known], prepared.pool.targets[known], test.images.features, test.targets
+        curve.append(svm_accuracy(*fitted, C=svm.C, estimator=svm.estimator))
     return {"svm": curve}

@@ -16,16 +16,18 @@ from torch import Tensor
 
 from alnb import store
 from alnb.acquire import learning_loss, pt4al
+from alnb.acquire import ta_vaal as ta_vaal_presets
 from alnb.acquire import vaal as vaal_presets
 from alnb.acquire.gcn import Training
 from alnb.acquire.pal import PAL
 from alnb.acquire.query import Pool
-from alnb.acquire.ta_vaal import TAVAAL
+from alnb.acquire.ta_vaal import CIFAR10, TAVAAL
 from alnb.acquire.vaal import VAAL
 from alnb.data import ImageSet, imbalanced, proportional
 from alnb.data.official import Root
 from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.nets import Net, resnet18, resnet18_large, small
+from alnb.learn.pretexts.rotation import rotation_loss_in_four
 from alnb.learn.pretrain import PRETEXTS, Pretext, Pretrained, pretrain
 from alnb.learn.train import Learner, Recipe, fit
 from alnb.loop import oracle
@@ -52,6 +54,12 @@ MAIN = Recipe(epochs=200, batch=128, lr=0.1, weight_decay=5e-4, schedule="step",
 PRETEXT = Recipe(epochs=15, batch=256, lr=0.1, weight_decay=5e-4, schedule="constant")
 # the paper states nothing of SimSiam; 200 epochs are our choice, the rest is SimSiam's own for CIFAR
 SIMSIAM = Recipe(epochs=200, batch=512, lr=0.06, weight_decay=5e-4, augment=AUGMENTATIONS["simsiam"])
+# VAAL and TA-VAAL by the switch `baselines`; CoreGCN's space is in `strategies`
+BASELINES: dict[str, tuple[VAAL, TAVAAL]] = {
+    "clean": (vaal_presets.CLEAN, TAVAAL()),
+    "paper": (vaal_presets.PAPER, ta_vaal_presets.PAPER),
+    "as_released": (vaal_presets.AS_RELEASED, ta_vaal_presets.AS_RELEASED),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +126,14 @@ def setting(dataset: str, scale: str, *, preset: str = "clean", cycles: int | No
     for name in switches:
         one_of("switch", name, VALUES)
     chosen, caltech = replace(PRESETS[preset], **switches), dataset == "caltech101"
+    vaal, ta_vaal = BASELINES[chosen.baselines]
+    rotation = {"rotation": replace(PRETEXTS["rotation"], loss=rotation_loss_in_four)} if chosen.rotation == "four_batches" else {}
     full = Setting(
         dataset=dataset, scale=scale, net=resnet18_large if caltech else resnet18, switches=chosen,
         part=Part(image_size=224 if caltech else None, colour=chosen.colour),
-        main=replace(MAIN, augment=AUGMENTATIONS[chosen.augment]), pretext=PRETEXT, simsiam=SIMSIAM, pretexts=dict(PRETEXTS),
+        main=replace(MAIN, augment=AUGMENTATIONS[chosen.augment]), pretext=PRETEXT, simsiam=SIMSIAM, pretexts=PRETEXTS | rotation,
         initial=1000, budget=1000, cycles=CALTECH_CYCLES if caltech else 10, batches=CALTECH_CYCLES if caltech else 10, subset=10_000,
-        vaal=replace(vaal_presets.CLEAN, epoch="scored"), ta_vaal=TAVAAL(), pal=PAL(part=128 if caltech else 512), gcn=Training(),
+        vaal=replace(vaal, epoch="scored"), ta_vaal=ta_vaal, pal=PAL(part=128 if caltech else 512), gcn=Training(),
     )  # fmt: skip
     scaled = at_scale(scale, SCALES)(full)
     if chosen.first_batch >= scaled.batches:
@@ -135,9 +145,13 @@ def setting(dataset: str, scale: str, *, preset: str = "clean", cycles: int | No
 
 
 def ladder(dataset: str, scale: str, cycles: int | None = None) -> dict[str, Setting]:
-    """Every protocol by name: the clean one, the clean one with one switch changed at a time, and the presets."""
+    """Every protocol by name: the clean one, the clean one with one switch changed at a time, and the presets.
+
+    `baselines` alone is not changed: it changes no run of random or PT4AL.
+    """
+    switches = [name for name in VALUES if name != "baselines"]
     changed: set[tuple[str, Any]] = {
-        (name, getattr(preset, name)) for preset in PRESETS.values() for name in VALUES if getattr(preset, name) != getattr(CLEAN, name)
+        (name, getattr(preset, name)) for preset in PRESETS.values() for name in switches if getattr(preset, name) != getattr(CLEAN, name)
     } | {("first_batch", 5)}  # of the authors' script for the cold start, which no preset has
     single = [replace(CLEAN, **{name: value}) for name, value in sorted(changed, key=lambda change: list(VALUES).index(change[0]))]
     return {
@@ -203,7 +217,9 @@ class PreparedData(shared.PreparedData):
         return self.learner_of(self.setting.main)
 
     def learner_of(self, recipe: Recipe) -> Learner:
-        """A plain learner of the setting's net. It normalises images by the mean and deviation of the pool's colours."""
+        """A plain learner of the setting's net. It normalises images by the mean and deviation of the pool's colours, or the authors'."""
+        if self.setting.switches.normalise == "authors":  # in the order red, green, blue, whatever comes first
+            return Learner(self.setting.net, recipe, mean=CIFAR10[0], std=CIFAR10[1])
         mean, std = self.pool.images.statistics  # type: ignore[attr-defined]  # of a Resident or a Selection
         if self.setting.part.colour == "bgr":  # blue comes first, and is normalised as red, as in the authors' code
             mean, std = mean[::-1], std[::-1]
@@ -219,7 +235,8 @@ class PreparedData(shared.PreparedData):
         one_of("pretext", pretext, self.setting.pretexts)
         task, learner = self.setting.pretexts[pretext], self.learner_of(self.setting.recipe(pretext))
         with progress(f"pretext {pretext}") as report:
-            result = pretrain(task, self.pool.images, learner, seed=self.seed, cache=self.cache, report=report)
+            learned = partial(pretrain, task, self.pool.images, learner, seed=self.seed, cache=self.cache)
+            result = learned(report=report, checkpoint=self.setting.switches.pretext_epoch)
         ranked = (pt4al.ranking(result.losses, key=key) for key in ("float", "text"))
         by_number, by_text = (set(pt4al.batch(order, self.setting.batches, 0).tolist()) for order in ranked)
         numbers = {
@@ -248,7 +265,8 @@ prepare = PreparedData
 
 def summary_file(setting: Setting, pretext: str, seed: int) -> tuple[str, Any]:
     """The name and the key of a pre-training's numbers, for `cached_result`."""
-    key = (setting.dataset, setting.part, setting.net, setting.pretexts[pretext], setting.recipe(pretext), setting.batches, seed)
+    learned = (setting.pretexts[pretext], setting.recipe(pretext), setting.switches.pretext_epoch, setting.switches.normalise)
+    key = (setting.dataset, setting.part, setting.net, *learned, setting.batches, seed)
     return f"pretrained-{setting.dataset}-{setting.scale}-{pretext}-{seed}", key
 
 

@@ -17,9 +17,11 @@ from alnb.learn.train import Learner
 if TYPE_CHECKING:
     from alnb.papers.yi2022.experiment import Setting
 
-SUBSET = ("vaal", "learning_loss", "learning_loss_detached", "core_gcn", "uncertain_gcn", "pal", "ta_vaal")
+SUBSET = ("kcenter", "vaal", "learning_loss", "learning_loss_detached", "core_gcn", "uncertain_gcn", "pal", "ta_vaal")
 """The strategies that score a random part of the pool. Learning Loss does so in its paper; CoreGCN and TA-VAAL do so in their code, which
-runs VAAL so too. PAL alone does not: with all of a large pool its score finds outliers, and PT4AL's paper does not say what it did."""
+runs VAAL and Core-Set so too. PAL alone does not: with all of a large pool its score finds outliers, and PT4AL's paper does not say what it
+did."""
+SPACES = {"clean": "hidden", "paper": "hidden", "as_released": "hidden_logit"}  # of CoreGCN, by the switch `baselines`
 CONFIDENCES = {"softmax": acquire.STRATEGIES["least_confidence"], "normalised": pt4al.normalised_confidence}
 
 
@@ -58,13 +60,13 @@ def _pt4al(first: Strategy = pt4al.evenly, later: Strategy | None = None, order:
 STRATEGIES: dict[str, PaperStrategy] = {
     "random": _plain("random"),
     "entropy": _plain("entropy"),
-    "kcenter": _plain("kcenter"),
+    "kcenter": PaperStrategy(_subset(lambda _: acquire.STRATEGIES["kcenter"])),
     "vaal": PaperStrategy(_subset(lambda setting: setting.vaal)),
     "learning_loss": PaperStrategy(_subset(lambda _: learning_loss.learning_loss), learner=learning_loss.learner),
     "learning_loss_detached": PaperStrategy(
         _subset(lambda _: learning_loss.learning_loss), learner=partial(learning_loss.learner, detach=0)
     ),
-    "core_gcn": PaperStrategy(_subset(lambda setting: CoreGCN(setting.gcn))),
+    "core_gcn": PaperStrategy(_subset(lambda setting: CoreGCN(setting.gcn, SPACES[setting.switches.baselines]))),
     "uncertain_gcn": PaperStrategy(_subset(lambda setting: UncertainGCN(setting.gcn))),
     "pal": PaperStrategy(_subset(lambda setting: setting.pal)),
     "ta_vaal": PaperStrategy(_subset(lambda setting: setting.ta_vaal), learner=partial(learning_loss.learner, ranking=True)),

@@ -6,6 +6,8 @@ from typing import Any
 VALUES: dict[str, tuple[Any, ...]] = {
     "key": ("float", "text"), "first_batch": tuple(range(10)), "confidence": ("softmax", "normalised"), "init": ("fresh", "warm"),
     "checkpoint": ("last", "best_test"), "colour": ("rgb", "bgr"), "augment": ("crop_flip", "resized_crop", "none"),
+    "pretext_epoch": ("last", "best"), "rotation": ("one_batch", "four_batches"), "normalise": ("pool", "authors"),
+    "baselines": ("clean", "paper", "as_released"),
 }  # fmt: skip
 
 
@@ -20,6 +22,10 @@ class Switches:
     checkpoint: str = "last"  # the epoch that is evaluated; "best_test" in the code
     colour: str = "rgb"  # order of the channels; "bgr" in the code
     augment: str = "crop_flip"  # of the main task, as in the code; the paper says "resized_crop"
+    pretext_epoch: str = "last"  # of the pretext, whose losses count; the "best" in the paper (section 4.2) and the code
+    rotation: str = "one_batch"  # in which the four angles of B images are learned; "four_batches" of B in the code
+    normalise: str = "pool"  # images by the mean and deviation of the pool's colours; by those of the "authors" in the code
+    baselines: str = "clean"  # the preset of VAAL, TA-VAAL and CoreGCN; it changes neither PT4AL nor random
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the switch, its value and what it may be."""
@@ -30,11 +36,13 @@ class Switches:
 
 
 CLEAN = Switches()
+CODE = {"init": "warm", "checkpoint": "best_test", "pretext_epoch": "best", "rotation": "four_batches", "normalise": "authors"}
 PRESETS = {
     "clean": CLEAN,
-    # what the paper states; where it is silent (start of the nets, reported checkpoint), what its code does
-    "paper": replace(CLEAN, init="warm", checkpoint="best_test", augment="resized_crop"),
-    "as_released": replace(CLEAN, key="text", confidence="normalised", init="warm", checkpoint="best_test", colour="bgr"),
+    # what the paper states; where it is silent (start of the nets, reported checkpoint, batches of rotation, normalisation), what its code
+    # does, but for the order of colours, which is an accident of the code's image reader
+    "paper": replace(CLEAN, augment="resized_crop", baselines="paper", **CODE),
+    "as_released": replace(CLEAN, key="text", confidence="normalised", colour="bgr", baselines="as_released", **CODE),
 }
 
 
