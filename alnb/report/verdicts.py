@@ -37,7 +37,8 @@ class Evidence:
     fails: float  # p-value of the test whose rejection means that it does not hold
     text: str
     unit: str = ""  # of `errors`, such as " points"
-    errors: tuple[tuple[float, int], ...] = field(default=(), repr=False)  # of each part: standard error, in `unit`, and replications
+    errors: tuple[tuple[float, int, int], ...] = field(default=(), repr=False)
+    """Of each part: its standard error, in `unit`, its replications, and by how many tests its p-value is multiplied."""
 
 
 def missing(text: str) -> Evidence:
@@ -56,11 +57,11 @@ def above(label: str, values: Iterable[float], limit: float = 0.0, *, factor: fl
     if n < ENOUGH:
         return missing(f"{text}: fewer than {ENOUGH} replications")
     error, gap = spread / math.sqrt(n), float(known.mean()) - limit
-    if spread <= 1e-12 * max(1.0, abs(gap)):  # equal except for rounding
-        return Evidence(float(gap <= 0), float(gap >= 0), text)
-    return Evidence(
-        float(scipy.stats.t.sf(gap / error, n - 1)), float(scipy.stats.t.cdf(gap / error, n - 1)), text, unit, ((factor * error, n),)
-    )
+    rounding = 1e-12 * max(1.0, abs(limit))
+    if spread <= rounding:  # equal
+        return Evidence(float(gap <= rounding), float(gap >= -rounding), text)
+    p = scipy.stats.t.sf(gap / error, n - 1), scipy.stats.t.cdf(gap / error, n - 1)
+    return Evidence(float(p[0]), float(p[1]), text, unit, ((factor * error, n, 1),))
 
 
 def between(label: str, values: Iterable[float], low: float, high: float, *, factor: float = 100.0, unit: str = " points") -> Evidence:
@@ -81,9 +82,9 @@ def at_least(needed: int, parts: Sequence[Evidence], text: str | None = None) ->
     if not 1 <= needed <= m:
         raise ValueError(f"at_least: {needed} of {m} parts: give parts, and need between 1 and all of them")
     holds, fails = sorted(part.holds for part in parts), sorted(part.fails for part in parts)
-    # the statement fails if m - needed + 1 parts fail
-    p = min(1.0, (m - needed + 1) * holds[needed - 1]), min(1.0, needed * fails[m - needed])
-    errors = tuple(error for part in parts for error in part.errors)
+    tests = m - needed + 1  # the statement fails if so many parts fail
+    p = min(1.0, tests * holds[needed - 1]), min(1.0, needed * fails[m - needed])
+    errors = tuple((error, n, tests * others) for part in parts for error, n, others in part.errors)
     shown = "; ".join(dict.fromkeys(part.text for part in parts)) if text is None else text
     return Evidence(*p, shown, next((part.unit for part in parts if part.errors), ""), errors)
 
@@ -111,7 +112,7 @@ def detectable(evidence: Evidence, family: int) -> float:
     A bound: it adds up the chances to miss single parts, and takes Holm's first step. In the unit of the evidence; NaN without a spread.
     """
     alpha, miss = ALPHA / 2 / family, (1 - POWER) / max(1, len(evidence.errors))
-    return max((error * noncentrality(n, alpha, 1 - miss) for error, n in evidence.errors), default=math.nan)
+    return max((error * noncentrality(n, alpha / tests, 1 - miss) for error, n, tests in evidence.errors), default=math.nan)
 
 
 @dataclass(frozen=True)
