@@ -102,23 +102,20 @@ def pretrain(
         store.Corrupted: a stored file is damaged; the message names it.
     """
     learner = replace(learner, loss=pretext.loss, recipe=replace(learner.recipe, views=pretext.views))
-    experiment = {"pretext": store.describe(pretext), "images": images.fingerprint, "learner": store.describe(learner), "seed": seed}
     one_of("checkpoint", checkpoint, CHECKPOINTS)
-    if checkpoint == "best":  # the last net keeps the name that it had before there was a choice
-        experiment["best"] = store.describe(pretext.correct)
+    experiment = {"pretext": store.describe(pretext), "images": images.fingerprint, "learner": store.describe(learner), "seed": seed}
+    experiment |= {"best": store.describe(pretext.correct)} if checkpoint == "best" else {}  # so "last" keeps its earlier name
     _check_images(pretext, learner, images, seed)
 
     def compute(folder: Path) -> dict[str, Any]:
         start, everything, net = time.monotonic(), torch.arange(len(images)), build(learner, pretext, seed, images.device)
         history = _History(pretext, images, monitor, folder / "history.json", learner.recipe)
         stream, hook = Stream(seed) / "pretext" / pretext.name, history.hook(report)
-        if checkpoint == "best":
-            best = BestNet(
-                folder / "best.pt", store.fingerprint(experiment), partial(_score, pretext, images, learner.recipe.augment, seed)
-            )
-            hook = replace(hook, looks=(*hook.looks, (best.look, learner.recipe.epoch(len(images)))))
+        best = BestNet(folder / "best.pt", store.fingerprint(experiment), partial(_score, pretext, images, learner, seed))
+        looks = ((best.look, learner.recipe.epoch(len(images))),) if checkpoint == "best" else ()
+        hook = replace(hook, looks=hook.looks + looks)
         fit(net, images, everything, everything, learner, stream, checkpoint=folder / "checkpoint.pt", hook=hook)
-        if checkpoint == "best":
+        if looks:
             best.restore(net, images.device)
         return {
             "trunk": net.trunk.state_dict(),
@@ -131,8 +128,7 @@ def pretrain(
 
     content = store.cached(cache, pretext.name, experiment, images.device, compute, TEMPORARY)
     check_losses(content["losses"], f"the pretext {pretext.name}")
-    # The weights name the backbone, since the same training on another device gives another one.
-    backbone = Backbone(store.fingerprint(content["trunk"]), content["trunk"])
+    backbone = Backbone(store.fingerprint(content["trunk"]), content["trunk"])  # named by its weights: another device gives others
     return Pretrained(backbone, content["features"], content["losses"], content["seconds"], content["head"], tuple(content["history"]))
 
 
@@ -221,11 +217,11 @@ class _History:
             )
 
 
-def _score(pretext: Pretext, images: Images, augment: Augment, seed: int, net: Net) -> float:
+def _score(pretext: Pretext, images: Images, learner: Learner, seed: int, net: Net) -> float:
     """How good `net` is at the pretext, on the images themselves: LARGE is good. Losses of views are of the first draw alone."""
     if (correct := pretext.correct) is not None:
         return float(predict(lambda x: correct(net, x), images).double().mean())
-    return -float(draw_losses(replace(pretext, draws=min(1, pretext.draws)), net, images, augment, seed).double().mean())
+    return -float(draw_losses(replace(pretext, draws=min(1, pretext.draws)), net, images, learner.recipe.augment, seed).double().mean())
 
 
 def draw_losses(pretext: Pretext, net: Net, images: Images, augment: Augment, seed: int) -> Tensor:

@@ -209,6 +209,9 @@ def test_training_is_that_of_a_plain_one() -> None:
     torch.testing.assert_close(hidden, expected[0], rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(logits, expected[1], rtol=1e-8, atol=1e-10)
     assert not hidden.requires_grad and not logits.requires_grad
+    long = Training(hidden=6, dropout=0.0)  # the authors' 200 steps and rates
+    for mine, reference in zip(learn(Graph.of(features), 5, long, Stream(3)), naive_learn(features, 5, long, Stream(3)), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-7, atol=1e-9)
     for changes in ({"dropout": 0.0}, {"weight_decay": 0.0}, {"unlabelled": 1.0}, {"lr": 0.02}, {"steps": 4}):
         assert not torch.allclose(logits, learn(Graph.of(features), 5, replace(training, **changes), Stream(3))[1])
 

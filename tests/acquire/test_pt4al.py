@@ -21,12 +21,26 @@ def sided(cycle: int = 1, n: int = 3, **changes: object) -> Query:
     return replace(query_of(n), cycle=cycle, side={pt4al.LOSS: losses}, **changes)
 
 
-def test_text_order_overlaps_numeric_order_in_921_of_5000() -> None:
-    """4,079 of 50,000 losses are below 1e-4, as in the file that the authors published: the "hardest" batch is the easiest."""
+def published_losses() -> torch.Tensor:
+    """50,000 losses with the percentiles of the file that the authors published."""
     share = [0, 1, 5, 8.158, 10, 25, 50, 75, 90, 95, 98.158, 99, 100]  # percentiles of the losses; methods.md, section 15
     value = [1.5e-7, 7.7e-6, 4.9e-5, 1e-4, 1.4e-4, 1.2e-3, 0.0152, 0.103, 0.348, 0.589, 0.966, 1.23, 4.41]
     ranks = (numpy.random.default_rng(0).permutation(50_000) + 0.5) / 500
-    losses = torch.from_numpy(numpy.exp(numpy.interp(ranks, share, numpy.log(value))))
+    return torch.from_numpy(numpy.exp(numpy.interp(ranks, share, numpy.log(value))))
+
+
+def test_all_ten_batches_are_those_of_the_texts() -> None:
+    losses = published_losses()
+    ranked, numbers = ranking(losses, key="text"), ranking(losses)
+    naive = sorted(range(50_000), key=[repr(value) for value in losses.tolist()].__getitem__, reverse=True)
+    for k in range(10):
+        assert batch(ranked, 10, k).tolist() == naive[5_000 * k : 5_000 * (k + 1)]
+        assert len(set(naive[5_000 * k : 5_000 * (k + 1)]) & set(batch(numbers, 10, k).tolist())) == 921
+
+
+def test_text_order_overlaps_numeric_order_in_921_of_5000() -> None:
+    """4,079 of 50,000 losses are below 1e-4, as in that file: the "hardest" batch is the easiest."""
+    losses = published_losses()
     assert int((losses < 1e-4).sum()) == 4079
     numeric = batch(ranking(losses), 10, 0)
     assert set(numeric.tolist()) == set(numpy.argsort(-losses.numpy())[:5000].tolist())  # 5,000 of 5,000

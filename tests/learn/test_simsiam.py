@@ -41,11 +41,12 @@ def test_no_gradient_flows_through_the_projections() -> None:
         t1, t2 = (z1.clone().detach(), z2.clone().detach()) if stop else (z1, z2)
         cosine = nn.CosineSimilarity(dim=1)
         (-(cosine(p1, t2) + cosine(p2, t1)) / 2).mean().backward()
-        return [p.grad for p in net.trunk.parameters() if p.grad is not None]
+        return [p.grad for p in net.parameters() if p.grad is not None]
 
     net, x = net_of().train(), torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     simsiam.simsiam_loss(net, x).mean().backward()
-    mine = [p.grad for p in net.trunk.parameters() if p.grad is not None]
+    mine = [p.grad for p in net.parameters() if p.grad is not None]
+    assert len(mine) == len(list(net.parameters()))  # of trunk, projector and predictor
     for gradient, expected in zip(mine, gradients(stop=True), strict=True):
         torch.testing.assert_close(gradient, expected)
     assert any(not torch.allclose(a, b) for a, b in zip(mine, gradients(stop=False), strict=True))
