@@ -301,7 +301,8 @@ def jobs(
 
 def strategy_of(setting: Setting, name: str) -> Strategy:
     """The strategy `name` in this setting."""
-    return {**STRATEGIES, "vaal": setting.vaal, "svm_margin": setting.svm}[name]
+    choices: dict[str, Strategy] = {**STRATEGIES, "vaal": setting.vaal, "svm_margin": setting.svm}
+    return choices[name]
 
 
 def experiment(prepared: PreparedData, job: Job) -> Experiment:
