@@ -143,7 +143,7 @@ class PreparedData:
     def of(self, job: Mapping[str, Any]) -> Self:
         """The data of a job's replication: the same images, with a pretext or backbone of its own."""
         seed = job["replication"]
-        return self.replicas.setdefault(seed, replace(self, seed=seed))
+        return self if seed == self.seed else self.replicas.setdefault(seed, replace(self, seed=seed))
 
     @cached_property
     def images(self) -> tuple[ImageSet, ImageSet]:

@@ -22,7 +22,10 @@ from alnb.store.shapes import Float, Int
 
 BAND = 0.95  # confidence of every band and interval
 SEEDS = 3  # a test with fewer seeds decides nothing
-KEYS = ("dataset", "scale", "setting", "preset", "arm", "strategy", "pretext", "regime", "part", "cycle", "n_labelled", "replication")
+KEYS = (
+    "dataset", "scale", "setting", "preset", "protocol", "arm", "strategy", "pretext", "regime", "part", "cycle", "n_labelled",
+    "replication",
+)  # fmt: skip
 SHOWN = 1000  # points of a scatter plot: Yi et al. 2022, Figure 2
 BLOCK = 50  # bootstrap samples at once
 BUDGETS = ("regime", "n_labelled")  # the columns in which paired rows agree, besides the seed
@@ -78,7 +81,7 @@ def labels_needed(curves: DataFrame, level: Series) -> "Difference":
     """The number of labels that the mean curve needs for the mean `level`, and its 95 % interval, by tests of every number of labels.
 
     The interval holds the numbers of labels at which the accuracy may equal the level, by Student's t over replications; its upper end is
-    `math.inf` if that may be so with the most labels. NaN if the level is never reached.
+    `math.inf` unless the accuracy is surely above the level with the most labels. NaN if the level is never reached.
 
     Args:
         curves: accuracy, a row for each replication and a column for each number of labels, increasing; linear in between.
@@ -94,9 +97,8 @@ def labels_needed(curves: DataFrame, level: Series) -> "Difference":
     gaps = numpy.stack([numpy.interp(tried, labels, row) for row in curves.to_numpy()]) - level[curves.index].to_numpy()[:, None]
     half = float(scipy.stats.t.ppf((1 + BAND) / 2, len(curves) - 1)) * gaps.std(0, ddof=1) / math.sqrt(len(curves))
     possible = tried[abs(gaps.mean(0)) <= half]
-    if not len(possible):  # the curves jump over the level, or never reach it
-        return Difference(mean, mean, mean if not math.isnan(mean) else math.inf, len(curves))
-    return Difference(mean, float(possible[0]), math.inf if possible[-1] == tried[-1] else float(possible[-1]), len(curves))
+    low, high = (possible[0], possible[-1]) if len(possible) else (mean, mean)  # none: the curves jump over the level, or never reach it
+    return Difference(mean, float(low), float(high) if gaps.mean(0)[-1] > half[-1] else math.inf, len(curves))
 
 
 @dataclass(frozen=True)

@@ -184,8 +184,26 @@ def test_runs_of_other_switches_are_not_found(prepared: PreparedData, tmp_path: 
     assert papers.find(other, tmp_path) == ([], other)
 
 
+@pytest.mark.slow
+def test_a_replication_has_a_backbone_of_its_own(prepared: PreparedData, tmp_path: Path) -> None:
+    every = jobs(prepared.setting, ["frozen", "scratch"], ["random"], [0.1], [0], [0, 3])
+    assert [(job["arm"], job["replication"], job["seed"]) for job in every] == [
+        ("frozen", 0, 0), ("frozen", 3, 3000), ("scratch", 0, 0), ("scratch", 3, 3000),
+    ]  # fmt: skip
+    other = prepared.of(every[1])
+    assert prepared.of(every[0]) is prepared and prepared.of(every[3]) is other
+    assert not torch.equal(other.pools["frozen"].features, prepared.pools["frozen"].features)
+    assert other.pool.images.fingerprint == prepared.pool.images.fingerprint
+    finished = papers.run(every, lambda job: bengar2021.experiment(prepared, job), tmp_path)
+    assert [tags["replication"] for _, tags in finished] == [0, 3, 0, 3]
+    alike, apart = (
+        bengar2021.pretraining(prepared.setting, seed, prepared.runs) for seed in (0, 3)
+    )  # what was learned lies beside the runs of each
+    assert alike["loss"] != apart["loss"]
+
+
 def test_runs_of_two_backbones_are_not_mixed(prepared: PreparedData, tmp_path: Path) -> None:
-    every = jobs(prepared.setting, ["frozen"], ["random"], [0.1], [0, 1])
+    every = jobs(prepared.setting, ["frozen"], ["random"], [0.1], [0, 1], [0])
     papers.run(every[:1], lambda job: bengar2021.experiment(prepared, job), tmp_path)
     other = replace(prepared)
     features = Embedded(prepared.pool.images, prepared.pools["frozen"].features + 1)
@@ -204,10 +222,10 @@ def test_milestones_stand_beside_what_was_measured() -> None:
 
 
 def test_what_was_learned_without_labels_lies_beside_the_runs(prepared: PreparedData, tmp_path: Path) -> None:
-    result, numbers = prepared.pretrained, bengar2021.pretraining(prepared.setting, prepared.runs)
+    result, numbers = prepared.pretrained, bengar2021.pretraining(prepared.setting, 0, prepared.runs)
     assert numbers["history"] == list(result.history) and numbers["loss"] == pytest.approx(float(result.losses.mean()))
     with pytest.raises(alnb.store.Corrupted, match=r"pretrained-digits-smoke-.* is missing"):
-        bengar2021.pretraining(setting("cifar10", "smoke"), tmp_path)
+        bengar2021.pretraining(setting("cifar10", "smoke"), 0, tmp_path)
 
 
 def test_records_of_all_scales_are_none_where_there_are_none(tmp_path: Path) -> None:

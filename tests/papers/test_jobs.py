@@ -13,9 +13,8 @@ from alnb import papers, store
 from alnb.acquire import STRATEGIES
 from alnb.data import ImageSet
 from alnb.papers import jobs as papers_jobs
-from alnb.papers.experiment import PreparedData, Scale, at_scale, decided, runs_folder, supervised
+from alnb.papers.experiment import NESTED, Part, PreparedData, Scale, at_scale, replicated, runs_folder, supervised
 from alnb.papers.jobs import Job, begun, cached_result, find, is_full_figure, run
-from alnb.report.stats import HOLDS, OPEN
 
 TAGS = {"paper": "none", "setting": "s", "arm": "scratch", "pretext": ""}
 
@@ -94,6 +93,16 @@ def test_other_images_backbones_and_losses_are_an_error_before_anything_is_compu
     assert papers_jobs._sources(other.manifest).keys().isdisjoint(papers_jobs._sources(maker(job()).manifest))
 
 
+def test_replications_need_not_share_their_sources(maker: Maker, tmp_path: Path) -> None:
+    """Each has a pretext of its own; the runs of one have the same."""
+    losses = {0: torch.arange(60), 1: torch.arange(60).flip(0)}
+    every = [job(tags["seed"], replication=tags["replication"]) for tags in replicated([0, 1], [0, 1])]
+    finished = run(every, lambda job: replace(maker(job), side={"losses": losses[job["replication"]]}), tmp_path)
+    assert [(tags["replication"], tags["seed"]) for _, tags in finished] == [(0, 0), (1, 1000), (0, 1), (1, 1001)]
+    with pytest.raises(ValueError, match="pretext losses"):
+        run([*every, job(2, replication=0)], lambda job: replace(maker(job), side={"losses": losses[1]}), tmp_path)
+
+
 def test_an_experiment_must_have_the_tags_of_its_job(maker: Maker, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks the tag 'seed'"):
         run([job()], lambda job: replace(maker(job), tags={**job, "seed": 1}), tmp_path)
@@ -155,7 +164,8 @@ def test_scales() -> None:
         with pytest.raises(ValueError, match=f"scale is .*{missing}.*smoke, paper"):
             at_scale(missing, table)
     assert [str(scale) for scale in Scale] == ["smoke", "laptop", "overnight", "paper"]  # the most faithful last
-    assert decided("smoke", HOLDS) == OPEN and decided("overnight", HOLDS) == HOLDS
+    assert [scale.informs for scale in Scale] == [False, True, True, True]
+    assert [scale.decides for scale in Scale] == [False, False, True, True]  # those with the paper's pool, budgets and cycles
 
 
 def test_records_of_scale_paper_are_where_git_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,3 +178,43 @@ def test_records_of_scale_paper_are_where_git_keeps_them(tmp_path: Path, monkeyp
 def test_nothing_is_read_before_it_is_used(tmp_path: Path) -> None:
     data = PreparedData(None, tmp_path)
     assert data.cache == tmp_path / "pretrained" and not data.cache.exists()
+
+
+# ---- replications ----------------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_are_replications_unless_they_share_a_pretext() -> None:
+    assert replicated([0, 3]) == [{"seed": 0, "replication": 0}, {"seed": 3, "replication": 3}]
+    nested = replicated(iter([0, 1]), iter([2, 5]))  # runs outside, so that a design that is cut short has every replication
+    assert [(tags["replication"], tags["seed"]) for tags in nested] == [(2, 2000), (5, 5000), (2, 2001), (5, 5001)]
+    assert replicated([]) == replicated([], [1]) == []
+    many = replicated(range(NESTED), range(3))
+    assert len({tags["seed"] for tags in many}) == 3 * NESTED  # no two runs have one seed
+    assert replicated([NESTED])[0] == {"seed": NESTED, "replication": NESTED}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "shared", "message"),
+    [
+        ([-1], [], "seeds is -1"),
+        ([0, 1.5], [], r"seeds is 1\.5"),
+        ([0], [0, -2], "replications is -2"),
+        ([0], ["rotation"], "replications is 'rotation'"),
+        ([0, NESTED], [0], f"seeds has {NESTED}: .*0 to {NESTED - 1}"),
+    ],
+)
+def test_seeds_that_name_no_replication(seeds: list, shared: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replicated(seeds, shared)
+
+
+def test_data_of_a_replication(tmp_path: Path) -> None:
+    """The same images; what is learned from them has another seed. It is made once."""
+    from types import SimpleNamespace
+
+    data = PreparedData(SimpleNamespace(dataset="digits", part=Part(per_class=3, test_per_class=2)), tmp_path, seed=1)
+    same, other = data.of({"replication": 1}), data.of({"replication": 4})
+    assert same is data and data.of({"replication": 4, "seed": 4001}) is other and not data.of({"replication": 0}).seed
+    assert (other.seed, other.runs, other.setting) == (4, tmp_path, data.setting) and "images" not in vars(other)
+    assert other.pool.images.fingerprint == data.pool.images.fingerprint and torch.equal(other.test.targets, data.test.targets)
+    assert len(data.pool) == 30 and other.cache == data.cache

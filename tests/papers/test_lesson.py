@@ -20,7 +20,8 @@ from alnb.notebook.cells import BATCH
 from alnb.notebook.execute import execute
 from alnb.papers import lesson as teaching
 from alnb.papers import quickstart
-from alnb.report import records
+from alnb.report import records, stats
+from alnb.report.verdicts import missing
 from alnb.widgets.static import as_png
 
 LESSON = Path(__file__).parents[2] / "notebooks/teach.ipynb"
@@ -138,30 +139,52 @@ def test_spread_against_loops() -> None:
 # ---- sentences -------------------------------------------------------------------------------------------------------------------
 
 
+def about_five_seeds(seeds: int = 5) -> list[str]:
+    """Random is better than margin and worse than kcenter; coverage leaves less far away; where queries lie differs by chance."""
+    luck = [0.004 * (k * 3 % 5) for k in range(seeds)]
+    gains = {"random": 0.8, "margin": 0.7, "kcenter": 0.9}
+    values = {("scratch", name, k): [gain + x + 0.001 * (x > 0.006) for x in luck] for name, gain in gains.items() for k in range(3)}
+    places = {"random": (2.0, 0.2, 1), "margin": (1.5, 0.2, -1), "kcenter": (1.0, 0.8, 0)}
+    rows = [
+        {"strategy": name, "run": k, "radius": r + 10 * luck[k] * (name == "random"), "mixed": m + sign * (0.1 if k % 2 else -0.1)}
+        for name, (r, m, sign) in places.items()
+        for k in range(seeds)
+    ]
+    return teaching.about_coverage(frame_of(values), pandas.DataFrame(rows))
+
+
 def test_sentences_say_what_was_measured_and_not_what_is_said() -> None:
-    worse = {("scratch", "random", k): [0.8, 0.81, 0.82] for k in range(3)}
-    worse |= {("scratch", "margin", k): [0.7, 0.71, 0.73] for k in range(3)}
-    worse |= {("scratch", "kcenter", k): [0.9, 0.92, 0.93] for k in range(3)}
-    places = {"random": [(2.0, 0.1), (2.2, 0.3)], "margin": [(1.5, 0.2), (1.6, 0.6)], "kcenter": [(1.0, 0.5), (1.3, 0.9)]}
-    rows = [{"strategy": name, "run": k, "radius": r, "mixed": m} for name, own in places.items() for k, (r, m) in enumerate(own)]
-    lines = teaching.about_coverage(frame_of(worse), pandas.DataFrame(rows))
-    assert lines[0].endswith("random 2.10; margin 1.55; kcenter 1.15") and lines[1].endswith("kcenter 0.70; margin 0.40; random 0.20")
-    assert lines[2].endswith("less far away than random choice” holds here: +0.95 (95 % interval +0.31 to +1.59, 2 seeds).")
-    assert "more than random choice” is not decided by these runs: +0.20" in lines[3]
-    assert "more than coverage” is wrong here, it is the other way round: -0.30 (95 % interval" in lines[4]
-    assert lines[5].startswith("“With 20 labels uncertainty beats random choice” is wrong here, it is the other way round: -9.7 points")
-    assert lines[9].startswith("“With 30 labels coverage beats random choice” holds here: +10.7 points")
-    alone = teaching.about_coverage(frame_of(worse), pandas.DataFrame(rows[::2]))
-    assert "is not decided by these runs: +1.00 (1 seed, no interval)" in alone[2]
-    unclear = frame_of({("a", "random", 0): [0.5, 0.5, 0.6], ("a", "margin", 0): [0.6, 0.4, 0.6]})
-    found = teaching.over(unclear, {"strategy": "margin"}, {"strategy": "random"})
-    assert "is not decided by these runs: +0.0 points" in teaching.verdict("It helps", found)
+    lines = about_five_seeds()
+    assert lines[0].endswith("random 2.08; margin 1.50; kcenter 1.00") and "kcenter 0.80" in lines[1]
+    low, high = stats.interval(pandas.Series([1 + 0.04 * (k * 3 % 5) for k in range(5)]))
+    assert lines[2].endswith(f"than random choice” holds here: +1.08 (95 % interval {low:+.2f} to {high:+.2f}, n = 5).")
+    assert "more than random choice” is not decided by these runs: " in lines[3] and "; detects " in lines[3]
+    assert "more than coverage” is wrong here, it is the other way round: -0.58 (95 %" in lines[4]
+    assert lines[5].startswith("“With 20 labels uncertainty beats random choice” is wrong here, it is the other way round: -10.0 points")
+    assert lines[9].startswith("“With 30 labels coverage beats random choice” holds here: +10.0 points")
+    assert len(lines) == 11 and not any("  " in line or "nan" in line for line in lines)
+
+
+def test_a_lesson_of_few_seeds_decides_nothing() -> None:
+    for seeds in (1, 4):
+        lines = about_five_seeds(seeds)[2:]
+        assert all("is not decided by these runs: " in line and "fewer than 5 replications." in line for line in lines)
+    assert "n = 1, no interval" in about_five_seeds(1)[2]
+
+
+def test_a_family_of_beliefs_is_corrected() -> None:
+    """A difference that holds alone is not decided among many."""
+    values = {("a", "random", 0): [0.5] * 5, ("a", "margin", 0): [0.51, 0.53, 0.52, 0.50, 0.54]}
+    evidence = teaching.over(frame_of(values), {"strategy": "margin"}, {"strategy": "random"}, 0)
+    assert "holds here: +2.0 points" in teaching.verdicts({"It helps": evidence})[0]
+    many = teaching.verdicts({f"It helps {k}": evidence if not k else missing("nothing") for k in range(9)})
+    assert "is not decided by these runs: +2.0 points" in many[0]
 
 
 def test_pretraining_is_compared_in_the_first_and_in_the_last_cycle() -> None:
     gains = {"scratch": (0.5, 0.8), "warm": (0.6, 0.7)}
     both = [(arm, name, k) for arm in gains for name in ("random", "margin") for k in (0, 1)]
-    values = {(arm, name, k): [gains[arm][k] + 0.01 * seed for seed in range(3)] for arm, name, k in both}
+    values = {(arm, name, k): [gains[arm][k] + 0.01 * seed for seed in range(5)] for arm, name, k in both}
     lines = teaching.about_pretraining(frame_of(values), {"pixels": torch.tensor([1.0, 0.5]), "net": torch.tensor([1.0, 1.0])})
     assert lines[0].endswith("net 100.0; pixels 75.0")
     assert "first labels pre-training helps” holds here: +10.0 points" in lines[1]

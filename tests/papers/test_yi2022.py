@@ -16,7 +16,7 @@ from alnb.papers.yi2022 import experiment as yi2022
 from alnb.papers.yi2022.experiment import PreparedData, jobs, ladder, prepare, setting
 from alnb.papers.yi2022.strategies import STRATEGIES, SUBSET
 from alnb.papers.yi2022.switches import CLEAN, PRESETS, Switches, name_of
-from alnb.report import records
+from alnb.report import records, stats
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +154,34 @@ def test_scopes_of_strategies(ready: PreparedData) -> None:
 
 
 def test_tags_say_what_was_used(ready: PreparedData) -> None:
-    (job,) = jobs(ready.setting, ["pt4al"], [3], ["jigsaw"])
-    assert (job["dataset"], job["strategy"], job["pretext"], job["arm"], job["seed"]) == ("digits", "pt4al", "jigsaw", "scratch", 3)
+    (job,) = jobs(ready.setting, ["pt4al"], [3], tasks=["jigsaw"])
+    assert (job["dataset"], job["strategy"], job["pretext"], job["arm"], job["seed"], job["replication"]) == (
+        "digits",
+        "pt4al",
+        "jigsaw",
+        "scratch",
+        3,
+        3,
+    )
     assert setting("cifar10", "laptop").tags["dataset"] == "cifar10" and ready.tags(job)["pool"] == 600
+
+
+@pytest.mark.slow
+def test_a_replication_has_a_pretext_and_first_labels_of_its_own(ready: PreparedData, tmp_path: Path) -> None:
+    """Runs that share a pretext share PT4AL's first labels; random ones are of each run."""
+    nested = jobs(ready.setting, ["pt4al", "random"], [0, 1], [0, 2])
+    assert [(job["replication"], job["seed"], job["strategy"]) for job in nested[:4]] == [
+        (0, 0, "pt4al"), (0, 0, "random"), (2, 2000, "pt4al"), (2, 2000, "random"),
+    ]  # fmt: skip
+    other = ready.of(nested[2])
+    assert not torch.equal(other.side("rotation")[pt4al.LOSS], ready.side("rotation")[pt4al.LOSS])
+    assert other.pool.images.fingerprint == ready.pool.images.fingerprint
+    finished = run(ready, nested, tmp_path)
+    first = {(tags["strategy"], tags["seed"]): run_.records()[0]["queried"] for run_, tags in finished}
+    assert first["pt4al", 0] == first["pt4al", 1] and first["pt4al", 2000] == first["pt4al", 2001] != first["pt4al", 0]
+    assert len({tuple(first["random", seed]) for seed in (0, 1, 2000, 2001)}) == 4
+    frame = stats.replications(records.frame(finished))
+    assert sorted(frame["seed"].unique()) == [0, 2] and len(frame) == 2 * 2 * 3 and len(papers.find(nested, tmp_path)[0]) == 8
 
 
 def test_bad_input(ready: PreparedData) -> None:
@@ -165,12 +190,12 @@ def test_bad_input(ready: PreparedData) -> None:
         (lambda: setting("cifar-10", "smoke"), "dataset is 'cifar-10': it must be one of cifar10"),
         (lambda: setting("cifar10", "smoke", preset="dirty"), "preset is 'dirty': it must be one of clean, paper, as_released"),
         (lambda: setting("cifar10", "smoke", warmth=1), "switch is 'warmth': it must be one of key, first_batch"),
-        (lambda: setting("caltech101", "laptop", first_batch=8), "first_batch is 8, .* has 8 batches"),
+        (lambda: setting("caltech101", "laptop", first_batch=4), "first_batch is 4, .* has 4 batches"),
         (lambda: setting("cifar10", "smoke", cycles=0), "cycles is 0"),
         (lambda: setting("cifar10", "smoke", first_batch=True), "first_batch is True: it must be one of 0, 1"),
         (lambda: Switches(key="number"), "key is 'number': it must be one of float, text"),
         (lambda: jobs(smoke, ["coreset"], [0]), "strategy is 'coreset': it must be one of random"),
-        (lambda: jobs(smoke, ["pt4al"], [0], ["rotate"]), "pretext is 'rotate'"),
+        (lambda: jobs(smoke, ["pt4al"], [0], tasks=["rotate"]), "pretext is 'rotate'"),
         (lambda: jobs(setting("cifar10", "smoke", cycles=11), ["pt4al"], [0]), "11 cycles, .*10 batches"),
         (lambda: jobs(replace(smoke, subset=5), ["vaal"], [0]), "subset is 5, .*10 images"),
         (lambda: jobs(replace(smoke, initial=11), ["learning_loss"], [0]), "with 11 labelled images a batch of 11"),
@@ -186,8 +211,9 @@ def test_bad_input(ready: PreparedData) -> None:
 
 
 def test_runs_sorted_by_two_pre_trainings_are_an_error(ready: PreparedData, tmp_path: Path) -> None:
-    other = replace(ready, losses={"rotation": ready.side("rotation")[pt4al.LOSS].flip(0)})
-    every = jobs(ready.setting, ["pt4al"], [0, 1])
+    other = prepare(ready.setting, ready.runs)
+    other.losses["rotation"] = ready.side("rotation")[pt4al.LOSS].flip(0)
+    every = jobs(ready.setting, ["pt4al"], [0, 1], [0])
     run(ready, every[:1], tmp_path)
     with pytest.raises(ValueError, match="share their pretext losses"):
         run(other, every, tmp_path)
@@ -197,14 +223,14 @@ def test_another_pre_training_is_not_mixed_into_the_runs_of_the_first(ready: Pre
     here = prepare(ready.setting, tmp_path)
     here.pretrained("rotation")
     (path,) = tmp_path.glob("results/pretrained-*.json")
-    numbers = yi2022.summary(here.setting, "rotation", tmp_path)
+    numbers = yi2022.summary(here.setting, "rotation", 0, tmp_path)
     assert numbers["images"] == len(here.pool)
     store.write_json(path, {**numbers, "losses": "of another machine"})
     with pytest.raises(ValueError, match=r"pretrained-digits-smoke-rotation-.* different rotation pre-training"):
         here.pretrained("rotation")
     path.unlink()
     with pytest.raises(store.Corrupted, match=r"pretrained-digits-smoke-rotation-.* is missing"):
-        yi2022.summary(here.setting, "rotation", tmp_path)
+        yi2022.summary(here.setting, "rotation", 0, tmp_path)
 
 
 def test_the_imbalanced_pool_is_imbalanced_at_every_scale(tmp_path: Path) -> None:

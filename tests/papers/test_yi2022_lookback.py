@@ -23,7 +23,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_figure_2_shows_is_read_without_its_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = yi2022.prepare(SETTING, tmp_path)
-    assert read_comparison(SETTING, "rotation", 1, tmp_path) is None
+    assert read_comparison(SETTING, "rotation", 0, 1, tmp_path) is None
     comparison = compare_losses(data, "rotation", 1)
     for tensors in tmp_path.rglob("*.pt"):
         tensors.unlink()
@@ -34,16 +34,16 @@ def test_what_figure_2_shows_is_read_without_its_nets(tmp_path: Path, monkeypatc
     assert sizes == ("digits", len(data.test), len(data.pool)) and -1 <= comparison.correlation.rho <= 1
     (path,) = tmp_path.glob("results/compared-*.json")
     assert path.stat().st_size < 100_000
-    for other in (("jigsaw", 1), ("rotation", 2)):
+    for other in (("jigsaw", 0, 1), ("rotation", 0, 2), ("rotation", 1, 1)):
         assert read_comparison(SETTING, *other, tmp_path) is None
     content = path.read_bytes()
     path.write_bytes(content[:-300])
     with pytest.raises(store.Corrupted, match=r"compared-.*delete it"):
-        read_comparison(SETTING, "rotation", 1, tmp_path)
+        read_comparison(SETTING, "rotation", 0, 1, tmp_path)
     path.write_bytes(content)
     (numbers,) = tmp_path.glob("results/pretrained-*.json")
     store.write_json(numbers, {**store.read_json(numbers), "losses": "another"})  # learned anew
-    assert read_comparison(SETTING, "rotation", 1, tmp_path) is None
+    assert read_comparison(SETTING, "rotation", 0, 1, tmp_path) is None
 
 
 @pytest.mark.slow

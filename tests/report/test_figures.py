@@ -1,14 +1,14 @@
 import math
 from pathlib import Path
-from typing import Any
 
+import numpy
 import pandas
 import pytest
 import torch
 
 from alnb.report import figures, tables
 from alnb.report.palette import looks
-from alnb.report.stats import correlate
+from alnb.report.stats import Correlation, correlate, interval
 
 
 def runs(curves: dict[tuple[str, str], list[float]], seeds: int = 3) -> pandas.DataFrame:
@@ -34,7 +34,7 @@ def test_curves_draw_every_strategy_with_its_band(tmp_path: Path) -> None:
         assert len(axis.collections) == 3  # bands
         assert {tuple(line.get_ydata()) for line in axis.lines} > {(0.8, 0.8)}
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["random", "margin", "bad"] and "3 seeds, 95 % bands" in figure.get_suptitle()
+    assert names == ["random", "margin", "bad"] and "mean of n = 3, 95 % bands" in figure.get_suptitle()
     path = figures.save(figure, tmp_path / "deep/figure.png", "what it shows")
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG") and b"what it shows" in content and len(content) < 300_000
@@ -98,22 +98,40 @@ def test_a_large_picture_is_kept_in_fewer_colours(tmp_path: Path, monkeypatch: p
     assert len(fewer) < 0.7 * len(whole) and fewer.startswith(b"\x89PNG") and b"what it shows" in fewer
 
 
-def correlations(*names: str) -> dict[str, Any]:
+def correlations(*names: str, n: int = 1) -> dict[str, list[Correlation]]:
+    """By pretext, one for each of `n` replications."""
     generator = torch.Generator().manual_seed(0)
     main, targets = torch.rand(1500, generator=generator), torch.zeros(1500, dtype=torch.int64)
-    return {name: correlate(torch.rand(1, 1500, generator=generator), main, targets, 1, resamples=10) for name in names}
+    return {name: [correlate(torch.rand(1, 1500, generator=generator), main, targets, 1, resamples=10) for _ in range(n)] for name in names}
 
 
 def test_correlations_are_drawn_with_their_ranks() -> None:
-    both = correlations("rotation", "jigsaw")
+    both = {**correlations("rotation", n=5), **correlations("jigsaw")}
     figure = figures.draw_correlations(both, "correlation", {"jigsaw": 0.25})
-    for axis, one in zip(figure.axes, both.values(), strict=True):
+    for axis, results in zip(figure.axes, both.values(), strict=True):
         shown = axis.collections[0].get_offsets().tolist()
-        assert len(shown) == 1000 and [tuple(point) for point in shown] == list(one.shown)
-        assert f"ρ = {one.rho:.3f} ({one.low:.3f} to {one.high:.3f})" in axis.get_title()
+        assert len(shown) == 1000 and [tuple(point) for point in shown] == list(results[0].shown)
+    rho = pandas.Series([one.rho for one in both["rotation"]])
+    low, high = interval(rho)
+    assert f"ρ = {rho.mean():.3f} ({low:.3f} to {high:.3f})\n" in figure.axes[0].get_title()
+    assert f"ρ = {both['jigsaw'][0].rho:.3f}\n" in figure.axes[1].get_title()  # a single replication has no interval
     assert "paper: 0.25" in figure.axes[1].get_title() and "paper" not in figure.axes[0].get_title()
     with pytest.raises(ValueError, match="no pretext"):
         figures.draw_correlations({}, "correlation")
+
+
+def test_bands_are_over_replications() -> None:
+    """Two runs of each replication make one curve: their mean."""
+    nested = pandas.concat(
+        FRAME.assign(replication=FRAME["seed"], seed=1000 * FRAME["seed"] + run, accuracy=FRAME["accuracy"] + gap)
+        for run, gap in ((0, -0.01), (1, 0.01))
+    )
+    bands = [
+        [path.vertices.tolist() for path in axis.collections[0].get_paths()]
+        for axis in (figures.draw_curves(curves, "bars").axes[0] for curves in (FRAME, nested))
+    ]
+    numpy.testing.assert_allclose(bands[0], bands[1])
+    assert "mean of n = 3" in figures.draw_curves(nested, "bars").get_suptitle()
 
 
 def test_a_single_correlation_is_not_cut_off() -> None:

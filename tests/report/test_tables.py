@@ -10,7 +10,7 @@ from scipy import stats
 
 from alnb.papers.published import published
 from alnb.report import tables
-from alnb.report.stats import holm, interval
+from alnb.report.stats import holm, interval, labels_needed, replications
 
 GAINS = {"random": 0.0, "margin": 0.05, "kcenter": 0.02}
 
@@ -147,9 +147,37 @@ def test_savings_and_the_sentence_are_computed() -> None:
     assert found.loc["margin", "labels"] == pytest.approx(80 / 3) and found.loc["margin", "saved"] == pytest.approx(1 / 3)
     assert found.loc["random", "saved"] == pytest.approx(0) and math.isnan(found.loc["bad", "saved"])
     sentence = tables.finding(FRAME)
-    assert "random reached 80.0% with 40 labels; margin needed 27 (33% fewer); not reached by bad." in sentence
+    assert "margin needed 27 (33% fewer, 95 % interval 33% to 33%); not reached by bad." in sentence
     assert tables.most_saved(tables.savings(FRAME), ["margin", "bad"]) == pytest.approx(1 / 3)
     assert math.isnan(tables.most_saved(tables.savings(FRAME), ["bad"])) and math.isnan(tables.most_saved(tables.savings(FRAME), []))
+
+
+def test_savings_have_an_interval_over_replications() -> None:
+    """Each replication has two runs. Below, "sure" saves in each of them, "unsure" on average alone."""
+    rng, rows = numpy.random.default_rng(0), []
+    gains = {"random": [0.0] * 5, "sure": [0.1, 0.11, 0.1, 0.09, 0.1], "unsure": [0.3, -0.1, 0.2, -0.1, 0.1]}
+    for strategy, of_replications in gains.items():
+        for replication, gain in enumerate(of_replications):
+            for run in range(2):
+                noise = rng.normal(0, 0.002, 4)
+                for k, labels in enumerate((10, 20, 30, 40)):
+                    accuracy = 0.5 + 0.1 * k + (gain if k else 0) + noise[k]
+                    rows.append(("a", strategy, replication, 1000 * replication + run, k, labels, accuracy))
+    frame = pandas.DataFrame(rows, columns=["arm", "strategy", "replication", "seed", "cycle", "n_labelled", "accuracy"])
+    table = tables.savings(frame).set_index("strategy")
+    sure, unsure, random = (table.loc[name] for name in ("sure", "unsure", "random"))
+    assert 0.2 < sure["saved_low"] < sure["saved"] < sure["saved_high"] < 0.3 and unsure["saved"] > 0 > unsure["saved_low"]
+    assert (random["saved"], random["saved_low"]) == (pytest.approx(0, abs=1e-9), -math.inf)
+    curves = replications(frame).pivot_table(index=["strategy", "seed"], columns="n_labelled", values="accuracy")
+    needed = labels_needed(curves.loc["sure"], curves.loc["random"][40])
+    assert (sure["labels"], sure["saved_low"], sure["saved_high"]) == (needed.mean, 1 - needed.high / 40, 1 - needed.low / 40)
+    text = tables.finding(frame)
+    assert f"({sure['saved']:.0%} fewer, 95 % interval {sure['saved_low']:.0%} to {sure['saved_high']:.0%})" in text.replace(
+        "no saving", ""
+    )
+    assert tables.finding(frame[frame["strategy"] != "sure"]).count("95 % interval no saving to") == 1 and "(Means, n = 5.)" in text
+    alone = tables.savings(frame[frame["seed"] == 0]).set_index("strategy").loc["sure"]
+    assert alone["saved"] > 0.2 and math.isnan(alone["saved_low"]) and "95 %" not in tables.finding(frame[frame["seed"] == 0])
 
 
 def test_a_sentence_for_when_nothing_was_gained() -> None:

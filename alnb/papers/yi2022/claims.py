@@ -13,6 +13,7 @@ from functools import partial
 from itertools import product
 from typing import Literal
 
+import numpy
 from pandas import DataFrame, Series
 
 from alnb.papers.claims import table
@@ -24,6 +25,7 @@ IMBALANCED = ("random", "kcenter", "vaal", "learning_loss", "core_gcn", "pal")
 DETACHED = "learning_loss_detached"
 OTHERS = (*IMBALANCED, DETACHED)
 CLOSE = 0.1  # of rho: a correlation within it counts as the value that it is compared with
+SAME_ACCURACY = 1e-9  # accuracies that differ by less are equal but for rounding
 STRONG = 0.5  # a correlation from here on is strong: Cohen 1988, section 3.2
 
 
@@ -161,26 +163,33 @@ def by_net(frame: DataFrame, strategy: str) -> DataFrame:
 def spread(frame: DataFrame, first: str = "pt4al", second: str = "random") -> Evidence:
     """Whether accuracies in the first cycle scatter less over replications with `first` (Table 1).
 
-    A spread is that of a whole replication: over pretexts or first labels, and over nets. The test is Student's t on jackknife
-    pseudo-values of the logarithm of the variances' ratio, which does not suppose normal values. Source: Miller 1968.
+    A spread is that of a whole replication: over pretexts or first labels, and over nets. The test is Student's t on the `pseudo_values`,
+    which does not suppose normal accuracies.
     """
     tables = [by_net(frame, name).dropna() for name in (first, second)]
     shared = tables[0].index.intersection(tables[1].index)
+    if len(shared) < 3:
+        return missing("fewer than three replications")
     tables = [table.loc[shared] for table in tables]
-    n = len(shared)
-    if n < 3 or any((table.var() == 0).any() for table in tables):
-        return missing("fewer than three replications, or no spread")
-
-    def log_ratio(rows: list[int]) -> float:
-        variances = [table.iloc[rows].var().mean() for table in tables]
-        return 0.5 * math.log(variances[1] / variances[0])
-
-    everything = list(range(n))
-    whole = log_ratio(everything)
-    pseudo = [n * whole - (n - 1) * log_ratio([*everything[:k], *everything[k + 1 :]]) for k in everything]
+    values = pseudo_values(*(table.to_numpy() for table in tables))
+    if not numpy.isfinite(values).all():
+        return missing("no spread, or none without one of the replications")
     sizes = ", ".join(f"{name} {math.sqrt(t.var().mean()):.2%}" for name, t in zip((first, second), tables, strict=True))
-    label = f"standard deviation {sizes}; logarithm of the second over the first"
-    return above(label, pseudo, factor=1, unit="")
+    return above(f"standard deviation {sizes}; logarithm of the second over the first", values, factor=1, unit="")
+
+
+def pseudo_values(first: numpy.ndarray, second: numpy.ndarray) -> numpy.ndarray:
+    """Jackknife pseudo-values [n] of the logarithm of a ratio: the standard deviation of `second` [n, nets] over that of `first`.
+
+    A variance is over the n replications, and averaged over nets. NaN where a side has none, or none without one of the replications.
+    Source: Miller 1968, for two variances; here a replication is left out on both sides at once, since these are paired.
+    """
+    n = len(first)
+    chosen = [list(range(n)), *([j for j in range(n) if j != k] for k in range(n))]  # all, and all but each
+    variances = numpy.array([[side[rows].var(axis=0, ddof=1).mean() for side in (first, second)] for rows in chosen])
+    ratios = 0.5 * numpy.diff(numpy.log(numpy.where(variances < SAME_ACCURACY**2, math.nan, variances)))[:, 0]
+    pseudo: numpy.ndarray = n * ratios[0] - (n - 1) * ratios[1:]
+    return pseudo
 
 
 def spread_parts(frame: DataFrame, by: str = "part") -> DataFrame:
