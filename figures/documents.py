@@ -92,7 +92,7 @@ def bengar2021(tables: Row) -> Iterator[str]:
     """The numbers of Bengar et al. 2021 beside ours, the ends of the curves, and the claims."""
     curve = {"data set": "{dataset}", "net": "{arm}", "strategy": "{strategy}"}
     yield "Half of the pool labelled (Table 1):"
-    beside = {"labels": "{n_labelled:,}", "paper": "{published:.3f}", "ours": "{measured:.3f}", "n": "{seeds:.0f}"}
+    beside = {"labels": "{n_labelled:,.0f}", "paper": "{published:.3f}", "ours": "{mean:.3f}", "n": "{replications:.0f}"}
     yield table({**curve, **beside}, tables["table1"])
     yield "Labels per class from which choosing pays, on self-supervised features (Figure 6), with 95 % bounds:"
     printed = published("bengar2021", metric="threshold_per_class", arm="frozen").set_index("dataset")

@@ -1,12 +1,13 @@
-"""Claims of a paper put to runs: the table of verdicts that the papers share."""
+"""Claims of a paper put to runs: the table of verdicts, and that of the spread, which the papers share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from pandas import DataFrame
+from pandas import DataFrame, MultiIndex
 
 from alnb.papers.experiment import Scale
-from alnb.report.verdicts import Evidence, decide, missing
+from alnb.report.stats import interval, unit
+from alnb.report.verdicts import Evidence, components, decide, missing
 
 
 def table(statements: Iterable[tuple[str, str, Evidence]], scale: str, *notes: str) -> DataFrame:
@@ -24,3 +25,18 @@ def table(statements: Iterable[tuple[str, str, Evidence]], scale: str, *notes: s
     decisions = decide(family, directions=not at.decides)
     lines = [(claim, text, d.verdict, d.p, d.text) for (claim, text, _), d in zip(rows, decisions, strict=True)]
     return DataFrame(lines, columns=["claim", "statement", "verdict", "p", "evidence"])
+
+
+def spread_parts(frame: DataFrame, by: Sequence[str] = ("part",)) -> DataFrame:
+    """Accuracy and the two parts of its spread, for each value of the columns `by`; one cycle of each run.
+
+    Columns: mean, low, high (95 % interval over replications), within, between (standard deviations of runs that share a pretext or
+    backbone, and of replications; within is NaN without such runs), replications, runs.
+    """
+    rows = {}
+    for name, runs in frame.groupby(list(by), sort=False):
+        groups = runs.groupby(unit(runs))["accuracy"]
+        means, (within, between) = groups.mean(), components(group for _, group in groups)
+        rows[name] = (means.mean(), *interval(means), within, between, len(means), len(runs))
+    table = DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high", "within", "between", "replications", "runs"])
+    return table.set_axis(MultiIndex.from_tuples(rows, names=by))

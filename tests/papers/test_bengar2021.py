@@ -243,12 +243,12 @@ def test_table_1_stands_beside_the_published_one() -> None:
     entropy = table.loc[("frozen", "entropy")]
     assert (
         entropy["published"] == 0.911
-        and entropy["measured"] == pytest.approx(0.91)
+        and entropy["mean"] == pytest.approx(0.91)
         and entropy["n_labelled"] == 25_000
-        and entropy["seeds"] == 2
+        and entropy["replications"] == 2
     )
     low, high = stats.interval(pandas.Series([0.9, 0.92]))
     assert (entropy["low"], entropy["high"]) == pytest.approx((low, high))
-    assert pandas.isna(table.loc[("frozen", "svm_margin")]["measured"]) and pandas.isna(table.loc[("frozen", "random")]["published"])
+    assert pandas.isna(table.loc[("frozen", "svm_margin")]["mean"]) and pandas.isna(table.loc[("frozen", "random")]["published"])
     assert set(table["dataset"]) == {"cifar10"}  # the other column was not run
     assert isinstance(figures.draw_table1(table.reset_index(), "t"), Figure)

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from alnb.papers.bengar2021.experiment import ARMS, PAPER
+from alnb.papers.claims import spread_parts
 from alnb.papers.published import published
 from alnb.report import palette, stats, tables
 from alnb.report.figures import draw_published
@@ -32,20 +33,13 @@ def milestones(history: Iterable[Mapping[str, float]]) -> DataFrame:
 def table1(frame: DataFrame) -> DataFrame:
     """Table 1: accuracy at the end of the curves of the 10 % regime, with half of the pool labelled, beside the published number.
 
-    Columns: dataset, arm, strategy, n_labelled, published, measured, low, high (95 % interval over seeds), seeds; NaN if not published or
-    not measured.
+    Columns: dataset, arm, strategy, published, n_labelled, and those of `claims.spread_parts`; NaN if not published or not measured.
     """
     keys = ["dataset", "arm", "strategy"]
     printed = published(PAPER, item="Table 1")[[*keys, "value"]].rename(columns={"value": "published"})
-    frame = stats.replications(frame)
     half = frame[(frame["regime"] == 10) & (frame["cycle"] == frame["cycle"].max())]
-    rows = [
-        (*key, int(runs["n_labelled"].iloc[0]), runs["accuracy"].mean(), *stats.interval(runs["accuracy"]), len(runs))
-        for key, runs in half.groupby(keys, sort=False)
-    ]
-    measured = DataFrame(rows, columns=[*keys, "n_labelled", "measured", "low", "high", "seeds"])
-    both = printed[printed["dataset"].isin(frame["dataset"])].merge(measured, how="outer", on=keys)
-    return both[[*keys, "n_labelled", "published", "measured", "low", "high", "seeds"]]
+    measured = spread_parts(half, [*keys, "n_labelled"]).reset_index()
+    return printed[printed["dataset"].isin(frame["dataset"])].merge(measured, how="outer", on=keys)
 
 
 def draw_table1(table: DataFrame, title: str) -> Figure:
@@ -57,8 +51,8 @@ def draw_table1(table: DataFrame, title: str) -> Figure:
         axis.scatter(rows["published"], rows.index, marker="o", s=70, facecolors="none", edgecolors="0.3", label="published")
         for colour, (arm, (_, label, _)) in zip(palette.COLOURS, ARM_STYLES.items(), strict=False):
             ours = rows[rows["arm"] == arm]
-            interval = [ours["measured"] - ours["low"], ours["high"] - ours["measured"]]
-            axis.errorbar(ours["measured"], ours.index, xerr=interval, fmt="s", color=colour, capsize=3, label=label)
+            interval = [ours["mean"] - ours["low"], ours["high"] - ours["mean"]]
+            axis.errorbar(ours["mean"], ours.index, xerr=interval, fmt="s", color=colour, capsize=3, label=label)
         axis.set(title=dataset, xlabel="test accuracy", yticks=rows.index, yticklabels=rows["strategy"].str.replace("_", " "))
         axis.grid(alpha=0.3)
         axis.margins(x=0.15, y=0.15)

@@ -16,10 +16,11 @@ from typing import Literal
 import numpy
 from pandas import DataFrame, Series
 
+from alnb.papers.claims import spread_parts as spread_parts
 from alnb.papers.claims import table
 from alnb.papers.experiment import Scale
-from alnb.report.stats import Correlation, interval, paired, paired_table, unit
-from alnb.report.verdicts import Evidence, above, between, components, every, missing, most
+from alnb.report.stats import Correlation, paired, paired_table, unit
+from alnb.report.verdicts import Evidence, above, between, every, missing, most
 
 IMBALANCED = ("random", "kcenter", "vaal", "learning_loss", "core_gcn", "pal")
 DETACHED = "learning_loss_detached"
@@ -190,20 +191,6 @@ def pseudo_values(first: numpy.ndarray, second: numpy.ndarray) -> numpy.ndarray:
     ratios = 0.5 * numpy.diff(numpy.log(numpy.where(variances < SAME_ACCURACY**2, math.nan, variances)))[:, 0]
     pseudo: numpy.ndarray = n * ratios[0] - (n - 1) * ratios[1:]
     return pseudo
-
-
-def spread_parts(frame: DataFrame, by: str = "part") -> DataFrame:
-    """Table 1's spread in its two parts: standard deviations within replications (nets) and between them, for each value of column `by`.
-
-    Columns: mean, low, high (95 % interval over replications), within (NaN without nested runs), between, replications, runs.
-    """
-    rows = {}
-    for name, runs in frame[frame["cycle"] == 0].groupby(by, sort=False):
-        groups = runs.groupby(unit(frame))["accuracy"]
-        within, outside = components(group for _, group in groups)
-        mean = groups.mean()
-        rows[name] = (mean.mean(), *interval(mean), within, outside, len(mean), len(runs))
-    return DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high", "within", "between", "replications", "runs"])
 
 
 def protocol_effects(frame: DataFrame, base: str, strategies: Iterable[str] = ("random", "pt4al")) -> DataFrame:
