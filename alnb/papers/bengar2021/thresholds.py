@@ -1,7 +1,7 @@
 """Figure 6 of Bengar et al. 2021: from how many labels per class on active learning beats random sampling, by number of classes.
 
-Frames are those of `claims`. The best strategy at a budget is chosen, for each replication, on the others; so no strategy is chosen and
-tested on the same rows. Bounds are one-sided, at 97.5 % each: 95 % together.
+Frames are those of `claims`. The gain at a budget is of the strategy that is best on the other replications: no strategy is chosen and
+measured on the same rows. Bounds need no choice: they test all strategies. They are one-sided, at 97.5 % each: 95 % together.
 """
 
 import math
@@ -18,11 +18,11 @@ from pandas import DataFrame
 from alnb.papers.bengar2021.claims import gains_over, held_out_best, select
 from alnb.papers.published import published
 from alnb.report.palette import COLOURS, MARKERS
-from alnb.report.verdicts import ALPHA, above
+from alnb.report.verdicts import ALPHA, above, at_least
 
 
 def gains(frame: DataFrame, arm: str = "frozen") -> DataFrame:
-    """Gain of the held-out best strategy over random: a row for each replication, a column for each number of labels per class.
+    """Gains over random: a row for each replication and number of labels per class, a column for each other strategy.
 
     Cycle 0, in which no strategy has chosen, is left out; regimes that share a budget are averaged. Empty if there is nothing to compare.
     Raises:
@@ -32,9 +32,11 @@ def gains(frame: DataFrame, arm: str = "frozen") -> DataFrame:
     if len(names) != 1:
         raise ValueError(f"a threshold is one data set's, but the frame has {', '.join(names) or 'none'}: select one of them")
     rows = select(frame, names[0])
-    table = gains_over(rows[(rows["arm"] == arm) & (rows["cycle"] > 0)], "random", ["seed", "labels"])
-    budgets = {labels: held_out_best(part.droplevel("labels")) for labels, part in table.groupby(level="labels")}
-    return DataFrame(budgets).sort_index(axis=1)
+    return gains_over(rows[(rows["arm"] == arm) & (rows["cycle"] > 0)], "random", ["seed", "labels"])
+
+
+def _by_budget(table: DataFrame) -> dict[float, DataFrame]:
+    return {float(labels): part.droplevel("labels") for labels, part in table.groupby(level="labels")}
 
 
 def threshold(frame: DataFrame, arm: str = "frozen") -> float:
@@ -47,21 +49,34 @@ def threshold(frame: DataFrame, arm: str = "frozen") -> float:
         ValueError: not one data set, or nothing to compare.
     Source: Bengar et al. 2021, section 6, which does not say how; this reading is ours.
     """
-    means = gains(frame, arm).mean()
-    if means.empty:
+    table = gains(frame, arm)
+    if table.empty:
         raise ValueError(f"no runs of random and another strategy in arm {arm!r} after the first cycle: run both, with equal seeds")
-    return _first([bool(mean > 0) for mean in means], list(means.index))
+    return _threshold(table)
 
 
 def bounds(frame: DataFrame, arm: str = "frozen") -> tuple[float, float]:
     """The 95 % bounds of `threshold`, in labels per class.
 
-    The upper bound is the smallest budget from which on each gain is above 0 by a test; budgets are tested from the largest down, so that
-    none has to pay for the others. `math.inf` if not even the largest passes. The lower bound is the budget after the largest at which a
-    test shows a loss (by Bonferroni), else the smallest budget. Without `verdicts.ENOUGH` replications nothing is shown.
+    The upper bound is the smallest budget from which on one strategy at least is better than random, by `verdicts.at_least`; budgets are
+    tested from the largest down, so that none has to pay for the others. `math.inf` if not even the largest passes. The lower bound is the
+    budget after the largest at which all strategies are worse by a test (by Bonferroni), else the smallest budget. Without
+    `verdicts.ENOUGH` replications nothing is shown.
+
+    A test of the strategy that is best on the other replications would err too often: without an effect of 4 strategies, in 4.3 % of 20,000
+    simulated sets of 5 replications, and in 5.5 % of 20, in place of 2.5 %, since the choices depend on each other.
     """
-    table = gains(frame, arm)
-    tests, labels = [above("", table[column]) for column in table], list(table)
+    return _bounds(gains(frame, arm))
+
+
+def _threshold(table: DataFrame) -> float:
+    means = {labels: held_out_best(part).mean() for labels, part in _by_budget(table).items()}
+    return _first([bool(mean > 0) for mean in means.values()], list(means))
+
+
+def _bounds(table: DataFrame) -> tuple[float, float]:
+    budgets = {labels: part.dropna(axis=1, how="all") for labels, part in _by_budget(table).items()}
+    tests, labels = [at_least(1, [above("", part[name]) for name in part]) for part in budgets.values()], list(budgets)
     high = _first([test.holds <= ALPHA / 2 for test in tests], labels)
     losses = [k for k, test in enumerate(tests) if test.fails <= ALPHA / 2 / len(tests)]
     return labels[0] if not losses else [*labels[1:], math.inf][losses[-1]], high
@@ -83,9 +98,10 @@ def figure6(frame: DataFrame, arm: str = "frozen") -> DataFrame:
     for dataset, runs in frame.groupby("dataset", sort=False):
         table = gains(runs, arm)
         if table.size:
-            value, tried = threshold(runs, arm), float(table.columns[-1])
-            scale, censored = select(runs, dataset)["scale"].iloc[0], tried if math.isinf(value) else math.nan
-            rows.append((dataset, int(runs["classes"].iloc[0]), value, *bounds(runs, arm), censored, tried, len(table), scale))
+            value, replications, labels = _threshold(table), *(table.index.unique(level) for level in ("seed", "labels"))
+            tried, scale = float(labels.max()), select(runs, dataset)["scale"].iloc[0]
+            censored, classes = tried if math.isinf(value) else math.nan, int(runs["classes"].iloc[0])
+            rows.append((dataset, classes, value, *_bounds(table), censored, tried, len(replications), scale))
     columns = ["dataset", "classes", "labels_per_class", "low", "high", "censored", "tried", "seeds", "scale"]
     return DataFrame(rows, columns=columns).sort_values("classes", ignore_index=True)
 
