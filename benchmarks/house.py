@@ -25,6 +25,7 @@ CYCLE = (  # and to follow a cycle from the pool to its record
     "store/streams.py",
 )  # fmt: skip
 EXCEPTIONS: dict[str, str] = {}  # "acquire/vaal.py:fit": the reason why this function may be longer or take more; at most five
+PACKAGE = 15_200  # lines; 14,500 until replications, tests of families, baselines by source and rounding came in
 RUN = 6  # lines
 # At commit 51ce4dc: old=$(mktemp -d); git archive 51ce4dc | tar -x -C $old
 # python -c "import pathlib, sys; from benchmarks.house import duplicates; print(duplicates(pathlib.Path(sys.argv[1])))" $old
@@ -135,7 +136,7 @@ def measure(root: Path) -> list[Row]:
     top = [path for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
     missing = [name for name in CYCLE if name not in length]
     return [
-        Row("lines of the package", sum(length.values()), 14_500),
+        Row("lines of the package", sum(length.values()), PACKAGE),
         Row("lines of the core (store to loop)", sum(count for name, count in length.items() if name.split("/")[0] in CORE), 6_500),
         Row("files over 400 lines", len(large), 0, ", ".join(f"{name} {count}" for name, count in large.items())),
         Row("functions over 40 lines, docstring aside", len(long), 0, ", ".join(f"{one.place} {one.lines}" for one in long)),
