@@ -200,7 +200,7 @@ def yi2022_tables(done: list[str]) -> tuple[Row, list[Row]]:
         "beside": beside(yi2022_claims.labelled(frame), rho),
         **{f"claims {CLAIMS[sweep][0]}": plain(claimed(frame, sweep)) for sweep in CLAIMS if sweep in done},
         "claims figure2": plain(yi2022_claims.correlations(correlations, printed, SCALE)),
-        "table1": plain(yi2022_claims.spread_parts(cold, ["part"]).reset_index()),
+        "table1": plain(yi2022_claims.spread_parts(cold.sort_values("part", kind="stable"), ["part"]).reset_index()),
         "protocols": plain(effects.sort_values("preset", key=lambda names: names.map(ladder), kind="stable")),
         "figure4": plain(viewed(runs)),
     }, []

@@ -72,7 +72,8 @@ def claims(tables: Row) -> Iterator[str]:
         yield f"### Claims: {name.removeprefix('claims ')}"
         for row in tables[name]:
             source = f" ({row['source']})" if row.get("source") else ""
-            yield f"#### {row['claim']}: {row['verdict']}\n\n> {row['statement']}{source}"
+            p = f" (p = {row['p']:.2g})" if "p" in row else ""
+            yield f"#### {row['claim']}: {row['verdict']}{p}\n\n> {row['statement']}{source}"
             yield "\n".join(f"- {part}" for part in row["evidence"].split("; "))
 
 

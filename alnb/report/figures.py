@@ -165,10 +165,10 @@ def draw_correlations(correlations: Mapping[str, Sequence[Correlation]], title: 
 
 
 def provenance(frame: DataFrame) -> str:
-    """The text under a figure of the runs in `frame`: their number and seeds, protocol and commit."""
+    """The text under a figure of the runs in `frame`: their number, that of replications, protocol and commit."""
     runs = frame.drop_duplicates("run")
     n = seeds(runs)
-    parts = [f"n = {n} seed{'' if n == '1' else 's'} a curve, {len(runs)} run{'' if len(runs) == 1 else 's'}"]
+    parts = [f"n = {n} replication{'' if n == '1' else 's'} a curve, {len(runs)} run{'' if len(runs) == 1 else 's'}"]
     for name in ("protocol", "commit"):
         values = list(dict.fromkeys(map(str, runs[name]))) if name in runs else []
         more = f" and {len(values) - 3} more" if len(values) > 3 else ""
