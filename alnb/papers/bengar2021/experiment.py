@@ -292,7 +292,8 @@ def jobs(setting: Setting, arms: Iterable[str], strategies: Iterable[str], regim
 
 def strategy_of(setting: Setting, name: str) -> Strategy:
     """The strategy `name` in this setting."""
-    return {**STRATEGIES, "vaal": setting.vaal, "svm_margin": setting.svm}[name]
+    chosen: dict[str, Strategy] = {"vaal": setting.vaal, "svm_margin": setting.svm}
+    return chosen.get(name) or STRATEGIES[name]
 
 
 def experiment(prepared: PreparedData, job: Job) -> Experiment:

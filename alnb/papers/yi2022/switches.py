@@ -36,7 +36,13 @@ class Switches:
 
 
 CLEAN = Switches()
-CODE = {"init": "warm", "checkpoint": "best_test", "pretext_epoch": "best", "rotation": "four_batches", "normalise": "authors"}
+CODE: dict[str, Any] = {
+    "init": "warm",
+    "checkpoint": "best_test",
+    "pretext_epoch": "best",
+    "rotation": "four_batches",
+    "normalise": "authors",
+}
 PRESETS = {
     "clean": CLEAN,
     # what the paper states; where it is silent (start of the nets, reported checkpoint, batches of rotation, normalisation), what its code
