@@ -301,8 +301,8 @@ def jobs(
 
 def strategy_of(setting: Setting, name: str) -> Strategy:
     """The strategy `name` in this setting."""
-    choices: dict[str, Strategy] = {**STRATEGIES, "vaal": setting.vaal, "svm_margin": setting.svm}
-    return choices[name]
+    chosen: dict[str, Strategy] = {"vaal": setting.vaal, "svm_margin": setting.svm}
+    return chosen.get(name) or STRATEGIES[name]
 
 
 def experiment(prepared: PreparedData, job: Job) -> Experiment:
