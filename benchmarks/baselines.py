@@ -21,7 +21,7 @@ from alnb.papers.yi2022 import experiment as yi
 
 PRETEXT_SEEDS, SEEDS, CYCLES = range(4), range(100, 105), 5
 PRETEXT = ({"pretext_epoch": "best"}, {"rotation": "four_batches"}, {"normalise": "authors"})
-QUERIES = (("vaal", "paper"), ("vaal", "as_released"), ("ta_vaal", "paper"), ("ta_vaal", "as_released"), ("core_gcn", "as_released"))
+QUERIES = (("vaal", "paper"), ("vaal", "as_released"), ("ta_vaal", "as_released"), ("core_gcn", "as_released"))
 
 
 def losses(folder: Path, seed: int, **switches: Any) -> torch.Tensor:
