@@ -137,6 +137,7 @@ def test_cifar100_and_tiny_imagenet_as_claimed_and_not() -> None:
     assert {claim: refuted[claim] for claim in ("C1a", "C1b", "C4a", "C4b", "C4c")} == dict.fromkeys(ALL["cifar100"][:5], FAILS)
 
 
+@pytest.mark.slow
 def test_equal_strategies_and_arms_leave_everything_open_but_the_closed_gap() -> None:
     for seed_of_noise in range(2):
         frame = runs(lambda arm, strategy, percent: 0.3 + 0.01 * percent, noise=0.001)
@@ -258,6 +259,7 @@ def test_labels_saved_elsewhere_and_by_few() -> None:
     assert "does not reach that (none to none, n = 5)" in row["evidence"] and row["verdict"] == FAILS
 
 
+@pytest.mark.slow
 def test_active_learning_strategies_are_several() -> None:
     """C2b speaks of strategies: a single one that beats random is not enough, two are."""
 
