@@ -128,7 +128,8 @@ def _from_records(frame: DataFrame, arm: str, measured: Sequence[Threshold], cla
     rows = rows[rows["labels"] <= min(labels, nearest.labels) if below else rows["labels"] >= nearest.labels]
     sides = {name: stats.paired(rows, {"strategy": name}, {"strategy": "random"}) for name in ADVISED if name != "random"}
     gains = {name: gain for name, gain in sides.items() if gain.n}
-    strategy = max(gains, key=lambda name: gains[name].mean, default="random")
+    better = {name: gain.mean for name, gain in gains.items() if gain.low > 0}  # the threshold may be of a strategy that is not `ADVISED`
+    strategy = max(better, key=lambda name: better[name], default="random")
     if below:  # one strategy, named before: a choice among all would need a test of the choice
         strategy = "kcenter" if "kcenter" in gains and gains["kcenter"].n >= ENOUGH and gains["kcenter"].low > 0 else "random"
     part = f"in our records. On {nearest.dataset}, {'up to this budget' if below else 'from its threshold on'}, over random"

@@ -201,6 +201,7 @@ def test_pseudo_replicates_do_not_make_a_spread() -> None:
     assert (evidence.holds, evidence.fails) == (1, 1)
 
 
+@pytest.mark.slow
 def test_equal_spreads_are_rarely_told_apart() -> None:
     """8 pretexts x 3 nets with both parts of the spread: at most 7 % of 1,000 two-sided tests at 5 % reject."""
     rng, wrong, detected = numpy.random.default_rng(0), 0, 0
