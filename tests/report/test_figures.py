@@ -57,7 +57,9 @@ RUNS = FRAME.assign(run=FRAME["strategy"] + FRAME["seed"].astype(str), seconds=2
 def test_provenance_says_n_protocol_and_commit(tmp_path: Path) -> None:
     assert figures.provenance(RUNS) == "n = 3 replications a curve, 9 runs; protocol 10 + 3 x 10 labels, fresh; commit abc"
     uneven = RUNS[RUNS["run"] != "margin0"].assign(commit=RUNS["run"])
-    assert figures.provenance(uneven).startswith("n = 2 to 3 replications a curve, 8 runs") and figures.provenance(uneven).endswith("and 5 more")
+    assert figures.provenance(uneven).startswith("n = 2 to 3 replications a curve, 8 runs") and figures.provenance(uneven).endswith(
+        "and 5 more"
+    )
     assert figures.provenance(RUNS[RUNS["run"] == "bad1"]).startswith("n = 1 replication a curve, 1 run;")
     figure = figures.draw_curves(RUNS, "bars")
     figures.save(figure, tmp_path / "f.png", "c", RUNS)
