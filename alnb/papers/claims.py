@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from pandas import DataFrame, MultiIndex
+from pandas import DataFrame, Index, MultiIndex
 
 from alnb.papers.experiment import Scale
 from alnb.report.stats import interval, unit
@@ -39,4 +39,4 @@ def spread_parts(frame: DataFrame, by: Sequence[str] = ("part",)) -> DataFrame:
         means, (within, between) = groups.mean(), components(group for _, group in groups)
         rows[name] = (means.mean(), *interval(means), within, between, len(means), len(runs))
     table = DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high", "within", "between", "replications", "runs"])
-    return table.set_axis(MultiIndex.from_tuples(rows, names=by))
+    return table.set_axis(MultiIndex.from_tuples(rows, names=by) if len(by) > 1 else Index([name for (name,) in rows], name=by[0]))

@@ -139,8 +139,8 @@ def test_each_switch_of_the_pretext_gives_other_losses(ready: PreparedData) -> N
     longer = [replace(one, pretext=replace(one.pretext, epochs=5, lr=2.0)) for one in chosen]  # so fast that the last epoch is not the best
     longer.append(replace(longer[-1], switches=replace(CLEAN, pretext_epoch="best")))
     losses = [prepare(one, ready.runs).side("rotation")[pt4al.LOSS] for one in longer]
-    assert len({store.fingerprint(one) for one in losses}) == len({yi2022.summary_file(one, "rotation") for one in longer}) == 4
-    numbers = [yi2022.summary(one, "rotation", ready.runs)["loss"] for one in longer]
+    assert len({store.fingerprint(one) for one in losses}) == len({yi2022.summary_file(one, "rotation", 0)[1] for one in longer}) == 4
+    numbers = [yi2022.summary(one, "rotation", 0, ready.runs)["loss"] for one in longer]
     assert numbers == pytest.approx([float(one.mean()) for one in losses]) and min(numbers) > 0
 
 
