@@ -23,7 +23,7 @@ RUNS = PROJECT / "runs" / "copies"
 MEASURED = PROJECT / "build" / "papers"  # runs of `python -m benchmarks bengar2021 yi2022`, which the papers' notebooks find here
 NOTEBOOKS = {
     "quickstart": "quickstart.ipynb",
-    "bengar2021-table1": "bengar2021/table1.ipynb",
+    "bengar2021-advisor": "bengar2021/advisor.ipynb",
     "yi2022-table1": "yi2022/table1.ipynb",
     "teach": "teach.ipynb",
     "explore": "explore.ipynb",
