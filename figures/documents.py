@@ -165,11 +165,8 @@ def headlines(results: Row) -> str:
         paper = place.split("/")[0]
         row = next(row for row in results[paper]["laptop"]["tables"][name] if row["claim"] == claim)
         leads = sorted(map(float, re.findall(r"([+-][\d.]+) points \(", row["evidence"])))
-        ours = (
-            " to ".join(dict.fromkeys(f"{lead:+.1f}" for lead in (leads[0], leads[-1])))
-            if leads
-            else row["evidence"].split("; ")[-1].split(" (")[0]
-        )
+        last = [part for part in row["evidence"].split("; ") if not part.startswith("detects ")][-1].split(" (")[0]
+        ours = " to ".join(dict.fromkeys(f"{lead:+.1f}" for lead in (leads[0], leads[-1]))) if leads else last
         rows.append(
             {
                 **row,
@@ -186,7 +183,7 @@ def main(arguments: list[str], project: Path = PROJECT) -> int:
     figures, readme = project / "figures", project / "README.md"
     results, texts = store.read_json(figures / "results.json"), json.loads((figures / "texts.json").read_text())
     filled = re.sub(
-        r"(?s)(<!-- results -->\n).*?(?=<!-- /results -->)", lambda found: f"{found[1]}{headlines(results)}\n", readme.read_text()
+        r"(?s)(<!-- results -->\n).*?(?=<!-- /results -->)", lambda match: f"{match[1]}{headlines(results)}\n", readme.read_text()
     )
     documents = {figures / "README.md": document(results, texts, figures), readme: filled}
     stale = {path: text for path, text in documents.items() if not path.exists() or path.read_text() != text}
