@@ -14,21 +14,14 @@ from pandas import DataFrame, Series
 
 from alnb.learn.metrics import area_under_budget_curve
 from alnb.report.stats import difference, friedman, holm, interval, labels_needed, labels_to_reach, paired_t, replications, seeds, unit
+from alnb.report.verdicts import ALPHA
 
 NAMED = ("dataset", "scale", "arm", "regime", "protocol")  # the columns that name a setting, if present
-VARIES = (
-    "strategy",
-    "seed",
-    "replication",
-    "run",
-    "commit",
-    "experiment",
-    "protocol.seed",
-)  # columns in which the runs of a setting may differ
+# columns in which the runs of a setting may differ
+VARIES = ("strategy", "seed", "replication", "run", "commit", "experiment", "protocol.seed")
 STRATEGY = ("strategy.", "experiment.strategy")  # beginnings of the columns that describe a strategy
 DIGESTS = ("fingerprint", "sha256", "source", "setting")  # ends of the columns that differ but mean nothing to a reader
 DERIVED = ("setting", "panels")  # the columns that `settings` adds
-ALPHA = 0.05  # error of a family of tests
 
 
 def settings(frame: DataFrame) -> DataFrame:

@@ -57,8 +57,8 @@ def select(frame: DataFrame, dataset: str) -> DataFrame:
 def claims(frame: DataFrame, dataset: str) -> DataFrame:
     """What the paper claims of `dataset`, as `papers.claims.table` gives it. Other data sets only have claim C1.
 
-    Parts that were not run, such as a strategy of the paper, leave a statement open. Only the most faithful scale of `dataset` counts. No strategy is chosen and
-    tested on the same rows, see `_best_above`. Strategies are compared after cycle 0, in which none has chosen yet.
+    Parts that were not run, such as a strategy of the paper, leave a statement open. Only the most faithful scale of `dataset` counts.
+    No strategy is chosen and tested on the same rows, see `_best_above`. Strategies are compared after cycle 0, in which none has chosen.
 
     Raises:
         ValueError: there are no runs of `dataset`, or an unknown scale.
@@ -71,7 +71,7 @@ def claims(frame: DataFrame, dataset: str) -> DataFrame:
 
 
 def gains_over(rows: DataFrame, reference: str, by: Sequence[str]) -> DataFrame:
-    """Mean gain over `reference` by the levels `by` of seed, regime and labels, a column for each other strategy; empty without both."""
+    """Mean gain over `reference` by the levels `by` of seed, regime and labels, by strategy (column); empty if there is no pair."""
     cells = rows.pivot_table(index=["seed", "regime", "labels"], columns="strategy", values="accuracy", aggfunc="mean")
     if reference not in cells:
         return cells.iloc[:0, :0]
@@ -163,8 +163,7 @@ def _frozen_against_scratch(runs: DataFrame, *, random_only: bool) -> list[Evide
         if gaps.empty:
             parts.append(_missing(min(both), f" of {frozen} frozen and {name} from scratch"))
             continue
-        label = f"frozen {frozen} over scratch {name}" if random_only else f"{name}, frozen over scratch"
-        part, ends = _compared(chosen, label, gaps.mean(axis=1)), gaps.mean()
+        part, ends = _compared(chosen, f"frozen {frozen} over scratch {name}", gaps.mean(axis=1)), gaps.mean()
         text = f"{part.text}, from {100 * ends.iloc[0]:+.1f} at the first budget to {100 * ends.iloc[-1]:+.1f}"
         parts.append(replace(part, text=text))
     return parts
