@@ -109,14 +109,10 @@ def bengar2021(tables: Row) -> Iterator[str]:
 
 
 def opponents(tables: Row) -> Iterator[str]:
-    """Ways to train from scratch beside the frozen arm, and the frozen arm's lead with two pre-trainings."""
+    """Ways to train from scratch beside the frozen arm."""
     yield "More updates, or weaker crops (`strong`), for training from scratch. CIFAR-10, first labels even over the classes:"
     interval = {"accuracy": "{accuracy:.1%}", "95 % interval": "{low:.1%} to {high:.1%}", "n": "{seeds:.0f}"}
     yield table({"labels": "{n_labelled:,}", "training": "{training}", **interval}, tables["trainings"])
-    yield "The lead of random choice on frozen features over training from scratch, with two pre-trainings:"
-    lead = {"labels": "{n_labelled:,}", "lead": "{mean:+.1f} ({low:+.1f} to {high:+.1f})", "n": "{n:.0f}"}
-    rows = points(tables["pretrainings"], "mean", "low", "high")
-    yield table({"pre-training": "{pretraining}", "nearest neighbours": "{knn:.1%}", **lead}, rows)
 
 
 def yi2022(tables: Row) -> Iterator[str]:
