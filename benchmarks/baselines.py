@@ -11,13 +11,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from scipy.stats import spearmanr, t
+from pandas import Series
 
 from alnb import acquire, papers, store
 from alnb.acquire import pt4al
 from alnb.learn.pretrain import pretrain
 from alnb.loop.experiment import Experiment
 from alnb.papers.yi2022 import experiment as yi
+from alnb.report import stats
 
 PRETEXT_SEEDS, SEEDS, CYCLES = range(4), range(100, 105), 5
 PRETEXT = ({"pretext_epoch": "best"}, {"rotation": "four_batches"}, {"normalise": "authors"})
@@ -28,14 +29,14 @@ def losses(folder: Path, seed: int, **switches: Any) -> torch.Tensor:
     """The rotation losses [N] of CIFAR-10's part."""
     prepared = yi.prepare(yi.setting("cifar10", "laptop", **switches), folder)
     setting, learner, cache = prepared.setting, prepared.learner_of(prepared.setting.recipe("rotation")), folder / "pretrained"
-    task, kept = setting.pretexts["rotation"], setting.switches.pretext_epoch
-    return pretrain(task, prepared.pool.images, learner, seed=seed, cache=cache, checkpoint=kept).losses
+    task, epoch = setting.pretexts["rotation"], setting.switches.pretext_epoch
+    return pretrain(task, prepared.pool.images, learner, seed=seed, cache=cache, checkpoint=epoch).losses
 
 
-def likeness(one: torch.Tensor, other: torch.Tensor) -> dict[str, float]:
+def likeness(*orders: torch.Tensor) -> dict[str, float]:
     """How alike two orders are: rank correlation, and the first labels that they share, of 50."""
-    first, second = (set(pt4al.batch(pt4al.ranking(values), 10, 0)[::5].tolist()) for values in (one, other))
-    return {"rho": float(spearmanr(one, other).statistic), "first labels": len(first & second)}
+    first, second = (set(pt4al.batch(pt4al.ranking(values), 10, 0)[::5].tolist()) for values in orders)
+    return {"rho": stats.spearman(*orders), "first labels": len(first & second)}
 
 
 def curve(folder: Path, name: str, seed: int, change: Callable[[Experiment], Experiment], **switches: Any) -> float:
@@ -45,11 +46,10 @@ def curve(folder: Path, name: str, seed: int, change: Callable[[Experiment], Exp
     return sum(record["metrics"]["accuracy"] for record in run.records()) / CYCLES
 
 
-def paired(one: list[float], other: list[float]) -> dict[str, Any]:
-    """Points that `other` has more than `one`, with a 95 % interval of Student's t over the seeds."""
-    gaps = 100 * (torch.tensor(other, dtype=torch.float64) - torch.tensor(one, dtype=torch.float64))
-    half = float(t.ppf(0.975, len(gaps) - 1) * gaps.std() / len(gaps) ** 0.5)
-    return {"points": float(gaps.mean()), "low": float(gaps.mean()) - half, "high": float(gaps.mean()) + half, "seeds": len(gaps)}
+def paired(before: list[float], after: list[float]) -> dict[str, Any]:
+    """Points that `after` has more than `before`, with a 95 % interval of Student's t over the seeds."""
+    gap = stats.difference(100 * (Series(after) - Series(before)))
+    return {"points": gap.mean, "low": gap.low, "high": gap.high, "seeds": gap.n}
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def measure(folder: Path) -> dict[str, Any]:
     others = {"another seed": [losses(folder, seed + 10) for seed in PRETEXT_SEEDS]}
     others |= {"=".join(*switch.items()): [losses(folder, seed, **switch) for seed in PRETEXT_SEEDS] for switch in PRETEXT}
     for name, changed in others.items():
-        result["pretext"][name] = [likeness(one, other) for one, other in zip(clean, changed, strict=True)]
+        result["pretext"][name] = [likeness(*orders) for orders in zip(clean, changed, strict=True)]
         print(name, result["pretext"][name], flush=True)
     plain = {name: [curve(folder, name, seed, lambda made: made) for seed in SEEDS] for name in dict(QUERIES)}
     for name, preset in QUERIES:

@@ -170,11 +170,13 @@ def knn(sweep: str) -> float:
 
 
 def ends(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """The last cycle of each curve: mean accuracy over seeds and their number, by data set, arm, strategy and labels.
+    """The last cycle of each curve: mean accuracy over replications and their number, by data set, arm, strategy and labels.
 
     Where a pool is so small that two regimes label the same in a cycle, their runs are the same, and count once.
     """
-    last = frame[frame["cycle"] == frame["cycle"].max()].drop_duplicates(["dataset", "arm", "strategy", "seed", "n_labelled"])
+    last = stats.replications(frame[frame["cycle"] == frame["cycle"].max()]).drop_duplicates(
+        ["dataset", "arm", "strategy", "seed", "n_labelled"]
+    )
     keys = ["dataset", "arm", "n_labelled", "pool", "strategy"]
     table = last.groupby(keys)["accuracy"].agg(accuracy="mean", seeds="count").reset_index()
     return table.astype({"n_labelled": int, "pool": int, "seeds": int})

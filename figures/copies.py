@@ -47,7 +47,7 @@ def make(name: str) -> None:
     copy["metadata"]["alnb"] = {"notebook": parameters.digest(source), "runs": folders, "commit": store.commit()}
     text = json.dumps(copy, indent=1, ensure_ascii=False) + "\n"
     text = re.sub(re.escape(str(PROJECT)) + "/?", "", text)
-    text = re.sub(r"iVBORw0KGgo[A-Za-z0-9+/=]{2000,}(\\n)?", lambda found: smaller(found[0]), text)
+    text = re.sub(r"iVBORw0KGgo[A-Za-z0-9+/=]{2000,}(\\n)?", lambda match: smaller(match[0]), text)
     COPIES.mkdir(parents=True, exist_ok=True)
     (COPIES / f"{name}.ipynb").write_text(text, encoding="utf-8")
 

@@ -42,12 +42,7 @@ class Scale(StrEnum):
 
     @property
     def decides(self) -> bool:
-        """Whether its runs decide the papers' claims: those with the paper's whole pool, budgets and cycles."""
-        return self.committed
-
-    @property
-    def committed(self) -> bool:
-        """Whether git keeps its records: those of the paper's whole pool and budgets."""
+        """Whether its runs have the paper's whole pool, budgets and cycles: they decide its claims, and git keeps their records."""
         return self in (Scale.OVERNIGHT, Scale.PAPER)
 
 
@@ -79,8 +74,8 @@ def replicated(seeds: Iterable[int], shared: Iterable[int] = ()) -> list[dict[st
 
 
 def runs_folder(paper: str, scale: str, runs: Path | str = "") -> Path:
-    """The folder of a paper's runs: below `runs`, by default in runs/ of the project, or in runs/paper if git keeps them."""
-    project = store.workspace() / "runs" / ("paper" if Scale(scale).committed else "")
+    """The folder of a paper's runs: below `runs`, by default in runs/ of the project, or in runs/paper if git keeps their records."""
+    project = store.workspace() / "runs" / ("paper" if Scale(scale).decides else "")
     return Path(runs or project) / paper
 
 

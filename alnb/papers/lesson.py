@@ -51,13 +51,8 @@ def starts(targets: Tensor, learner: Learner, classes: int) -> dict[str, tuple[S
     The class-even start looks at the targets, as published protocols do; the last start asks an untrained net of `learner`.
     """
     random, entropy = STRATEGIES["random"], STRATEGIES["entropy"]
-    first: tuple[Strategy, ...] = (
-        random,
-        random,
-        STRATEGIES["typical"],
-        oracle.class_uniform(targets, classes),
-        Untrained(learner, classes, entropy),
-    )
+    even, blind = oracle.class_uniform(targets, classes), Untrained(learner, classes, entropy)
+    first: tuple[Strategy, ...] = (random, random, STRATEGIES["typical"], even, blind)
     return {name: (start, random if name == STARTS[0] else entropy) for name, start in zip(STARTS, first, strict=True)}
 
 

@@ -85,6 +85,8 @@ def show_claims(table: DataFrame) -> None:
 
 
 def last_cycles(frame: DataFrame, *by: str) -> Any:
-    """The accuracy at the end of each curve, as a table to display: mean, standard deviation and number of seeds."""
-    last = frame[frame["cycle"] == frame["cycle"].max()].groupby([*by, "strategy", "n_labelled"], sort=False)["accuracy"]
+    """The accuracy at the end of each curve, as a table to display: mean, standard deviation and number of replications."""
+    from alnb.report.stats import replications
+
+    last = replications(frame[frame["cycle"] == frame["cycle"].max()]).groupby([*by, "strategy", "n_labelled"], sort=False)["accuracy"]
     return last.agg(["mean", "std", "count"]).style.format("{:.1%}", subset=["mean", "std"], na_rep="–")

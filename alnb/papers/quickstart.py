@@ -177,14 +177,8 @@ def jobs(setting: Setting, arms: Iterable[str], strategies: Iterable[str], seeds
 
 
 def _job(setting: Setting, arm: str, strategy: str, seed: int) -> dict[str, Any]:
-    return {
-        **setting.tags,
-        "arm": arm,
-        "pretext": "" if arm == "scratch" else PRETEXT,
-        "strategy": strategy,
-        "seed": seed,
-        "replication": seed,
-    }
+    pretext = "" if arm == "scratch" else PRETEXT
+    return {**setting.tags, "arm": arm, "pretext": pretext, "strategy": strategy, "seed": seed, "replication": seed}
 
 
 def experiment(setting: Setting, start: Start, strategy: str, seed: int) -> Experiment:

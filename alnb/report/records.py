@@ -187,7 +187,7 @@ def _origin(run: store.Run) -> dict[str, str]:
 
 
 def _tags(manifest: store.Json) -> dict[str, Any]:
-    """The run's tags, and those that its experiment implies."""
+    """The run's tags, and those that its experiment implies. Without another one, a seed is a replication."""
     experiment = manifest["experiment"]
     implied: dict[str, Any] = {"dataset": experiment["dataset"]} if "dataset" in experiment else {}
     if "learner" in experiment:
@@ -196,7 +196,8 @@ def _tags(manifest: store.Json) -> dict[str, Any]:
         implied["strategy"] = _short(experiment["strategy"])
     if "protocol" in experiment:
         implied["seed"] = experiment["protocol"]["seed"]
-    return {**implied, **experiment.get("tags", {})}
+    tags = {**implied, **experiment.get("tags", {})}
+    return tags if "seed" not in tags else {"replication": tags["seed"], **tags}
 
 
 def _short(described: Any) -> str:

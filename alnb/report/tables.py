@@ -13,22 +13,15 @@ import pandas
 from pandas import DataFrame, Series
 
 from alnb.learn.metrics import area_under_budget_curve
-from alnb.report.stats import friedman, holm, interval, labels_needed, labels_to_reach, paired_t, replications, seeds, unit
+from alnb.report.stats import difference, friedman, holm, interval, labels_needed, labels_to_reach, paired_t, replications, seeds, unit
+from alnb.report.verdicts import ALPHA
 
 NAMED = ("dataset", "scale", "arm", "regime", "protocol")  # the columns that name a setting, if present
-VARIES = (
-    "strategy",
-    "seed",
-    "replication",
-    "run",
-    "commit",
-    "experiment",
-    "protocol.seed",
-)  # columns in which the runs of a setting may differ
+# columns in which the runs of a setting may differ
+VARIES = ("strategy", "seed", "replication", "run", "commit", "experiment", "protocol.seed")
 STRATEGY = ("strategy.", "experiment.strategy")  # beginnings of the columns that describe a strategy
 DIGESTS = ("fingerprint", "sha256", "source", "setting")  # ends of the columns that differ but mean nothing to a reader
 DERIVED = ("setting", "panels")  # the columns that `settings` adds
-ALPHA = 0.05  # error of a family of tests
 
 
 def settings(frame: DataFrame) -> DataFrame:
@@ -194,6 +187,7 @@ def most_saved(savings: DataFrame, strategies: Iterable[str]) -> float:
 
 def finding(frame: DataFrame, reference: str = "random") -> str:
     """What the runs show, in computed sentences: for each arm which strategy saved most labels, or that none did."""
+    frame = replications(frame)
     table, sentences = savings(frame, reference), []
     for arm, rows in table[table["strategy"] != reference].groupby("arm", sort=False):
         level, budget = rows["level"].iloc[0], rows["budget"].iloc[0]
@@ -216,16 +210,13 @@ def _share(saved: float) -> str:
 
 
 def _between_arms(frame: DataFrame, reference: str) -> list[str]:
-    """How much more accurate the later arms are than the first one with the first labels, paired by seed."""
+    """How much more accurate the later arms are than the first one with the first labels, paired by replication."""
     arms = list(frame["arm"].unique())
     start = frame[(frame["strategy"] == reference) & (frame["cycle"] == 0)].set_index("seed")
     sentences = []
     for arm in arms[1:]:
-        gain = start[start["arm"] == arm]["accuracy"] - start[start["arm"] == arms[0]]["accuracy"]
-        low, high = interval(gain)
-        spread = f" (95 % interval {100 * low:+.1f} to {100 * high:+.1f})" if len(gain) > 1 else ""
-        n = int(start["n_labelled"].iloc[0])
-        sentences.append(f"With the first {n} labels {arm} gives {100 * gain.mean():+.1f} points over {arms[0]}{spread}.")
+        gain = difference(start[start["arm"] == arm]["accuracy"] - start[start["arm"] == arms[0]]["accuracy"])
+        sentences.append(f"With the first {int(start['n_labelled'].iloc[0])} labels {arm} over {arms[0]}: {gain}.")
     return sentences
 
 
@@ -318,13 +309,13 @@ def with_published(frame: DataFrame, published: DataFrame) -> DataFrame:
     """Each published accuracy of a data set in `frame`, and the accuracy of our runs with the same arm, strategy and labels.
 
     frame: from `settings`; only runs at scale `paper` count. If several settings measured an accuracy, each has a row. Columns: paper,
-    item, dataset, arm, strategy, n_labelled, published, setting, measured (mean over seeds), low, high (95 % interval; NaN for one seed),
-    seeds. The last five are NaN if it was not measured.
+    item, dataset, arm, strategy, n_labelled, published, setting, measured (mean over replications), low, high (95 % interval; NaN for
+    one replication), seeds (the number of replications). The last five are NaN if it was not measured.
     """
     keys = ["dataset", "arm", "strategy", "n_labelled"]
     theirs = _accuracies(published, frame).rename(columns={"value": "published"})
-    groups = _at_paper(frame).groupby([*keys, "setting"], observed=True)
-    rows = [(*key, runs["accuracy"].mean(), *_interval(runs["accuracy"]), runs["seed"].nunique()) for key, runs in groups]
+    groups = replications(_at_paper(frame)).groupby([*keys, "setting"], observed=True)["accuracy"]
+    rows = [(*key, values.mean(), *_interval(values), len(values)) for key, values in groups]
     ours = pandas.DataFrame(rows, columns=[*keys, "setting", "measured", "low", "high", "seeds"])
     ours = ours.astype({"dataset": object, "arm": object, "strategy": object, "setting": object, "n_labelled": float})
     return theirs[["paper", "item", *keys, "published"]].merge(ours, how="left", on=keys)

@@ -85,6 +85,8 @@ def at_least(needed: int, parts: Sequence[Evidence], text: str | None = None) ->
     tests = m - needed + 1  # the statement fails if so many parts fail
     p = min(1.0, tests * holds[needed - 1]), min(1.0, needed * fails[m - needed])
     errors = tuple((error, n, tests * others) for part in parts for error, n, others in part.errors)
+    if sum(bool(part.errors) or part.holds < 1 for part in parts) < needed:
+        errors = ()  # too many parts are missing: whatever the effect, the statement cannot hold
     shown = "; ".join(dict.fromkeys(part.text for part in parts)) if text is None else text
     return Evidence(*p, shown, next((part.unit for part in parts if part.errors), ""), errors)
 
@@ -107,7 +109,7 @@ def noncentrality(n: int, alpha: float, power: float) -> float:
 
 
 def detectable(evidence: Evidence, family: int) -> float:
-    """The smallest effect, the same in every part, that is detected with probability `POWER` in a family of `family` statements.
+    """The smallest effect, the same in every part, by which a statement holds with probability `POWER` in a family of `family` of them.
 
     A bound: it adds up the chances to miss single parts, and takes Holm's first step. In the unit of the evidence; NaN without a spread.
     """

@@ -36,13 +36,14 @@ def make(train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path)
 
 def test_one_row_a_cycle_with_all_that_is_known(make: Callable[..., store.Run], tmp_path: Path) -> None:
     tags = {"arm": "a", "strategy": "mine", "seed": 7, "regime": 0.5}
-    runs = [make("bars/one", tags=tags), make("bars/two", "entropy", 1, cycles=3)]
+    runs = [make("bars/one", tags={**tags, "replication": 4}), make("bars/two", "entropy", 1, cycles=3)]
     (tmp_path / "bars/begun").mkdir()
     store.Run(tmp_path / "bars/begun").begin({"dataset": "bars"}, CPU)  # not a cycle yet
     frame = alnb.load(tmp_path)
     assert len(frame) == 5 and list(frame["run"].unique()) == [str(run.path) for run in runs]
     assert list(frame["strategy"]) == ["mine"] * 2 + ["entropy"] * 3 and list(frame["arm"]) == ["a"] * 2 + ["scratch"] * 3
     assert list(frame["seed"]) == [7, 7, 1, 1, 1] and set(frame["dataset"]) == {"bars"} and set(frame["experiment"]) == {"bars"}
+    assert list(frame["replication"]) == [4, 4, 1, 1, 1]  # without a tag, a seed is a replication
     assert frame["regime"].isna().sum() == 3 and set(frame["experiment.strategy"]) == {"margin", "entropy"}
     naive = [(run, Cycle.read(record)) for run in runs for record in run.records()]
     for row, (run, cycle) in zip(frame.to_dict("records"), naive, strict=True):

@@ -187,7 +187,9 @@ def test_a_sentence_for_when_nothing_was_gained() -> None:
 
 def test_arms_are_compared_at_the_first_labels() -> None:
     frame = curves({("a", "random"): [0.5, 0.9], ("b", "random"): [0.62, 0.9]})
-    assert "With the first 10 labels b gives +12.0 points over a (95 % interval +12.0 to +12.0)" in tables.finding(frame)
+    assert "With the first 10 labels b over a: +12.0 points (95 % interval +12.0 to +12.0, n = 3)." in tables.finding(frame)
+    nested = pandas.concat([frame.assign(replication=frame["seed"], seed=1000 * frame["seed"] + run) for run in range(2)])
+    assert tables.finding(nested) == tables.finding(frame)  # two runs of each replication
 
 
 def test_without_the_reference_it_says_so() -> None:
@@ -291,6 +293,10 @@ def test_published_numbers_beside_runs_of_scale_paper() -> None:
     last = frame[(frame["strategy"] == "kcenter") & (frame["cycle"] == 2)]["accuracy"]
     assert row["published"] == 0.895 and row["measured"] == pytest.approx(last.mean()) and row["seeds"] == 5
     assert found[found["arm"] == "frozen"]["measured"].isna().all()
+    nested = pandas.concat(
+        [frame.assign(replication=frame["seed"], seed=1000 * frame["seed"] + k, run=f"{k}" + frame["run"]) for k in (0, 1)]
+    )
+    assert tables.with_published(tables.settings(nested), published()).equals(found)  # two runs of each replication
     twice = tables.settings(pandas.concat([frame.assign(regime=10.0), frame.assign(regime=2.0, run="b" + frame["run"])]))
     apart = tables.with_published(twice, published())
     assert len(apart[(apart["arm"] == "scratch") & (apart["strategy"] == "kcenter")]) == 2 and apart["seeds"].max() == 5

@@ -154,6 +154,7 @@ def test_undecided_statements_say_what_they_could_have_detected() -> None:
     assert decision.text == f"{noisy.text}; detects {detectable(noisy, 1):.2g} points with power 80%"
     assert "detects" not in decide([above("a", [0.3, 0.31, 0.3, 0.29, 0.3])])[0].text  # decided
     assert "detects" not in decide([missing("a")])[0].text and math.isnan(detectable(missing("a"), 1))
+    assert math.isnan(detectable(every([noisy, missing("a")]), 1)) and detectable(at_least(1, [noisy, missing("a")]), 1) > 0
     assert detectable(noisy, 1) < detectable(noisy, 5) < detectable(every([noisy] * 3), 5)
     wide = above("b", [0.3, -0.2, 0.1, 0.2, -0.3])
     assert detectable(every([noisy, wide]), 2) == pytest.approx(10 * detectable(every([noisy, noisy]), 2))  # the part with the most noise

@@ -95,7 +95,7 @@ def difference(finished: Iterable[TaggedRun], narrower: Iterable[TaggedRun]) -> 
         asked, again = (set(record["queried"]) for record in pairs[0])
         apart = [100 * (a["metrics"]["accuracy"] - b["metrics"]["accuracy"]) for a, b in pairs]
         rows.setdefault(tags["strategy"], []).append((len(asked & again), abs(apart[0]), abs(fmean(apart))))
-        first, second = ((one.manifest or {})["environment"].get("cpu", "GPU") for one in (twin, run))
+        first, second = ((each.manifest or {})["environment"].get("cpu", "GPU") for each in (twin, run))
         title = f"{first} against {second}, {len(asked)} first labels, means over seeds"
     text = "{}: {:.1f} shared, {:.1f} points apart in the first cycle, {:.1f} averaged over cycles"
     return "; ".join([title, *(text.format(name, *map(fmean, zip(*by_seed, strict=True))) for name, by_seed in rows.items())])

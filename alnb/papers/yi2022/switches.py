@@ -37,12 +37,8 @@ class Switches:
 
 CLEAN = Switches()
 CODE: dict[str, Any] = {
-    "init": "warm",
-    "checkpoint": "best_test",
-    "pretext_epoch": "best",
-    "rotation": "four_batches",
-    "normalise": "authors",
-}
+    "init": "warm", "checkpoint": "best_test", "pretext_epoch": "best", "rotation": "four_batches", "normalise": "authors",
+}  # fmt: skip
 PRESETS = {
     "clean": CLEAN,
     # what the paper states; where it is silent (start of the nets, reported checkpoint, batches of rotation, normalisation), what its code
