@@ -1,7 +1,7 @@
 """Is training from scratch a fair opponent in Bengar et al. 2021 at scale `laptop`? More updates and weaker crops.
 
-The table goes to `figures/results.json`. CIFAR-10, from starts that are even over the classes. A seed is a replication: the pre-trainings are those of ``python -m benchmarks
-bengar2021``, or else made here. Twenty minutes without them: ``python -m benchmarks opponents``.
+The table goes to `figures/results.json`. CIFAR-10, from starts that are even over the classes. A seed is a replication: its pre-training
+is that of ``python -m benchmarks bengar2021``, or else made here. Twenty minutes without these: ``python -m benchmarks opponents``.
 """
 
 import tempfile

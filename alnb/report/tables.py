@@ -202,7 +202,7 @@ def finding(frame: DataFrame, reference: str = "random") -> str:
         failed = f"; not reached by {missed}" if missed else ""
         spread = "" if math.isnan(best.saved_low) else f", 95 % interval {_share(best.saved_low)} to {_share(best.saved_high)}"
         sentences.append(f"{head}; {best.strategy} needed {best.labels:.0f} ({best.saved:.0%} fewer{spread}){others}{failed}.")
-    return " ".join([*sentences, *_between_arms(frame, reference)]) + f" (Means, n = {seeds(frame)}.)"
+    return " ".join([*sentences, *_between_arms(frame, reference)]) + f" (Means, n = {seeds(frame)}; the best is chosen by the same runs.)"
 
 
 def _share(saved: float) -> str:

@@ -409,15 +409,15 @@ def test_threshold_and_bounds_against_naive_loops(seed: int, missing: float, noi
     frame = frame[((rng.random(len(frame)) >= missing) | (frame["strategy"] == "random")) & (frame["arm"] == "frozen")]
     frame = frame.assign(accuracy=frame["accuracy"] + rng.normal(0, noise, len(frame)))
     assert thresholds.threshold(frame) == naive_threshold(frame)
-    assert thresholds.bounds(frame) == naive_bounds(frame)
+    assert thresholds.bounds(thresholds.gains(frame)) == naive_bounds(frame)
 
 
 def test_bounds_of_a_clear_crossing_and_of_few_replications() -> None:
     frame = runs(crossing(5), "cifar100", noise=0.001)
-    assert thresholds.threshold(frame) == 25 and thresholds.bounds(frame) == (25, 25)
-    assert thresholds.bounds(frame[frame["seed"] < 4]) == (10, math.inf)
+    assert thresholds.threshold(frame) == 25 and thresholds.bounds(thresholds.gains(frame)) == (25, 25)
+    assert thresholds.bounds(thresholds.gains(frame[frame["seed"] < 4])) == (10, math.inf)
     never = runs(crossing(60), "cifar100", noise=0.001)
-    assert thresholds.threshold(never) == math.inf and thresholds.bounds(never) == (math.inf, math.inf)
+    assert thresholds.threshold(never) == math.inf and thresholds.bounds(thresholds.gains(never)) == (math.inf, math.inf)
 
 
 def test_a_threshold_is_of_one_data_set_with_something_to_compare() -> None:

@@ -175,7 +175,7 @@ def test_savings_have_an_interval_over_replications() -> None:
     assert f"({sure['saved']:.0%} fewer, 95 % interval {sure['saved_low']:.0%} to {sure['saved_high']:.0%})" in text.replace(
         "no saving", ""
     )
-    assert tables.finding(frame[frame["strategy"] != "sure"]).count("95 % interval no saving to") == 1 and "(Means, n = 5.)" in text
+    assert tables.finding(frame[frame["strategy"] != "sure"]).count("95 % interval no saving to") == 1 and "(Means, n = 5; " in text
     alone = tables.savings(frame[frame["seed"] == 0]).set_index("strategy").loc["sure"]
     assert alone["saved"] > 0.2 and math.isnan(alone["saved_low"]) and "95 %" not in tables.finding(frame[frame["seed"] == 0])
 

@@ -55,8 +55,8 @@ def threshold(frame: DataFrame, arm: str = "frozen") -> float:
     return _threshold(table)
 
 
-def bounds(frame: DataFrame, arm: str = "frozen") -> tuple[float, float]:
-    """The 95 % bounds of `threshold`, in labels per class.
+def bounds(table: DataFrame) -> tuple[float, float]:
+    """The 95 % bounds of `threshold`, in labels per class; of a table from `gains`.
 
     The upper bound is the smallest budget from which on one strategy at least is better than random, by `verdicts.at_least`; budgets are
     tested from the largest down, so that none has to pay for the others. `math.inf` if not even the largest passes. The lower bound is the
@@ -66,20 +66,16 @@ def bounds(frame: DataFrame, arm: str = "frozen") -> tuple[float, float]:
     A test of the strategy that is best on the other replications would err too often: without an effect of 4 strategies, in 4.3 % of 20,000
     simulated sets of 5 replications, and in 5.5 % of 20, in place of 2.5 %, since the choices depend on each other.
     """
-    return _bounds(gains(frame, arm))
-
-
-def _threshold(table: DataFrame) -> float:
-    means = {labels: held_out_best(part).mean() for labels, part in _by_budget(table).items()}
-    return _first([bool(mean > 0) for mean in means.values()], list(means))
-
-
-def _bounds(table: DataFrame) -> tuple[float, float]:
     budgets = {labels: part.dropna(axis=1, how="all") for labels, part in _by_budget(table).items()}
     tests, labels = [at_least(1, [above("", part[name]) for name in part]) for part in budgets.values()], list(budgets)
     high = _first([test.holds <= ALPHA / 2 for test in tests], labels)
     losses = [k for k, test in enumerate(tests) if test.fails <= ALPHA / 2 / len(tests)]
     return labels[0] if not losses else [*labels[1:], math.inf][losses[-1]], high
+
+
+def _threshold(table: DataFrame) -> float:
+    means = {labels: held_out_best(part).mean() for labels, part in _by_budget(table).items()}
+    return _first([bool(mean > 0) for mean in means.values()], list(means))
 
 
 def _first(passed: list[bool], labels: list[float]) -> float:
@@ -101,7 +97,7 @@ def figure6(frame: DataFrame, arm: str = "frozen") -> DataFrame:
             value, replications, labels = _threshold(table), *(table.index.unique(level) for level in ("seed", "labels"))
             tried, scale = float(labels.max()), select(runs, dataset)["scale"].iloc[0]
             censored, classes = tried if math.isinf(value) else math.nan, int(runs["classes"].iloc[0])
-            rows.append((dataset, classes, value, *_bounds(table), censored, tried, len(replications), scale))
+            rows.append((dataset, classes, value, *bounds(table), censored, tried, len(replications), scale))
     columns = ["dataset", "classes", "labels_per_class", "low", "high", "censored", "tried", "seeds", "scale"]
     return DataFrame(rows, columns=columns).sort_values("classes", ignore_index=True)
 

@@ -109,11 +109,11 @@ def map_queries(prepared: PreparedData, finished: Iterable[TaggedRun], iteration
     Raises: ValueError as `queries`, `tsne.layout` and `queries.summary`.
     """
     setting, asked = prepared.setting, queries(finished, iterations)
-    key = setting.digest, float(epochs), {name: {k: images.tolist() for k, images in mine.items()} for name, mine in asked.items()}
+    key = setting.digest, float(epochs), {name: {k: images.tolist() for k, images in lists.items()} for name, lists in asked.items()}
     name = f"queries-{setting.dataset}-{setting.scale}"
     numbers = cached_result(prepared.runs, name, key, lambda: _map(prepared, asked, epochs))
     assert numbers is not None  # it is computed if it is not there
-    rows = {name: {int(k): _values(line, torch.int64) for k, line in mine.items()} for name, mine in numbers["queries"].items()}
+    rows = {name: {int(k): _values(line, torch.int64) for k, line in lists.items()} for name, lists in numbers["queries"].items()}
     layout, targets = _values(numbers["layout"], torch.float64).reshape(-1, 2), _values(numbers["targets"], torch.int64)
     return QueryMap(numbers["accuracy"], layout, targets, tuple(numbers["classes"]), rows, pandas.DataFrame(numbers["table"]))
 
@@ -125,7 +125,7 @@ def _map(prepared: PreparedData, asked: Mapping[str, Mapping[int, Tensor]], epoc
     return {
         "accuracy": net.accuracy, "classes": list(pool.classes), "targets": _line(targets[images]),
         "layout": _line(tsne.layout(net.features[images], cache=Path(prepared.runs) / "tsne")),
-        "queries": {name: {k: _line(torch.searchsorted(images, mine[k])) for k in mine} for name, mine in asked.items()},
+        "queries": {name: {k: _line(torch.searchsorted(images, lists[k])) for k in lists} for name, lists in asked.items()},
         "table": table.to_dict("records"),
     }  # fmt: skip
 
@@ -151,7 +151,7 @@ def shown(n: int, queries: Mapping[str, Mapping[int, Tensor]], most: int) -> Ten
     """All `n` images, or `most` of them at random with every queried one: global indices i64, ascending."""
     if n <= most:
         return torch.arange(n)
-    asked = torch.cat([indices for mine in queries.values() for indices in mine.values()]).unique()
+    asked = torch.cat([indices for lists in queries.values() for indices in lists.values()]).unique()
     others = torch.randperm(n, generator=(Stream(0) / "shown").generator())
     others = others[~torch.isin(others, asked)][: max(0, most - len(asked))]
     return torch.cat([asked, others]).sort().values
