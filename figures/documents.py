@@ -161,8 +161,8 @@ def headlines(results: Row) -> str:
         paper = place.split("/")[0]
         row = next(row for row in results[paper]["laptop"]["tables"][name] if row["claim"] == claim)
         leads = sorted(map(float, re.findall(r"([+-][\d.]+) points \(", row["evidence"])))
-        last = [part for part in row["evidence"].split("; ") if not part.startswith("detects ")][-1].split(" (")[0]
-        ours = " to ".join(dict.fromkeys(f"{lead:+.1f}" for lead in (leads[0], leads[-1]))) if leads else last
+        first = re.split(r"; | \(", row["evidence"])[0]
+        ours = " to ".join(dict.fromkeys(f"{lead:+.1f}" for lead in (leads[0], leads[-1]))) if leads else first
         rows.append(
             {
                 **row,

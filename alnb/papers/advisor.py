@@ -69,9 +69,10 @@ def advise(classes: int, pool: int, budget: int, self_supervised: bool, frame: D
         why_not = f"the records are of {' and '.join(map(str, sorted({t.classes for t in measured})))} classes only"
     elif measured and (limit := _interpolate(measured, classes)).bound and labels >= limit.labels:
         why_not = f"the records end at {limit.labels:.4g} labels per class, and up to there random was not beaten to the end"
-    advice = (
-        _from_papers(arm, classes, labels, why_not) if frame is None or why_not else _from_records(frame, arm, measured, classes, labels)
-    )
+    if frame is None or why_not:
+        advice = _from_papers(arm, classes, labels, why_not)
+    else:
+        advice = _from_records(frame, arm, measured, classes, labels)
     if budget == pool:
         advice = replace(advice, strategy="random", why=f"The budget labels the whole pool, so there is nothing to choose. {advice.why}")
     if self_supervised:
@@ -143,9 +144,8 @@ def _from_papers(arm: str, classes: int, labels: float, why_not: str) -> Advice:
     if strategy != "random" and arm == "frozen" and not limit.bound:  # the most accurate of the paper, at the threshold that it knows
         _, rows = _of_nearest(published("bengar2021", item="Table 1", arm=arm), arm, classes)
         strategy = str(rows.loc[rows["value"].idxmax(), "strategy"])
-    why = _why(
-        limit, labels, "by the paper. Independent numbers, by area under the budget curve", {k: f"{v:.1%}" for k, v in means.items()}
-    )
+    shown = {name: f"{mean:.1%}" for name, mean in means.items()}
+    why = _why(limit, labels, "by the paper. Independent numbers, by area under the budget curve", shown)
     ends, figure = [point.classes for point in printed], published("bengar2021", item="Figure 6").set_index("metric")["value"]
     pearson = thresholds.significance(float(figure["correlation"]), int(figure["points"]))
     notes = {

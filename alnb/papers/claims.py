@@ -11,13 +11,14 @@ from alnb.report.verdicts import Evidence, components, decide, missing
 
 
 def table(statements: Iterable[tuple[str, str, Evidence]], scale: str, *notes: str) -> DataFrame:
-    """A row for each statement of a family, given as the claim's name, its text, and the evidence; `notes` stand after each evidence.
+    """A row for each statement, given as the claim's name, its text, and the evidence; `notes` stand after each evidence.
 
-    The statements of a table are one family: the chance that any of them is decided, either way, without an effect is at most 5 %. Scale
-    laptop shows directions, and smoke nothing.
+    The statements are one family: without an effect the chance that any is decided, either way, is at most 5 %. Scale laptop shows
+    directions, and smoke nothing.
 
     Returns:
         Columns: claim, statement, verdict, p (two-sided, corrected by Holm), evidence.
+    Raises: ValueError if there is no such scale.
     """
     at, rows = Scale(scale), list(statements)
     family = [evidence if at.informs else missing(f"{evidence.text}; {scale} runs decide nothing") for _, _, evidence in rows]

@@ -76,7 +76,7 @@ def test_headlines_state_the_range_of_the_differences(monkeypatch: pytest.Monkey
     monkeypatch.setattr(results, "HEADLINES", (("yi2022/figure3", "claims figure3", "P1"),))
     line = results.headlines({"yi2022": measured}).splitlines()[-1]
     assert line == "|It is better.|Yi P1, figure3|-2.8 to +0.3|does not hold|[figure3](notebooks/yi2022/figure3.ipynb)|"
-    row["evidence"] = "deviation 1 %; rho +0.20 (95 %); detects 0.3 with power 80%"
+    row["evidence"] = "rho +0.20 (95 %); scale laptop; detects 0.3 with power 80%"
     line = results.headlines({"yi2022": {"laptop": {"tables": {"claims figure3": [row]}}}}).splitlines()[-1]
     assert "|rho +0.20|" in line  # what could be detected is no result
 

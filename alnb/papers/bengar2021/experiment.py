@@ -137,6 +137,7 @@ def setting(
         vaal: as its authors' code does ("as_released"; the paper used it), as their "paper" says, or "clean": see `acquire.vaal`.
         svm: "linear_svc" (clean), or "svc", the words of the paper read literally: see `acquire.svm.ESTIMATORS`.
         split: of Tiny ImageNet, see `split_tiny`.
+    Raises: ValueError if a name is not known, or `views` is negative.
     """
     for name, value, allowed in (
         ("dataset", dataset, DATASETS), ("preset", preset, PRESETS), ("vaal", vaal, VAALS), ("svm", svm, ESTIMATORS),

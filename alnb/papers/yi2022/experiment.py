@@ -169,7 +169,7 @@ def _small(full: Setting, net: Callable[[int], Net], *, vaal: Mapping[str, Any],
 
 
 def _laptop(full: Setting) -> Setting:
-    """Minutes on two CPU cores: a part of the real images, a small net. A batch is a tenth of the pool; a cycle asks for a fifth of it."""
+    """Minutes on two CPU cores: a part of the real images, a small net. A cycle asks for a fifth of a batch; of Caltech-101 for less."""
     caltech, uneven = full.dataset == "caltech101", full.dataset == "cifar10_imbalanced"
     simsiam = replace(full.pretexts["simsiam"], outputs=256)
     part = replace(
