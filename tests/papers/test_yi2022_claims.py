@@ -290,7 +290,7 @@ def about_rho(rho: float, scale: str = "paper", **options: float) -> list[tuple[
     ("rho", "expected"),
     [
         (0.8, (HOLDS, HOLDS, FAILS, FAILS)),  # rotation's printed value, strong; SimSiam's, 0
-        (0.45, (FAILS, FAILS, FAILS, FAILS)),  # clearly positive, but not strong
+        (0.45, (FAILS, FAILS, FAILS, HOLDS)),  # clearly positive, but not strong
         (0.6, (FAILS, HOLDS, FAILS, FAILS)),
         (0.0, (FAILS, FAILS, HOLDS, HOLDS)),
         (-0.6, (FAILS, FAILS, FAILS, FAILS)),

@@ -39,7 +39,7 @@ class Statement:
     source: str
     first: tuple[str, ...]
     second: tuple[str, ...]
-    when: Literal["average", "every", "most", "first", "last"] = "average"  # over iterations; or in every one, in most, in an end
+    when: Literal["average", "every", "most", "first", "last", "ends"] = "average"  # over iterations; or in every one, most, the ends
 
 
 STATEMENTS: dict[str, tuple[Statement, ...]] = {
@@ -71,7 +71,7 @@ STATEMENTS: dict[str, tuple[Statement, ...]] = {
             "P11", "Even intervals are the best choice within the first batch.", "6.3",
             ("pt4al",), ("pt4al_random_first", "pt4al_top_k"), "first",
         ),
-        Statement("P12", "High loss first is better at the end than low loss first.", "6.3", ("pt4al",), ("pt4al_low_first",), "last"),
+        Statement("P12", "High loss first is better in the first and the last iteration.", "6.3", ("pt4al",), ("pt4al_low_first",), "ends"),
     ),
     "table1": (
         Statement("P13", "PT4AL's first labels are better than random ones.", "5.4, Table 1", ("pt4al",), ("random",), "first"),
@@ -140,16 +140,17 @@ def _evidence(frame: DataFrame, statement: Statement) -> Evidence:
 
 def _comparison(frame: DataFrame, first: str, second: str, when: str) -> Evidence:
     """Whether one strategy is more accurate than another: on average, in every or most iterations, or in an end."""
-    if when in ("first", "last"):
-        frame = frame[frame["cycle"] == (frame["cycle"].min() if when == "first" else frame["cycle"].max())]
+    ends = {"first": [frame["cycle"].min()], "last": [frame["cycle"].max()], "ends": [frame["cycle"].min(), frame["cycle"].max()]}
+    if when in ends:
+        frame = frame[frame["cycle"].isin(ends[when])]
     gains, label = paired_table(frame, {"strategy": first}, {"strategy": second}, ("cycle",)), f"{first} over {second}"
     whole = above(label, gains.mean(axis=1))
-    if when not in ("every", "most"):
+    if when not in ("every", "most", "ends"):
         return whole
     means = gains.mean()
     ahead = f"ahead in {(means > 0).sum()} of {len(means)} iterations, {100 * means.min():+.1f} in the worst"
     parts, text = [above("", gains[cycle]) for cycle in gains], f"{whole.text} on average, {ahead}"
-    return every(parts, text) if when == "every" else most(parts, text)
+    return most(parts, text) if when == "most" else every(parts, text)
 
 
 def by_net(frame: DataFrame, strategy: str) -> DataFrame:
@@ -225,7 +226,9 @@ def correlations(correlations: Mapping[str, Sequence[Correlation]], published: D
         if name in printed and Scale(scale) is Scale.PAPER:
             rows.append(("H1 value", f"The correlation with {name} is {printed[name]:g}.", near(printed[name])))
         if name == "simsiam":
-            rows.append(("H1 SimSiam", "SimSiam's loss is not correlated with the main task's.", near(0.0)))
+            weak = between("simsiam: rho", rho, -STRONG, STRONG, factor=1, unit="")
+            text = f"SimSiam's loss is not strongly correlated with the main task's: rho within {STRONG:g} of 0."
+            rows.append(("H1 SimSiam", text, replace(weak, text=f"{weak.text}, {spread}")))
         else:
             strong = above(f"{name}: rho", rho, STRONG, factor=1, unit="")
             text = f"The loss of {name} is strongly correlated with the main task's: rho above {STRONG:g}."
