@@ -9,7 +9,7 @@ SEEDS ?= [0, 1, 2]
 APP ?= build/app
 PORT ?= 8866
 
-.PHONY: help demo test test-fast lab app check bench figures copies readme house clean
+.PHONY: help demo test test-fast lab app check bench figures overnight copies readme house clean
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
@@ -42,6 +42,9 @@ bench: $(BIN)/.bench  ## the benchmarks, as a table; also writes benchmarks/resu
 
 figures: $(BIN)/.ok  ## all of figures/ anew, by the sweeps of notebooks/sweeps (an hour and more; DOWNLOAD=true fetches images)
 	$(BIN)/alnb sweep notebooks/sweeps/*.yaml $(if $(DOWNLOAD),-p download $(DOWNLOAD))
+
+overnight: $(BIN)/.ok  ## the papers' own pools, budgets and cycles with a small net, at low priority: nights on two cores; stop and start at will
+	nice -n 19 $(BIN)/alnb sweep notebooks/sweeps/overnight/*.yaml --threads 1 $(if $(TIME),--time-limit $(TIME))
 
 copies: $(BIN)/.ok  ## the executed notebooks of figures/notebooks anew (half an hour)
 	$(BIN)/python -m figures.copies

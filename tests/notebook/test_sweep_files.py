@@ -13,6 +13,7 @@ from alnb.notebook.sweep.grid import grid
 PROJECT = Path(__file__).parents[2]
 PARTS = ("bengar2021-figure3", "bengar2021-figure6", "bengar2021-table1", "yi2022-figure2-cifar10", "yi2022-figure4", "yi2022-table1")
 FILES = sorted((PROJECT / "notebooks/sweeps").glob("*.yaml"))
+NIGHTS = sorted((PROJECT / "notebooks/sweeps/overnight").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -23,6 +24,12 @@ def test_every_sweep_file_is_one_the_notebook_takes(path: Path, scale: str) -> N
     assert len(swept.cells()) == len({cell.folder for cell in swept.cells()}) >= 2
     (whole,) = swept.reports()
     assert all(whole[name] == swept.lists[name] for name in over or ())
+
+
+@pytest.mark.parametrize("path", NIGHTS, ids=lambda path: path.stem)
+def test_every_file_of_the_nights_is_one_its_notebook_takes(path: Path) -> None:
+    target, values, over = read_file(path)
+    assert values["scale"] == "overnight" and len(grid(target, values, over).cells()) >= 2
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -174,6 +174,16 @@ def _laptop(full: Setting) -> Setting:
     )  # fmt: skip
 
 
+def _overnight(full: Setting) -> Setting:
+    """Nights on two CPU cores: the paper's whole pool, budgets and cycles, with a small ResNet and 50 epochs of SimSiam."""
+    return replace(
+        full, net=partial(resnet10, width=32, stride=4 if full.part.split else 2), width=256,
+        pretext=replace(full.pretext, outputs=512, draws=1), pretraining=replace(full.pretraining, epochs=50, batch=256),
+        head=replace(full.head, lr=0.03), scratch=replace(full.scratch, epochs=40, min_updates=500, batch=64),
+        vaal=replace(full.vaal, width=16, hidden=128, updates=500, batch=64), views=4, watched=200,
+    )  # fmt: skip
+
+
 def _smoke(full: Setting) -> Setting:
     """Seconds, on the digits: it shows that the machinery works, and nothing else."""
     shift = AUGMENTATIONS["shift"]
@@ -185,7 +195,9 @@ def _smoke(full: Setting) -> Setting:
     )  # fmt: skip
 
 
-SCALES: dict[Scale, Callable[[Setting], Setting]] = {Scale.SMOKE: _smoke, Scale.LAPTOP: _laptop, Scale.PAPER: lambda full: full}
+SCALES: dict[Scale, Callable[[Setting], Setting]] = {
+    Scale.SMOKE: _smoke, Scale.LAPTOP: _laptop, Scale.OVERNIGHT: _overnight, Scale.PAPER: lambda full: full,
+}  # fmt: skip
 
 
 def split_tiny(pool: ImageSet, test: ImageSet, split: str) -> tuple[ImageSet, ImageSet]:
