@@ -21,7 +21,7 @@ from alnb.store.checks import at_least
 from alnb.store.shapes import Float, Int
 
 BAND = 0.95  # confidence of every band and interval
-SEEDS = 3  # a test with fewer seeds decides nothing
+SEEDS = 5  # a test with fewer replications decides nothing
 KEYS = (
     "dataset", "scale", "setting", "preset", "protocol", "arm", "strategy", "pretext", "regime", "part", "cycle", "n_labelled",
     "replication",
@@ -174,7 +174,7 @@ def by_budget(frame: DataFrame, first: Side, second: Side) -> DataFrame:
 
 
 def paired_t(differences: Iterable[float]) -> float:
-    """Two-sided p of Student's t-test that the mean of paired `differences` is zero. NaN for fewer than three of them."""
+    """Two-sided p of Student's t-test that the mean of paired `differences` is zero. NaN for fewer than `SEEDS` of them."""
     values = numpy.fromiter(differences, dtype=float)
     if len(values) < SEEDS:
         return math.nan
@@ -197,7 +197,7 @@ def holm(p: Iterable[float]) -> list[float]:
 def friedman(table: DataFrame) -> float:
     """p of Friedman's test on a table with a row for each seed and a column for each strategy.
 
-    NaN for fewer than three strategies or seeds, or if all columns are equal.
+    NaN for fewer than three strategies or `SEEDS` replications, or if all columns are equal.
     """
     if table.shape[1] < 3 or len(table) < SEEDS or table.eq(table.iloc[:, 0], axis=0).all(axis=None):
         return math.nan

@@ -250,7 +250,7 @@ def wins(areas: DataFrame) -> DataFrame:
     """A paired t-test over seeds on the areas of every two strategies of each setting.
 
     Columns: setting, first, second, difference (mean area of the first minus that of the second), low, high (its 95 % interval, not
-    corrected), seeds, p (two-sided; NaN for fewer than three seeds), p_corrected (Holm, over all rows), winner ("first", "second", or ""
+    corrected), seeds, p (two-sided; NaN for fewer than five seeds), p_corrected (Holm, over all rows), winner ("first", "second", or ""
     if the corrected p is above 0.05).
     """
     rows = []
@@ -278,7 +278,7 @@ def ranks(areas: DataFrame) -> DataFrame:
     """Mean rank of each strategy by area within each setting, 1 is best, over the seeds that all strategies of the setting have.
 
     Columns: setting, strategy, rank (equal areas share the mean of their ranks), first (share of seeds in which no strategy was better),
-    seeds, p (of Friedman's test that all strategies of the setting are equally good; NaN below 3 strategies or 3 seeds).
+    seeds, p (of Friedman's test that all strategies of the setting are equally good; NaN below 3 strategies or 5 seeds).
     """
     rows = []
     for setting, group in areas.groupby("setting", sort=False):

@@ -15,7 +15,7 @@ import scipy.stats
 from pandas import Series
 from scipy.optimize import brentq
 
-from alnb.report.stats import difference, holm
+from alnb.report.stats import SEEDS, difference, holm
 
 Verdict = Literal["holds", "does not hold", "undecided", "same direction", "opposite direction", "no direction"]
 HOLDS: Verdict = "holds"
@@ -26,7 +26,7 @@ OPPOSITE: Verdict = "opposite direction"
 NEITHER: Verdict = "no direction"
 ALPHA = 0.05  # chance that any statement of a family is decided, either way, if all effects are 0
 POWER = 0.8  # chance to detect the smallest detectable effect
-ENOUGH = 5  # replications; fewer decide nothing
+ENOUGH = SEEDS  # replications; fewer decide nothing
 
 
 @dataclass(frozen=True)

@@ -242,14 +242,14 @@ def test_differences_by_budget() -> None:
 # ---- tests ----------------------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.floats(-1, 1), min_size=3, max_size=10).filter(lambda values: numpy.std(values) > 1e-3))
+@given(st.lists(st.floats(-1, 1), min_size=5, max_size=10).filter(lambda values: numpy.std(values) > 1e-3))
 def test_the_paired_test_is_students(values: list[float]) -> None:
     t = abs(numpy.mean(values)) / (numpy.std(values, ddof=1) / math.sqrt(len(values)))
     assert paired_t(values) == pytest.approx(2 * scipy.stats.t.sf(t, len(values) - 1), rel=1e-6)
 
 
 def test_equal_differences_and_too_few_seeds() -> None:
-    assert paired_t([0.0] * 5) == 1.0 and paired_t([0.1] * 5) == 0.0 and paired_t([1 / 3, 2 / 6, 0.1 / 0.3]) == 0.0
+    assert paired_t([0.0] * 5) == 1.0 and paired_t([0.1] * 5) == 0.0 and paired_t([1 / 3, 2 / 6, 0.1 / 0.3, 3 / 9, 4 / 12]) == 0.0
     assert math.isnan(paired_t([0.3, 0.3])) and math.isnan(paired_t([]))
 
 

@@ -258,10 +258,10 @@ def test_equals_have_no_winner() -> None:
 
 
 def test_ranks_over_the_seeds_that_all_strategies_have() -> None:
-    frame = tables.settings(runs(drop=("margin/4",)))
+    frame = tables.settings(runs(seeds=6, drop=("margin/4",)))
     areas = tables.areas(frame)
     table = tables.ranks(areas)
-    assert list(table["strategy"]) == ["margin", "kcenter", "random"] and set(table["seeds"]) == {4}
+    assert list(table["strategy"]) == ["margin", "kcenter", "random"] and set(table["seeds"]) == {5}
     wide = areas.pivot(index="seed", columns="strategy", values="area").dropna()
     naive = {name: numpy.mean([1 + sum(row[name] < other for other in row) for _, row in wide.iterrows()]) for name in wide}
     assert dict(zip(table["strategy"], table["rank"], strict=True)) == pytest.approx(naive)
