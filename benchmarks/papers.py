@@ -244,7 +244,13 @@ def beside(frame: pandas.DataFrame, rho: Mapping[str, list[lookback.LossComparis
     runs = {figure: yi2022_claims.select(frame, figure, "cifar10") for figure in ("figure3", "table1")}
     rows = []
     for printed in published("yi2022", dataset="cifar10").itertuples():
-        row: Row = {"item": printed.item, "strategy": printed.strategy, "metric": printed.metric, "published": printed.value}
+        row: Row = {
+            "item": printed.item,
+            "strategy": printed.strategy,
+            "metric": printed.metric,
+            "published": printed.value,
+            "kind": printed.kind,
+        }
         row |= {"measured": None, "seeds": None}
         if printed.metric == "correlation" and printed.strategy in rho:
             values = [pair.correlation.rho for pair in rho[printed.strategy]]

@@ -66,14 +66,19 @@ def pictures(captions: Mapping[str, str], figures: Path) -> Iterator[str]:
                 yield f"![{name}]({path.name})\n\n*{caption}*{source}"
 
 
+def verdict(row: Row) -> str:
+    """The verdict on a claim, which counts only if it has a p-value: earlier runs shared one pre-training."""
+    return str(row["verdict"]) if "p" in row else "to be measured anew"
+
+
 def claims(tables: Row) -> Iterator[str]:
     """Every claim under a heading of its own: the sentence, the verdict, and the figures behind it as a list."""
     for name in (name for name in tables if name.startswith("claims ")):
         yield f"### Claims: {name.removeprefix('claims ')}"
         for row in tables[name]:
             source = f" ({row['source']})" if row.get("source") else ""
-            p = f" (p = {row['p']:.2g})" if "p" in row else ""
-            yield f"#### {row['claim']}: {row['verdict']}{p}\n\n> {row['statement']}{source}"
+            p = f" (p = {row['p']:.2g})" if row.get("p") is not None else ""
+            yield f"#### {row['claim']}: {verdict(row)}{p}\n\n> {row['statement']}{source}"
             yield "\n".join(f"- {part}" for part in row["evidence"].split("; "))
 
 
@@ -117,7 +122,7 @@ def opponents(tables: Row) -> Iterator[str]:
 
 def yi2022(tables: Row) -> Iterator[str]:
     """The numbers of Yi et al. 2022 beside ours, costs, protocols, and the claims."""
-    beside = {"paper": "{published:.3f}", "ours": "{measured:.3f}", "n": "{seeds:.0f}"}
+    beside = {"paper": "{published:.3f}", "": "{kind}", "ours": "{measured:.3f}", "n": "{seeds:.0f}"}
     yield table({"item": "{item}", "strategy": "{strategy}", "what": "{metric}", **beside}, tables["beside"])
     yield "What each strategy costs in one run (Table 2), in seconds, the pretext included; means of two seeds:"
     seconds = {"total": "{total:.0f}", "pretext": "{pretext:.0f}", "queries": "{query:.0f}"}
@@ -168,6 +173,7 @@ def headlines(results: Row) -> str:
                 **row,
                 "paper": f"{paper.rstrip('0123456789').title()} {claim}, {name.removeprefix('claims ')}",
                 "ours": ours,
+                "verdict": verdict(row),
                 "notebook": f"[{place.split('/')[1]}](notebooks/{place}.ipynb)",
             }
         )

@@ -99,12 +99,12 @@ def _nearest(points: Iterable[Threshold], classes: int) -> Threshold:
 
 def _why(limit: Threshold, labels: float, source: str, gains: Mapping[str, object]) -> str:
     """What all advice begins with."""
-    side, bound = "below" if labels < limit.labels else "at or above", "more than " if limit.bound else ""
-    amount = f"{labels:.4g} label{'' if labels == 1 else 's'} per class"
-    return (
-        f"The budget makes {amount}, {side} the threshold of {bound}{limit.labels:.4g} for {limit.classes} classes, from which on active "
-        f"learning beats random {source}: {', '.join(f'{name} {gain}' for name, gain in gains.items()) or 'nothing was compared'}."
-    )
+    amount, bound = f"{labels:.4g} label{'' if labels == 1 else 's'} per class", "more than " if limit.bound else ""
+    side, compared = "below" if labels < limit.labels else "at or above", ", ".join(f"{name} {gain}" for name, gain in gains.items())
+    threshold = f"{side} the threshold of {bound}{limit.labels:.4g} for {limit.classes} classes, from which on active learning beats random"
+    if limit.bound and labels >= limit.labels:
+        threshold = f"above {limit.labels:.4g} for {limit.classes} classes, up to which active learning does not beat random"
+    return f"The budget makes {amount}, {threshold} {source}: {compared or 'nothing was compared'}."
 
 
 def _measured(frame: DataFrame | None, arm: str) -> tuple[list[Threshold], str]:
@@ -140,16 +140,20 @@ def _from_records(frame: DataFrame, arm: str, measured: Sequence[Threshold], cla
 def _from_papers(arm: str, classes: int, labels: float, why_not: str) -> Advice:
     printed = _printed(arm)
     limit, (place, means) = _interpolate(printed, classes), _independent(arm, classes, labels)
-    strategy = "random" if labels < limit.labels else max(means, key=lambda name: means[name])
-    if strategy != "random" and arm == "frozen" and not limit.bound:  # the most accurate of the paper, at the threshold that it knows
+    reached = labels >= limit.labels
+    named = max(means, key=lambda name: means[name])
+    if arm == "frozen":  # the most accurate of the paper
         _, rows = _of_nearest(published("bengar2021", item="Table 1", arm=arm), arm, classes)
-        strategy = str(rows.loc[rows["value"].idxmax(), "strategy"])
+        named = str(rows.loc[rows["value"].idxmax(), "strategy"])
+    confirmed = means.get(named, 1) > means["random"]
+    strategy = named if reached and not limit.bound and confirmed else "random"
     shown = {name: f"{mean:.1%}" for name, mean in means.items()}
     why = _why(limit, labels, "by the paper. Independent numbers, by area under the budget curve", shown)
     ends, figure = [point.classes for point in printed], published("bengar2021", item="Figure 6").set_index("metric")["value"]
     pearson = thresholds.significance(float(figure["correlation"]), int(figure["points"]))
     notes = {
-        f"There {strategy} was no better than random: a toss-up.": strategy != "random" and means.get(strategy, 1) <= means["random"],
+        f"The paper names {named}, which was no better than random there.": reached and not limit.bound and not confirmed,
+        "How far above that choosing pays is not known.": reached and limit.bound,
         f"The paper has {min(ends)} to {max(ends)} classes: the nearest stands in.": not min(ends) <= classes <= max(ends),
         f"That thresholds grow with the number of classes rests on {pearson.n} data sets: p = {pearson.p:.2f}.": arm == "frozen",
         f"The papers count here because {why_not}.": True,

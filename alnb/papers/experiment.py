@@ -63,7 +63,7 @@ def replicated(seeds: Iterable[int], shared: Iterable[int] = ()) -> list[dict[st
         ValueError: a number is below 0, or, in a nested design, a seed is `NESTED` or more.
     """
     seeds, shared = list(seeds), list(shared)
-    for name, values in (("seeds", seeds), ("replications", shared)):
+    for name, values in (("seeds", seeds), ("pretexts or backbones", shared)):
         for value in values:
             at_least(name, value, 0)
     if shared and max(seeds, default=0) >= NESTED:

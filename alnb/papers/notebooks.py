@@ -80,7 +80,8 @@ def show_claims(table: DataFrame) -> None:
     """Display claims as a table, then the verdicts, a line each."""
     from IPython.display import display
 
-    display(table.style.hide().format({"p": "{:.2g}"}).set_properties(**{"text-align": "left", "white-space": "pre-wrap"}))
+    shown = table.rename(columns={"p": "p (two-sided, Holm)"}).style.hide().format("{:.2g}", "p (two-sided, Holm)", na_rep="–")
+    display(shown.set_properties(**{"text-align": "left", "white-space": "pre-wrap"}))
     print(*(f"{row.claim}: {row.verdict}" for row in table.itertuples()), sep="\n")
 
 

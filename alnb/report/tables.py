@@ -130,7 +130,7 @@ def mixed(frame: DataFrame) -> DataFrame:
     rows = []
     for setting, runs in frame.drop_duplicates("run").groupby("setting", sort=False):
         for name in _parameters(runs):
-            if runs[name].nunique(dropna=False) > 1:
+            if (runs.groupby("seed")[name].nunique(dropna=False) > 1).any():  # seeds may have backbones of their own
                 by_value = runs.groupby(name, observed=True, dropna=False, sort=False)["strategy"].unique()
                 values = "; ".join(f"{value}: {', '.join(sorted(map(str, strategies)))}" for value, strategies in by_value.items())
                 rows.append({"setting": setting, "parameter": name, "values": values})
@@ -157,8 +157,8 @@ def labels_table(frame: DataFrame, levels: Iterable[float]) -> DataFrame:
 def savings(frame: DataFrame, reference: str = "random") -> DataFrame:
     """The labels that each strategy saves against `reference` in the same arm, on the mean curves over replications.
 
-    Columns: arm, strategy, level (the final accuracy of the reference), labels (needed to reach it), budget (the labels of the
-    reference), saved (the share of the budget that was not needed; NaN if the level is not reached), saved_low, saved_high (its 95 %
+    Columns: arm, strategy, level (the final accuracy of the reference), labels (needed to reach it), budget (with which the reference is
+    there first), saved (the share of the budget that was not needed; NaN if the level is not reached), saved_low, saved_high (its 95 %
     interval, see `stats.labels_needed`; 0 or less is no saving; NaN for one replication), final (accuracy of the strategy).
     Raises ValueError if an arm has no run of `reference`.
     """
@@ -170,7 +170,8 @@ def savings(frame: DataFrame, reference: str = "random") -> DataFrame:
         }
         if reference not in curves:
             raise ValueError(f"no run of strategy {reference!r} in arm {arm!r} to compare with: add {reference!r} to the strategies")
-        budget, final = int(curves[reference].columns[-1]), curves[reference].iloc[:, -1]
+        final, own = curves[reference].iloc[:, -1], curves[reference].mean()
+        budget = labels_to_reach(own.index, own, float(final.mean()))  # the reference may have been there before its last cycle
         for strategy, curve in curves.items():
             shared = curve.dropna().index.intersection(final.index)
             needed, accuracy = labels_needed(curve.loc[shared], final[shared]), float(curve.iloc[:, -1].mean())
@@ -191,7 +192,7 @@ def finding(frame: DataFrame, reference: str = "random") -> str:
     table, sentences = savings(frame, reference), []
     for arm, rows in table[table["strategy"] != reference].groupby("arm", sort=False):
         level, budget = rows["level"].iloc[0], rows["budget"].iloc[0]
-        head = f"{arm}: {reference} reached {level:.1%} with {budget} labels"
+        head = f"{arm}: {reference} reached {level:.1%} with {budget:.0f} labels"
         reached = rows.dropna(subset="labels").sort_values("labels")
         if reached.empty or reached["labels"].iloc[0] >= budget:
             sentences.append(f"{head}; no other strategy reached that with fewer.")

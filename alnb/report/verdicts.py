@@ -122,7 +122,7 @@ class Decision:
     """The verdict on a statement of a family."""
 
     verdict: Verdict
-    p: float  # two-sided, corrected for the family
+    p: float  # two-sided, corrected for the family; NaN without evidence
     text: str  # of the evidence; if undecided, with the smallest detectable effect
 
 
@@ -138,7 +138,7 @@ def decide(family: Sequence[Evidence], *, directions: bool = False) -> list[Deci
         verdict = words[2] if p > ALPHA else words[0] if evidence.holds < evidence.fails else words[1]
         effect = detectable(evidence, len(family)) if p > ALPHA else math.nan
         power = f"; detects {effect:.2g}{evidence.unit} with power {POWER:.0%}" if math.isfinite(effect) else ""
-        decisions.append(Decision(verdict, p, evidence.text + power))
+        decisions.append(Decision(verdict, p if min(evidence.holds, evidence.fails) < 1 else math.nan, evidence.text + power))
     return decisions
 
 

@@ -155,7 +155,7 @@ def test_noise_hides_what_few_seeds_cannot_show() -> None:
 def test_smoke_runs_and_few_replications_decide_nothing(dataset: str) -> None:
     curve = cifar100_as_claimed if dataset == "cifar100" else tiny_as_claimed if dataset == "tiny_imagenet" else as_claimed
     smoke = claims.claims(runs(curve, dataset, scale="smoke"), dataset)
-    assert list(smoke["claim"]) == ALL[dataset] and set(smoke["verdict"]) == {NEITHER} and set(smoke["p"]) == {1.0}
+    assert list(smoke["claim"]) == ALL[dataset] and set(smoke["verdict"]) == {NEITHER} and smoke["p"].isna().all()
     assert smoke["evidence"].str.contains("smoke runs decide nothing").all() and smoke["evidence"].str.contains("n = 5|saves").all()
     for seeds in (1, 4):
         assert verdicts(runs(curve, dataset, seeds=seeds), dataset) == dict.fromkeys(ALL[dataset], OPEN)

@@ -198,8 +198,8 @@ def test_seeds_are_replications_unless_they_share_a_pretext() -> None:
     [
         ([-1], [], "seeds is -1"),
         ([0, 1.5], [], r"seeds is 1\.5"),
-        ([0], [0, -2], "replications is -2"),
-        ([0], ["rotation"], "replications is 'rotation'"),
+        ([0], [0, -2], "pretexts or backbones is -2"),
+        ([0], ["rotation"], "pretexts or backbones is 'rotation'"),
         ([0, NESTED], [0], f"seeds has {NESTED}: .*0 to {NESTED - 1}"),
     ],
 )

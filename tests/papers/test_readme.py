@@ -63,15 +63,17 @@ def test_a_cell_without_a_value_is_a_dash() -> None:
 
 def test_every_claim_has_a_heading_and_the_figures_behind_it() -> None:
     row = {"claim": "C1", "statement": "It is better.", "verdict": "holds", "evidence": "a +1.0 points; b -2.0 points", "source": "5.1"}
-    assert list(results.claims({"table1": [], "claims cifar10": [row]})) == [
+    (_, unsure, _) = results.claims({"claims cifar10": [row]})
+    assert unsure.startswith("#### C1: to be measured anew")  # without a p-value: runs that shared a pre-training
+    assert list(results.claims({"table1": [], "claims cifar10": [{**row, "p": 0.0123}]})) == [
         "### Claims: cifar10",
-        "#### C1: holds\n\n> It is better. (5.1)",
+        "#### C1: holds (p = 0.012)\n\n> It is better. (5.1)",
         "- a +1.0 points\n- b -2.0 points",
     ]
 
 
 def test_headlines_state_the_range_of_the_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = {"claim": "P1", "statement": "It is better.", "verdict": "does not hold"}
+    row = {"claim": "P1", "statement": "It is better.", "verdict": "does not hold", "p": 0.01}
     measured = {"laptop": {"tables": {"claims figure3": [{**row, "evidence": "a +0.3 points (95 %); b -2.8 points (95 %)"}]}}}
     monkeypatch.setattr(results, "HEADLINES", (("yi2022/figure3", "claims figure3", "P1"),))
     line = results.headlines({"yi2022": measured}).splitlines()[-1]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy
 import seaborn
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -82,6 +83,7 @@ def draw_regimes(frame: DataFrame, title: str) -> Figure:
         ticks = sorted(rows["n_labelled"].unique())
         per_class = ticks[0] / frame["classes"].iloc[0]
         axis.set(title=f"{ticks[0]} labels a cycle, {per_class:g} per class", xlabel="labels", ylabel="test accuracy", xticks=ticks)
+        axis.set_ylim(numpy.clip(axis.get_ylim(), 0, 1))  # a band by Student's t may leave 0 to 1, an accuracy cannot
         axis.grid(alpha=0.3)
     figure.legend(handles=_handles(frame, looks, not printed.empty), loc="outside right center", frameon=False)
     figure.suptitle(f"{title}; mean of n = {stats.seeds(frame)}, 95 % bands", fontsize=11)
