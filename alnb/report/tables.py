@@ -180,12 +180,6 @@ def savings(frame: DataFrame, reference: str = "random") -> DataFrame:
     return pandas.DataFrame(rows, columns=["arm", "strategy", "level", "labels", "budget", "saved", "saved_low", "saved_high", "final"])
 
 
-def most_saved(savings: DataFrame, strategies: Iterable[str]) -> float:
-    """The largest share of labels that one of `strategies` saved, in the first arm of a table from `savings`. NaN if none did."""
-    first = savings[savings["arm"] == savings["arm"].iloc[0]]
-    return float(first[first["strategy"].isin(list(strategies))]["saved"].max())
-
-
 def finding(frame: DataFrame, reference: str = "random") -> str:
     """What the runs show, in computed sentences: for each arm which strategy saved most labels, or that none did."""
     frame = replications(frame)

@@ -148,8 +148,6 @@ def test_savings_and_the_sentence_are_computed() -> None:
     assert found.loc["random", "saved"] == pytest.approx(0) and math.isnan(found.loc["bad", "saved"])
     sentence = tables.finding(FRAME)
     assert "margin needed 27 (33% fewer, 95 % interval 33% to 33%); not reached by bad." in sentence
-    assert tables.most_saved(tables.savings(FRAME), ["margin", "bad"]) == pytest.approx(1 / 3)
-    assert math.isnan(tables.most_saved(tables.savings(FRAME), ["bad"])) and math.isnan(tables.most_saved(tables.savings(FRAME), []))
 
 
 def test_savings_have_an_interval_over_replications() -> None:
