@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy
-import pandas
 import scipy.stats
 import torch
 from pandas import DataFrame, Series
@@ -21,12 +20,13 @@ from alnb.store.checks import at_least
 from alnb.store.shapes import Float, Int
 
 BAND = 0.95  # confidence of every band and interval
-SEEDS = 5  # a test with fewer replications decides nothing
+ENOUGH = 5  # replications; a test with fewer decides nothing
 KEYS = (
     "dataset", "scale", "setting", "preset", "protocol", "arm", "strategy", "pretext", "regime", "part", "cycle", "n_labelled",
     "replication",
 )  # fmt: skip
 SHOWN = 1000  # points of a scatter plot: Yi et al. 2022, Figure 2
+ROUNDING = 1e-12  # relative; values that differ by less are equal
 BLOCK = 50  # bootstrap samples at once
 BUDGETS = ("regime", "n_labelled")  # the columns in which paired rows agree, besides the seed
 GRID = 50  # points between two budgets at which a number of labels is tested
@@ -166,21 +166,24 @@ def _accuracy(frame: DataFrame, side: Side, keys: list[str]) -> Series:
     return rows.groupby(list(dict.fromkeys(keys)))["accuracy"].mean()
 
 
-def by_budget(frame: DataFrame, first: Side, second: Side) -> DataFrame:
-    """`paired` at each budget: columns n_labelled, mean, low, high, n. It shows where two curves meet or cross."""
-    differences = ((labels, paired(rows, first, second)) for labels, rows in frame.groupby("n_labelled"))
-    rows = [(labels, gap.mean, gap.low, gap.high, gap.n) for labels, gap in differences if gap.n]
-    return pandas.DataFrame(rows, columns=["n_labelled", "mean", "low", "high", "n"])
+def all_equal(values: Series, limit: float = 0.0) -> bool:
+    """Whether two `values` or more are equal except for rounding, beside 1 and `limit`."""
+    return float(values.std(ddof=1)) <= ROUNDING * max(1.0, abs(limit))
+
+
+def one_sided_t(values: Series, limit: float = 0.0) -> tuple[float, float]:
+    """One-sided p-values of Student's t-test: small if the mean of two `values` or more is above `limit`; small if it is below."""
+    gap, rounding = float(values.mean()) - limit, ROUNDING * max(1.0, abs(limit))
+    if all_equal(values, limit):
+        return float(gap <= rounding), float(gap >= -rounding)
+    t, freedom = gap / (float(values.std(ddof=1)) / math.sqrt(len(values))), len(values) - 1
+    return float(scipy.stats.t.sf(t, freedom)), float(scipy.stats.t.cdf(t, freedom))
 
 
 def paired_t(differences: Iterable[float]) -> float:
-    """Two-sided p of Student's t-test that the mean of paired `differences` is zero. NaN for fewer than `SEEDS` of them."""
-    values = numpy.fromiter(differences, dtype=float)
-    if len(values) < SEEDS:
-        return math.nan
-    if values.std() <= 1e-12 * abs(values.mean()):  # equal except for rounding, of which scipy would warn
-        return float(values.mean() == 0)
-    return float(scipy.stats.ttest_1samp(values, 0).pvalue)
+    """Two-sided p of Student's t-test that the mean of paired `differences` is zero. NaN for fewer than `ENOUGH` of them."""
+    values = Series(list(differences), dtype=float)
+    return math.nan if len(values) < ENOUGH else min(1.0, 2 * min(one_sided_t(values)))
 
 
 def holm(p: Iterable[float]) -> list[float]:
@@ -197,9 +200,9 @@ def holm(p: Iterable[float]) -> list[float]:
 def friedman(table: DataFrame) -> float:
     """p of Friedman's test on a table with a row for each seed and a column for each strategy.
 
-    NaN for fewer than three strategies or `SEEDS` replications, or if all columns are equal.
+    NaN for fewer than three strategies or `ENOUGH` replications, or if all columns are equal.
     """
-    if table.shape[1] < 3 or len(table) < SEEDS or table.eq(table.iloc[:, 0], axis=0).all(axis=None):
+    if table.shape[1] < 3 or len(table) < ENOUGH or table.eq(table.iloc[:, 0], axis=0).all(axis=None):
         return math.nan
     return float(scipy.stats.friedmanchisquare(*(table[name] for name in table)).pvalue)
 

@@ -6,7 +6,7 @@ against it. Both are of one-sided tests by Student's t over replications, and va
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
@@ -15,7 +15,7 @@ import scipy.stats
 from pandas import Series
 from scipy.optimize import brentq
 
-from alnb.report.stats import SEEDS, difference, holm
+from alnb.report.stats import ENOUGH, all_equal, difference, holm, one_sided_t
 
 Verdict = Literal["holds", "does not hold", "undecided", "same direction", "opposite direction", "no direction"]
 HOLDS: Verdict = "holds"
@@ -26,7 +26,6 @@ OPPOSITE: Verdict = "opposite direction"
 NEITHER: Verdict = "no direction"
 ALPHA = 0.05  # chance that any statement of a family is decided, either way, if all effects are 0
 POWER = 0.8  # chance to detect the smallest detectable effect
-ENOUGH = SEEDS  # replications; fewer decide nothing
 
 
 @dataclass(frozen=True)
@@ -53,22 +52,17 @@ def above(label: str, values: Iterable[float], limit: float = 0.0, *, factor: fl
     """
     known = Series(list(values), dtype=float).dropna()
     text = f"{label} {difference(known).text(factor, '+.1f' if factor == 100 else '+.2f', unit)}"
-    n, spread = len(known), float(known.std(ddof=1)) if len(known) > 1 else math.nan
-    if n < ENOUGH:
+    if len(known) < ENOUGH:
         return missing(f"{text}: fewer than {ENOUGH} replications")
-    error, gap = spread / math.sqrt(n), float(known.mean()) - limit
-    rounding = 1e-12 * max(1.0, abs(limit))
-    if spread <= rounding:  # equal
-        return Evidence(float(gap <= rounding), float(gap >= -rounding), text)
-    p = scipy.stats.t.sf(gap / error, n - 1), scipy.stats.t.cdf(gap / error, n - 1)
-    return Evidence(float(p[0]), float(p[1]), text, unit, ((factor * error, n, 1),))
+    error = factor * float(known.std(ddof=1)) / math.sqrt(len(known))
+    return Evidence(*one_sided_t(known, limit), text, unit, () if all_equal(known, limit) else ((error, len(known), 1),))
 
 
 def between(label: str, values: Iterable[float], low: float, high: float, *, factor: float = 100.0, unit: str = " points") -> Evidence:
     """Whether the mean of `values`, one of each replication, lies between two limits: above one, and below the other."""
     known = Series(list(values), dtype=float)
-    inside = every([above(label, known, low, factor=factor, unit=unit), above(label, -known, -high, factor=factor, unit=unit)])
-    return replace(inside, text=above(label, known, factor=factor, unit=unit).text)
+    sides = [above("", known, low, factor=factor, unit=unit), above("", -known, -high, factor=factor, unit=unit)]
+    return every(sides, above(label, known, factor=factor, unit=unit).text)
 
 
 def at_least(needed: int, parts: Sequence[Evidence], text: str | None = None) -> Evidence:

@@ -305,7 +305,7 @@ def test_the_gap_is_shown_budget_by_budget() -> None:
     frame = runs(lambda arm, strategy, percent: 0.5 + (0.05 - percent) * (arm == "frozen"), seeds=4)
     frame = frame[frame["regime"] == 0.1]
     sides = {"arm": "frozen", "strategy": "random"}, {"arm": "scratch", "strategy": "random"}
-    gains = list(stats.by_budget(frame, *sides)["mean"])
+    gains = list(stats.paired_table(frame, *sides, ("n_labelled",)).mean())
     text = claims.claims(frame, "cifar10").set_index("claim").loc["C1a", "evidence"]
     assert f"from {100 * gains[0]:+.1f} at the first budget to {100 * gains[-1]:+.1f}" in text
 
