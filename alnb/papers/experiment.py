@@ -133,16 +133,19 @@ class PreparedData:
     device: str = "cpu"
     download: bool = False
     seed: int = 0  # of what is learned without labels
+    origin: Self | None = field(default=None, repr=False, compare=False)  # of a replication: the data whose images it shares
     replicas: dict[int, Self] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of(self, job: Mapping[str, Any]) -> Self:
         """The data of a job's replication: the same images, with a pretext or backbone of its own."""
         seed = job["replication"]
-        return self if seed == self.seed else self.replicas.setdefault(seed, replace(self, seed=seed))
+        return self if seed == self.seed else self.replicas.setdefault(seed, replace(self, seed=seed, origin=self))
 
     @cached_property
     def images(self) -> tuple[ImageSet, ImageSet]:
         """The pool and the test images. Raises: as `Part.load`."""
+        if self.origin is not None:
+            return self.origin.images
         loaded: tuple[ImageSet, ImageSet] = self.setting.part.load(
             self.setting.dataset, root=self.root, device=self.device, download=self.download
         )

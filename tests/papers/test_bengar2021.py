@@ -193,7 +193,7 @@ def test_a_replication_has_a_backbone_of_its_own(prepared: PreparedData, tmp_pat
     other = prepared.of(every[1])
     assert prepared.of(every[0]) is prepared and prepared.of(every[3]) is other
     assert not torch.equal(other.pools["frozen"].features, prepared.pools["frozen"].features)
-    assert other.pool.images.fingerprint == prepared.pool.images.fingerprint
+    assert other.pool.images.fingerprint == prepared.pool.images.fingerprint and other.pool is prepared.pool  # read once
     finished = papers.run(every, lambda job: bengar2021.experiment(prepared, job), tmp_path)
     assert [tags["replication"] for _, tags in finished] == [0, 3, 0, 3]
     alike, apart = (
