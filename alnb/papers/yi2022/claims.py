@@ -215,27 +215,21 @@ def protocol_effects(frame: DataFrame, base: str, strategies: Iterable[str] = ("
 def correlations(correlations: Mapping[str, Sequence[Correlation]], published: DataFrame, scale: str) -> DataFrame:
     """Hypothesis H1 and what the paper says of SimSiam, put to the correlations of Figure 2, as `claims.table` gives them.
 
-    `correlations` are by pretext: one for each replication, a pair of nets. H1 is strong: a rho above `STRONG`. A printed value, or
-    SimSiam's 0, is met within `CLOSE`. Printed values stand in the table at scale paper alone.
+    `correlations` are by pretext: one for each replication, a pair of nets. H1 is strong: a rho above `STRONG`. SimSiam's is within
+    `STRONG` of 0. A printed value is met within `CLOSE`; printed values stand in the table at scale paper alone.
     """
     printed, rows = published.set_index("strategy")["value"], []
     for name, measured in correlations.items():
-        rho = Series([each.rho for each in measured])
-        spread = f"within classes {Series([each.within for each in measured]).mean():.3f}"
-        near = partial(_near, f"{name}: rho", rho, spread)
+        rho, within = Series([each.rho for each in measured]), Series([each.within for each in measured]).mean()
+        near, statements = partial(between, f"{name}: rho", rho, factor=1, unit=""), []
         if name in printed and Scale(scale) is Scale.PAPER:
-            rows.append(("H1 value", f"The correlation with {name} is {printed[name]:g}.", near(printed[name])))
+            text, value = f"The correlation with {name} is {printed[name]:g}.", printed[name]
+            statements.append(("H1 value", text, near(value - CLOSE, value + CLOSE)))
         if name == "simsiam":
-            weak = between("simsiam: rho", rho, -STRONG, STRONG, factor=1, unit="")
             text = f"SimSiam's loss is not strongly correlated with the main task's: rho within {STRONG:g} of 0."
-            rows.append(("H1 SimSiam", text, replace(weak, text=f"{weak.text}, {spread}")))
+            statements.append(("H1 SimSiam", text, near(-STRONG, STRONG)))
         else:
-            strong = above(f"{name}: rho", rho, STRONG, factor=1, unit="")
             text = f"The loss of {name} is strongly correlated with the main task's: rho above {STRONG:g}."
-            rows.append(("H1", text, replace(strong, text=f"{strong.text}, {spread}")))
+            statements.append(("H1", text, above(f"{name}: rho", rho, STRONG, factor=1, unit="")))
+        rows += [(claim, text, replace(e, text=f"{e.text}, within classes {within:.3f}")) for claim, text, e in statements]
     return table(rows, scale)
-
-
-def _near(label: str, rho: Series, note: str, value: float) -> Evidence:
-    evidence = between(label, rho, value - CLOSE, value + CLOSE, factor=1, unit="")
-    return replace(evidence, text=f"{evidence.text}, {note}")
