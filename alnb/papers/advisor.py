@@ -129,10 +129,9 @@ def _from_records(frame: DataFrame, arm: str, measured: Sequence[Threshold], cla
     rows = rows[rows["labels"] <= min(labels, nearest.labels) if below else rows["labels"] >= nearest.labels]
     sides = {name: stats.paired(rows, {"strategy": name}, {"strategy": "random"}) for name in ADVISED if name != "random"}
     gains = {name: gain for name, gain in sides.items() if gain.n}
-    better = {name: gain.mean for name, gain in gains.items() if gain.low > 0}  # the threshold may be of a strategy that is not `ADVISED`
+    tried = ["kcenter"] if below else list(gains)  # below: one, named before, as a choice among all would need a test of the choice
+    better = {name: gains[name].mean for name in tried if name in gains and gains[name].n >= ENOUGH and gains[name].low > 0}
     strategy = max(better, key=lambda name: better[name], default="random")
-    if below:  # one strategy, named before: a choice among all would need a test of the choice
-        strategy = "kcenter" if "kcenter" in gains and gains["kcenter"].n >= ENOUGH and gains["kcenter"].low > 0 else "random"
     part = f"in our records. On {nearest.dataset}, {'up to this budget' if below else 'from its threshold on'}, over random"
     return Advice(strategy, _why(limit, labels, part, gains), "records", limit.evidence)
 
