@@ -1,7 +1,8 @@
 """How often claims are decided, by simulated records: under equal strategies (the bar), and with effects as large as the papers' (power).
 
 Every experiment is made anew from random numbers: a replication has luck that its runs share, a strategy has luck of its own in each
-replication, and each cycle has noise, as large as runs at scale laptop show (see `SPREAD`). Scale is "paper", so that verdicts decide.
+replication, and each cycle has noise. `SPREAD` is a choice, near the standard deviations of Table 1 in figures/results.json. Scale is
+"paper", so that verdicts decide.
 """
 
 import itertools

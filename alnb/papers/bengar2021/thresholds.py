@@ -63,8 +63,7 @@ def bounds(table: DataFrame) -> tuple[float, float]:
     budget after the largest at which all strategies are worse by a test (by Bonferroni), else the smallest budget. Without
     `verdicts.ENOUGH` replications nothing is shown.
 
-    A test of the strategy that is best on the other replications would err too often: without an effect of 4 strategies, in 4.3 % of 20,000
-    simulated sets of 5 replications, and in 5.5 % of 20, in place of 2.5 %, since the choices depend on each other.
+    A test of the strategy that is best on the other replications would err too often, since the choices depend on each other.
     """
     budgets = {labels: part.dropna(axis=1, how="all") for labels, part in _by_budget(table).items()}
     tests, labels = [at_least(1, [above("", part[name]) for name in part]) for part in budgets.values()], list(budgets)

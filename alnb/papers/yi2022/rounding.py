@@ -24,7 +24,7 @@ from alnb.papers.jobs import TaggedRun
 from alnb.papers.notebooks import Page
 from alnb.papers.yi2022 import experiment as yi
 
-# The narrowest set. On an AMD EPYC, at scale laptop, AVX2 and AVX512 gave equal pretext losses bit for bit; this one left 9 of 50 labels.
+# The narrowest set: on the AMD EPYC of this project's records AVX2 and AVX512 gave equal pretext losses, bit for bit, at scale laptop.
 KERNELS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 WIDER = ("AVX2", "AVX512")  # what torch may use otherwise
 
