@@ -132,7 +132,8 @@ def decide(family: Sequence[Evidence], *, directions: bool = False) -> list[Deci
         verdict = words[2] if p > ALPHA else words[0] if evidence.holds < evidence.fails else words[1]
         effect = detectable(evidence, len(family)) if p > ALPHA else math.nan
         power = f"; detects {effect:.2g}{evidence.unit} with power {POWER:.0%}" if math.isfinite(effect) else ""
-        decisions.append(Decision(verdict, p if min(evidence.holds, evidence.fails) < 1 else math.nan, evidence.text + power))
+        known = bool(evidence.errors) or min(evidence.holds, evidence.fails) < 1
+        decisions.append(Decision(verdict, p if known else math.nan, evidence.text + power))
     return decisions
 
 

@@ -133,10 +133,15 @@ def test_decisions_are_holms_over_both_sides(p: list[tuple[float, float]]) -> No
         corrected[k] = largest
     for directions, words in ((False, (HOLDS, FAILS, OPEN)), (True, (SAME, OPPOSITE, NEITHER))):
         for k, decision in enumerate(decide(parts_of(p), directions=directions)):
-            assert decision.p == pytest.approx(corrected[k])
+            assert decision.p == pytest.approx(math.nan if p[k] == (1, 1) else corrected[k], nan_ok=True)
             word = words[2] if corrected[k] > ALPHA else words[0] if p[k][0] < p[k][1] else words[1]
             assert decision.verdict == word or corrected[k] == pytest.approx(ALPHA)
             assert decision.text.startswith(f"part {k}")
+
+
+def test_only_a_statement_without_evidence_has_no_p_value() -> None:
+    equal = [above("part", [-1.0, -0.5, 0.1, 0.5, 1.0])] * 4  # p of 0.5 on each side: Bonferroni makes 1 of both
+    assert math.isnan(decide([missing("nothing")])[0].p) and decide([at_least(2, equal)])[0].p == 1.0
 
 
 def test_the_words_of_decisions() -> None:
