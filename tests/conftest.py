@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import in_browser
 import pytest
 import torch
@@ -17,6 +18,9 @@ from alnb.data import ImageSet, Resident
 from alnb.learn.nets import small
 
 SHOTS = in_browser.PROJECT / "build" / "screenshots"
+# the same examples each time, at any speed of the machine; to look for others: pytest --hypothesis-profile default --hypothesis-seed 1
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("fixed")
 torch.set_num_threads(1)  # the nets are so small that a second thread only costs time
 os.environ["OMP_NUM_THREADS"] = "1"  # of kernels and other processes that tests start
 
