@@ -167,7 +167,7 @@ def _laptop(full: Setting) -> Setting:
     stride, classes = 4 if full.part.split else 2, full.published.classes
     return replace(
         full, net=partial(resnet10, width=24, stride=stride), width=192, pretext=replace(full.pretext, outputs=512, draws=1),
-        pretraining=replace(full.pretraining, epochs=30, batch=128, lr=0.06), head=replace(full.head, lr=0.03),
+        pretraining=replace(full.pretraining, epochs=20, batch=128, lr=0.06), head=replace(full.head, lr=0.03),
         scratch=replace(full.scratch, epochs=10, min_updates=100, batch=64),
         vaal=replace(full.vaal, width=8, hidden=64, updates=30, batch=64), views=4,
         part=replace(full.part, per_class=10_000 // classes, test_per_class=2_000 // classes), regimes=full.regimes[:1], watched=200,
