@@ -90,10 +90,9 @@ def name(thing: Any) -> str:
 
 
 def _describe_type(kind: type) -> Any:
-    if _ours(kind) or kind.__module__ == "builtins" or kind.__module__.startswith("torch."):
-        return name(kind)
-    with suppress(OSError, TypeError):
-        return {"class": name(kind), "source": hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()}
+    if not (_ours(kind) or kind.__module__ == "builtins" or kind.__module__.startswith("torch.")):
+        with suppress(OSError, TypeError):
+            return {"class": name(kind), "source": hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()}
     return name(kind)
 
 

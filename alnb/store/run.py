@@ -58,26 +58,20 @@ class Run:
             Corrupted: it is damaged, or missing beside finished cycles.
             NewerFormat: see `FORMAT`.
         """
-        path = self.path / "manifest.json"
+        path, remedy = self.path / "manifest.json", f"restore it from a copy, or move {self.path} away to start again"
         if path.exists():
-            manifest = read_json(path, f"restore it from a copy, or move {self.path} away to start again")
-            self.check_format(manifest)
+            manifest = read_json(path, remedy)
+            number = manifest.get("format")
+            if type(number) is not int or number > FORMAT:
+                author = manifest.get("environment", {}).get("alnb", "a later version")
+                raise NewerFormat(
+                    f"{self.path} has record format {number!r}, written by alnb {author}; alnb {version()} knows formats up to "
+                    f"{FORMAT}: update alnb (`git pull` in its checkout, then `pip install -c constraints.txt -e .`), and call again"
+                )
             return manifest
         if any(self.path.glob("cycle_*/record.json")):
-            raise Corrupted(
-                f"{path} is missing, but there are finished cycles; restore it from a copy, or move {self.path} away to start again"
-            )
+            raise Corrupted(f"{path} is missing, but there are finished cycles; {remedy}")
         return None
-
-    def check_format(self, manifest: Json) -> None:
-        """Raises: NewerFormat where the manifest is of a later format than `FORMAT`."""
-        number = manifest.get("format")
-        if type(number) is not int or number > FORMAT:
-            author = manifest.get("environment", {}).get("alnb", "a later version")
-            raise NewerFormat(
-                f"{self.path} has record format {number!r}, written by alnb {author}; alnb {version()} knows formats up to "
-                f"{FORMAT}: update alnb (`git pull` in its checkout, then `pip install -c constraints.txt -e .`), and call again"
-            )
 
     def records(self) -> list[Json]:
         """The records of all finished cycles, in order.
