@@ -99,8 +99,7 @@ class VAE(nn.Module):
 
 def discriminator(latent: int = 32, hidden: int = 512) -> nn.Sequential:
     """From codes [B,latent] to logits [B,1] of being labelled; 280,065 parameters."""
-    layers = nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
-    net = nn.Sequential(*layers)
+    net = nn.Sequential(nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
     _he_normal(net)
     return net
 
