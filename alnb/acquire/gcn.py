@@ -167,9 +167,6 @@ def dropout_mask(hidden: Tensor, dropout: float, stream: Stream) -> Tensor:
     return uniform.ge_(dropout).div_(1 - dropout)
 
 
-# ---- the strategies ------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Learned:
     """A strategy on what the graph net learned of each node."""
@@ -250,9 +247,6 @@ class UncertainGCN(_Learned):
         _, asked, _, logits = self.learned(query)
         s = logits[asked:].cpu().double().sigmoid()  # in float32 those close to 0 would tie
         return query.candidates[scores.top(-(s - self.margin).abs(), query.n)]
-
-
-# ---- memory --------------------------------------------------------------------------------------------------------------------
 
 
 def needed(nodes: int, width: int, hidden: int, size: int = 4) -> int:

@@ -145,9 +145,6 @@ def _cross_entropy(logits: Tensor, target: float) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
-# ---- the strategy --------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class VAAL:
     """Queries the images that the discriminator thinks least likely to be labelled. The task's net is not used.
