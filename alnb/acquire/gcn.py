@@ -90,8 +90,7 @@ class GCN(nn.Module):
 
     def hidden(self, smoothed: Tensor) -> Tensor:
         """First layer [N,hidden] of smoothed features [N,D]: relu(A x w + b). Smoothing once saves a product with A in each step."""
-        out: Tensor = self.first(smoothed)
-        return out.relu_()
+        return self.first(smoothed).relu_()
 
     def logits(self, graph: Graph, hidden: Tensor) -> Tensor:
         """Logits [N] of being labelled: A h w + b."""

@@ -121,8 +121,7 @@ def cached_images(file: Path, paths: Sequence[Path], make: Callable[[], Tensor])
         try:
             content = store.read_tensors(file)
             if content["key"] == key:
-                cached: Tensor = content["images"]
-                return cached
+                return content["images"]
         except (store.Corrupted, OSError) as error:
             log.warning("%s is damaged (%s): the images are decoded again", file, error)
     images = make()

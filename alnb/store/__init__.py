@@ -1,6 +1,6 @@
 """What lies on disk and what it is called: files, descriptions, locks, runs, random streams, stop requests, checks."""
 
-from alnb.store.describe import Fingerprinted, commit, describe, differences, digest, environment, fingerprint, version
+from alnb.store.describe import commit, describe, differences, digest, environment, fingerprint, version
 from alnb.store.files import (
     Corrupted,
     Json,

@@ -97,13 +97,10 @@ class Run:
             ManifestDiffers: the message names every field that differs.
         """
         manifest = self.manifest
-        lines = [] if manifest is None else list(differences(manifest["experiment"], experiment))
+        lines = "" if manifest is None else "\n  ".join(differences(manifest["experiment"], experiment))
         if lines:
-            raise ManifestDiffers(
-                f"{self.path} holds another experiment:\n  "
-                + "\n  ".join(lines)
-                + "\nUse those values, or give the new experiment another folder."
-            )
+            remedy = "Use those values, or give the new experiment another folder."
+            raise ManifestDiffers(f"{self.path} holds another experiment:\n  {lines}\n{remedy}")
 
     def begin(self, experiment: Json, device: torch.device) -> tuple[str, ...]:
         """Write the manifest, or check that the environment is the same. Called with the lock held, before anything is added.
@@ -122,15 +119,13 @@ class Run:
         if manifest is None:
             write_json(self.path / "manifest.json", {"format": FORMAT, "experiment": experiment, "environment": now})
             return ()
-        lines = list(differences(manifest["environment"], now))
-        serious = [line for line in lines if not line.startswith("commit:")]
+        lines = tuple(differences(manifest["environment"], now))
+        serious = "\n  ".join(line for line in lines if not line.startswith("commit:"))
         if serious and os.environ.get("ALNB_OTHER_ENVIRONMENT") != "1":
-            raise ManifestDiffers(
-                f"{self.path} was started in another environment, and results may differ in the last bits:\n  "
-                + "\n  ".join(serious)
-                + "\nContinue it there, use a new folder, or set ALNB_OTHER_ENVIRONMENT=1: the records then say so in their notes."
-            )
-        return tuple(lines)
+            remedy = "Continue it there, use a new folder, or set ALNB_OTHER_ENVIRONMENT=1: the records then say so in their notes."
+            message = f"{self.path} was started in another environment, and results may differ in the last bits:\n  {serious}\n{remedy}"
+            raise ManifestDiffers(message)
+        return lines
 
     @contextmanager
     def lock(self) -> Iterator[None]:
