@@ -40,8 +40,7 @@ class LossModule(nn.Module):
         """Predicted losses [B] from `pooled` [B,D_k] of each stage. They have no unit: only their order was learned."""
         with torch.autocast(pooled[0].device.type, enabled=False):  # bfloat16 would round two nearly equal predictions to one number
             hidden = [functional.relu(stage(x.float())) for stage, x in zip(self.stages, pooled, strict=True)]
-            out: Tensor = self.last(torch.cat(hidden, dim=1))
-        return out.squeeze(1)
+            return self.last(torch.cat(hidden, dim=1)).squeeze(1)
 
 
 class LossNet(Net):

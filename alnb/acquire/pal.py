@@ -19,7 +19,7 @@ from alnb.acquire.query import Query
 from alnb.data import pixels
 from alnb.learn import checkpoint, train
 from alnb.learn.augment import AUGMENTATIONS
-from alnb.learn.nets import Net, resnet18
+from alnb.learn.nets import NO_CHANGE, Net, resnet18
 from alnb.learn.pretexts import rotation
 from alnb.learn.pretexts.rotation import TURNS
 from alnb.learn.train import Learner, Recipe
@@ -127,12 +127,8 @@ class PAL:
 
     def build(self, classes: int, stream: Stream, like: Net | None, device: torch.device) -> Net:
         """A fresh scoring net, with logits of 4 angles and then of the classes. It normalises images as `like` does."""
-        with (stream / "init").scope():
-            net = self.net(TURNS + classes)
-        if like is not None:
-            net.mean.copy_(like.mean)
-            net.std.copy_(like.std)
-        return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this form
+        mean, std = NO_CHANGE if like is None else (like.mean.tolist(), like.std.tolist())
+        return Learner(self.net, self.recipe, mean=tuple(mean), std=tuple(std)).build(TURNS + classes, stream, device)
 
     def choose(self, net: Net, query: Query, stream: Stream) -> Tensor:
         """Global indices i64 [n], in order of choice, by the trained scoring net, which does not change."""

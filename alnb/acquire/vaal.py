@@ -7,7 +7,6 @@ settings of the authors' code (sinhasam/vaal).
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +31,8 @@ HALF = (0.5, 0.5, 0.5)
 
 Colours = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each colour, of pixels in [0, 1]."""
+_Batch = tuple[Tensor, Tensor]
+"""Prepared images [B,3,*size], and their conditions [B,K]; the decoder gets the sigmoids of these."""
 
 
 def side(length: int) -> int:
@@ -41,7 +42,9 @@ def side(length: int) -> int:
 
 
 class VAE(nn.Module):
-    """Four strided convolutions to `latent` means and log-variances, and a decoder; 22,835,139 parameters at 32x32.
+    """Four strided convolutions to `latent` means and log-variances; 22,835,139 parameters at 32x32, with the decoder.
+
+    `decoder` reconstructs prepared images [B,3,*size] from codes [B,latent + conditions].
 
     Images with other sides than `side` gives are enlarged bilinearly; the VAE then reconstructs the enlarged image. At 64x64 the decoder
     starts from 8x8, as in deep-al.
@@ -93,16 +96,10 @@ class VAE(nn.Module):
         features = self.encoder(x)
         return self.mean(features), self.log_variance(features)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Reconstructed prepared images [B,3,*size] from codes [B,latent + conditions]."""
-        out: Tensor = self.decoder(z)
-        return out
-
 
 def discriminator(latent: int = 32, hidden: int = 512) -> nn.Sequential:
     """From codes [B,latent] to logits [B,1] of being labelled; 280,065 parameters."""
-    layers = nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
-    net = nn.Sequential(*layers)
+    net = nn.Sequential(nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
     _he_normal(net)
     return net
 
@@ -146,9 +143,6 @@ def discriminator_loss(labelled: Tensor, unlabelled: Tensor) -> Tensor:
 
 def _cross_entropy(logits: Tensor, target: float) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
-
-
-# ---- the strategy --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -244,12 +238,6 @@ def least_labelled(vaal: VAAL, query: Query, updates: int, conditioning: Conditi
     return chosen
 
 
-class _Batch(NamedTuple):
-    x: Tensor  # [B,3,H,W], prepared
-    raw: Tensor  # [B,K], the conditions, for the discriminator
-    squashed: Tensor  # [B,K], their sigmoids, for the decoder
-
-
 class _Game:
     """One training: the two nets, their optimisers and their position. Every update depends on its number and the stream alone."""
 
@@ -313,14 +301,12 @@ class _Game:
 
     def batches(self, draw: int) -> list[_Batch]:
         """Labelled and unlabelled images. In the first update, noise in [0, 1) replaces the conditions, as in TA-VAAL's code."""
-        noise = None if self.state.step else (self.stream / "conditions" / draw).generator(self.device)
+        noise, mirror = ((self.stream / name / draw).generator(self.device) for name in ("conditions", "flip"))
         batches = []
-        mirror = (self.stream / "flip" / draw).generator(self.device)
         for rows, conditions, order in zip(self.rows, self.conditions, self.orders, strict=True):
             chosen = order(draw)
             x, raw = self.prepared(self.images.batch(rows[chosen]).float() / 255, mirror), conditions[chosen]
-            raw = raw if noise is None else torch.rand(raw.shape, generator=noise, device=self.device)
-            batches.append(_Batch(x, raw, raw.sigmoid() if noise is None else raw))
+            batches.append((x, raw if self.state.step else torch.rand(raw.shape, generator=noise, device=self.device)))
         return batches
 
     def prepared(self, x: Tensor, mirror: torch.Generator) -> Tensor:
@@ -331,10 +317,11 @@ class _Game:
     def vae_step(self, labelled: _Batch, unlabelled: _Batch, noise: torch.Generator) -> Tensor:
         """One step of the VAE. The two kinds of images pass separately, so batch normalisation never mixes them."""
         parts, logits = [], []
-        for x, raw, squashed in (labelled, unlabelled):
+        for x, raw in (labelled, unlabelled):
             mu, log_variance = self.vae.encode(x)
             z = mu + (0.5 * log_variance).exp() * torch.randn(mu.shape, generator=noise, device=self.device)
-            decoded = self.vae.decode(torch.cat([z, squashed], dim=1))
+            squashed = raw.sigmoid() if self.state.step else raw  # noise is in [0, 1) already
+            decoded = self.vae.decoder(torch.cat([z, squashed], dim=1))
             parts.append(reconstruction_loss(x, decoded, mu, log_variance, beta=self.vaal.beta, kl=self.vaal.kl))
             logits.append(self.discriminator(torch.cat([mu, raw], dim=1)))
         loss = parts[0] + parts[1] + self.vaal.adversary * adversarial_loss(*logits)
@@ -346,8 +333,8 @@ class _Game:
     def adv_step(self, labelled: _Batch, unlabelled: _Batch) -> Tensor:
         """One step of the discriminator. It sees means, not samples."""
         with torch.no_grad():
-            codes = [torch.cat([self.vae.encode(batch.x)[0], batch.raw], dim=1) for batch in (labelled, unlabelled)]
-        loss = discriminator_loss(self.discriminator(codes[0]), self.discriminator(codes[1]))
+            codes = [torch.cat([self.vae.encode(x)[0], raw], dim=1) for x, raw in (labelled, unlabelled)]
+        loss = discriminator_loss(*map(self.discriminator, codes))
         self.optimisers[1].zero_grad(set_to_none=True)
         loss.backward()
         self.optimisers[1].step()

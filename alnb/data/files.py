@@ -50,7 +50,8 @@ def decode(path: Path, image_size: int, exactly: int | None = None) -> Tensor:
         # A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, at least twice the size asked for. This takes a fraction of the time,
         # and the resizing below still averages.
         image.draft(None, (2 * image_size, 2 * image_size))
-        square = _square(as_rgb(ImageOps.exif_transpose(image)), image_size)
+        # The centred square is resized with the pixels next to it, as if the image were resized first and cropped then.
+        square = ImageOps.fit(as_rgb(ImageOps.exif_transpose(image)), (image_size, image_size), Image.Resampling.BILINEAR)
         return torch.from_numpy(numpy.array(square)).permute(2, 0, 1)
 
 
@@ -75,15 +76,6 @@ def _grey16(image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"its grey values go from {values.min()} to {values.max()}, beyond 16 bits (0..65535); save it with 8 or 16 bits")
     return Image.fromarray(((values + 128) // 257).astype(numpy.uint8))
-
-
-def _square(image: Image.Image, side: int) -> Image.Image:
-    """The centred square, resized with the pixels next to it, as if the image were resized first and cropped then."""
-    from PIL import Image
-
-    short = min(image.size)
-    left, top = (image.width - short) / 2, (image.height - short) / 2
-    return image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + short, top + short))
 
 
 def in_threads(job: Callable[..., Row], *columns: Iterable[Any]) -> list[Row]:
@@ -129,8 +121,7 @@ def cached_images(file: Path, paths: Sequence[Path], make: Callable[[], Tensor])
         try:
             content = store.read_tensors(file)
             if content["key"] == key:
-                cached: Tensor = content["images"]
-                return cached
+                return content["images"]
         except (store.Corrupted, OSError) as error:
             log.warning("%s is damaged (%s): the images are decoded again", file, error)
     images = make()

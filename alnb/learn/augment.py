@@ -174,15 +174,17 @@ class Augment:
             part = draw.rows(rows)
             self._colour(self._move(x[rows], part), part, matrices and (matrices[0][rows], matrices[1][rows]), hue_place, out[rows])
             if y is not None and moved is not None:
-                moved[rows] = self._move_masks(y[rows], part)
+                moved[rows] = self._move(y[rows], part, masks=True)
         return out, moved
 
-    def _move(self, x: Tensor, draw: Draw) -> Tensor:
+    def _move(self, x: Tensor, draw: Draw, *, masks: bool = False) -> Tensor:
         if draw.corners is not None:
-            x = transforms.crop(x, draw.corners, self.padding)
-        if draw.boxes is None:
-            return x if draw.flip is None else transforms.hflip(x, draw.flip)
-        return transforms.resized_crop(x, draw.boxes, draw.flip)
+            x = transforms.crop(x, draw.corners, self.padding, self.void if masks else 0)
+        if draw.boxes is not None and not masks:
+            return transforms.resized_crop(x, draw.boxes, draw.flip)
+        if draw.boxes is not None:
+            x = transforms.resized_crop_nearest(x, draw.boxes)
+        return x if draw.flip is None else transforms.hflip(x, draw.flip)
 
     def _colour(self, x: Tensor, draw: Draw, matrices: tuple[Tensor, Tensor] | None, hue_place: int, out: Tensor) -> None:
         """The changes of colour. The last of them writes float32 in 0..1 into `out`."""
@@ -197,13 +199,6 @@ class Augment:
             x = transforms.gaussian_blur(x, draw.sigma, transforms.blur_kernel(x.shape[-2], x.shape[-1]))
         if x.data_ptr() != out.data_ptr():
             out.copy_(x)
-
-    def _move_masks(self, y: Tensor, draw: Draw) -> Tensor:
-        if draw.corners is not None:
-            y = transforms.crop(y, draw.corners, self.padding, self.void)
-        if draw.boxes is not None:
-            y = transforms.resized_crop_nearest(y, draw.boxes)
-        return y if draw.flip is None else transforms.hflip(y, draw.flip)
 
     def _check(self, x: Tensor, y: Tensor | None) -> None:
         if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] != 3:

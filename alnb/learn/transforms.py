@@ -29,9 +29,6 @@ def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
 
 
-# ---- where pixels go ----------------------------------------------------------------------------------------------------------
-
-
 def crop(x: Shaped[Tensor, "B *C H W"], corners: Int[Tensor, "B 2"], padding: int, fill: int = 0) -> Shaped[Tensor, "B *C H W"]:
     """Surround images or masks [B,H,W] by `padding` pixels of `fill`, and cut out a window of the original size. Memory: a padded copy.
 
@@ -141,9 +138,6 @@ def _convolving(weight: Tensor, size: int) -> Tensor:
     places = (source[:, :, None] == pixel).to(weight.dtype)
     with torch.autocast(weight.device.type, enabled=False):
         return (weight @ places.view(kernel, -1)).view(-1, size, size)
-
-
-# ---- colour -------------------------------------------------------------------------------------------------------------------
 
 
 def _mix(x: Tensor, matrix: Tensor, offset: Tensor | None = None, out: Tensor | None = None) -> Tensor:

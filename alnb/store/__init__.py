@@ -1,8 +1,7 @@
 """What lies on disk and what it is called: files, descriptions, locks, runs, random streams, stop requests, checks."""
 
-from alnb.store.describe import Fingerprinted, commit, describe, differences, digest, environment, fingerprint, version
+from alnb.store.describe import commit, describe, differences, digest, environment, fingerprint, version
 from alnb.store.files import (
-    RECOMPUTE,
     Corrupted,
     Json,
     append_line,
@@ -10,7 +9,6 @@ from alnb.store.files import (
     read_json,
     read_lines,
     read_tensors,
-    sync_folder,
     workspace,
     write_atomic,
     write_json,

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
@@ -23,21 +23,12 @@ from alnb.store.files import Json
 SETTINGS = bool | int | float | str | list | tuple | dict | torch.Tensor | Path  # what a global of a function may be
 
 
-@runtime_checkable
-class Fingerprinted(Protocol):
-    """Anything large that can name its content by a digest: images, a backbone."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal sha256 of the content."""
-
-
 def describe(value: Any) -> Any:
     """`value` as plain JSON, the same for the same experiment in every process.
 
     A dataclass becomes its fields, without those whose metadata say ``"result": False``. A function becomes its name and what it encloses;
-    a lambda, or a function of another package, also a digest of its source. A tensor becomes its shape and digest, a `Fingerprinted` its
-    fingerprint.
+    a lambda, or a function of another package, also a digest of its source. A tensor becomes its shape and digest; what has a
+    `fingerprint`, such as images and backbones, becomes that.
 
     Raises:
         TypeError: a kind of value that has no such description.
@@ -63,8 +54,8 @@ def describe(value: Any) -> Any:
             return {"function": describe(value.func), "args": describe(value.args), "keywords": describe(value.keywords)}
         case type():
             return _describe_type(value)
-        case Fingerprinted():
-            return {"kind": type(value).__name__, "fingerprint": value.fingerprint}
+        case object(fingerprint=str(digest_of_content)):
+            return {"kind": type(value).__name__, "fingerprint": digest_of_content}
     if is_dataclass(value):
         return {
             "kind": describe(type(value)),
@@ -90,10 +81,9 @@ def name(thing: Any) -> str:
 
 
 def _describe_type(kind: type) -> Any:
-    if _ours(kind) or kind.__module__ == "builtins" or kind.__module__.startswith("torch."):
-        return name(kind)
-    with suppress(OSError, TypeError):
-        return {"class": name(kind), "source": hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()}
+    if not (_ours(kind) or kind.__module__ == "builtins" or kind.__module__.startswith("torch.")):
+        with suppress(OSError, TypeError):
+            return {"class": name(kind), "source": hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()}
     return name(kind)
 
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import mmap
 import os
 import zipfile
 import zlib
@@ -149,15 +150,10 @@ def _line(entry: Json) -> bytes:
 
 def _complete_bytes(file: IO[bytes]) -> int:
     """Bytes of the complete lines, searched from the end."""
-    end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - 4096)
-        file.seek(start)
-        last = file.read(end - start).rfind(b"\n")
-        if last >= 0:
-            return start + last + 1
-        end = start
-    return 0
+    if file.seek(0, os.SEEK_END) == 0:
+        return 0
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.rfind(b"\n") + 1
 
 
 def write_tensors(path: Path, content: Json) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import filelock
+
 from alnb.store import stop
 
 
@@ -24,8 +26,6 @@ def exclusive(folder: Path, *, wait: bool | float) -> Iterator[None]:
         stop.TimeIsUp: a stop was requested while this process waited until the folder is free.
         OSError: the folder is not writable.
     """
-    import filelock
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -33,29 +33,24 @@ def exclusive(folder: Path, *, wait: bool | float) -> Iterator[None]:
     owner, me = folder / ".owner", f"{os.getpid()} on {platform.node()}"
     lock = filelock.FileLock(folder / ".lock", timeout=-1 if wait is True else float(wait))
     try:
-        lock.acquire(cancel_check=stop.requested if wait is True else None)
+        hold = lock.acquire(cancel_check=stop.requested if wait is True else None)
     except filelock.Timeout as error:
         who = owner.read_text() if owner.exists() else "unknown"
         if wait is True:
             raise stop.TimeIsUp(f"stopped on request, while process {who} was using {folder}") from error
         here = " (this very process: close what uses it, or restart the kernel)" if who == me else ""
         raise Locked(f"{folder} is in use by process {who}{here}; wait until that process has ended, or stop it") from error
-    try:
+    with hold:
         try:
             owner.write_text(me)
         except OSError as error:
-            raise OSError(
-                error.errno, f"{error.strerror} while writing {owner}: nothing was started; free some space and start again"
-            ) from error
+            reason = f"{error.strerror} while writing {owner}: nothing was started; free some space and start again"
+            raise OSError(error.errno, reason) from error
         yield
-    finally:
-        lock.release()
 
 
 def held(folder: Path) -> bool:
     """True if a process holds `folder`. Nothing in the folder is changed."""
-    import filelock
-
     lock = folder / ".lock"
     if not lock.exists():
         return False

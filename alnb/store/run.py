@@ -58,26 +58,20 @@ class Run:
             Corrupted: it is damaged, or missing beside finished cycles.
             NewerFormat: see `FORMAT`.
         """
-        path = self.path / "manifest.json"
+        path, remedy = self.path / "manifest.json", f"restore it from a copy, or move {self.path} away to start again"
         if path.exists():
-            manifest = read_json(path, f"restore it from a copy, or move {self.path} away to start again")
-            self.check_format(manifest)
+            manifest = read_json(path, remedy)
+            number = manifest.get("format")
+            if type(number) is not int or number > FORMAT:
+                author = manifest.get("environment", {}).get("alnb", "a later version")
+                raise NewerFormat(
+                    f"{self.path} has record format {number!r}, written by alnb {author}; alnb {version()} knows formats up to "
+                    f"{FORMAT}: update alnb (`git pull` in its checkout, then `pip install -c constraints.txt -e .`), and call again"
+                )
             return manifest
         if any(self.path.glob("cycle_*/record.json")):
-            raise Corrupted(
-                f"{path} is missing, but there are finished cycles; restore it from a copy, or move {self.path} away to start again"
-            )
+            raise Corrupted(f"{path} is missing, but there are finished cycles; {remedy}")
         return None
-
-    def check_format(self, manifest: Json) -> None:
-        """Raises: NewerFormat where the manifest is of a later format than `FORMAT`."""
-        number = manifest.get("format")
-        if type(number) is not int or number > FORMAT:
-            author = manifest.get("environment", {}).get("alnb", "a later version")
-            raise NewerFormat(
-                f"{self.path} has record format {number!r}, written by alnb {author}; alnb {version()} knows formats up to "
-                f"{FORMAT}: update alnb (`git pull` in its checkout, then `pip install -c constraints.txt -e .`), and call again"
-            )
 
     def records(self) -> list[Json]:
         """The records of all finished cycles, in order.
@@ -103,13 +97,10 @@ class Run:
             ManifestDiffers: the message names every field that differs.
         """
         manifest = self.manifest
-        lines = [] if manifest is None else list(differences(manifest["experiment"], experiment))
+        lines = "" if manifest is None else "\n  ".join(differences(manifest["experiment"], experiment))
         if lines:
-            raise ManifestDiffers(
-                f"{self.path} holds another experiment:\n  "
-                + "\n  ".join(lines)
-                + "\nUse those values, or give the new experiment another folder."
-            )
+            remedy = "Use those values, or give the new experiment another folder."
+            raise ManifestDiffers(f"{self.path} holds another experiment:\n  {lines}\n{remedy}")
 
     def begin(self, experiment: Json, device: torch.device) -> tuple[str, ...]:
         """Write the manifest, or check that the environment is the same. Called with the lock held, before anything is added.
@@ -128,15 +119,13 @@ class Run:
         if manifest is None:
             write_json(self.path / "manifest.json", {"format": FORMAT, "experiment": experiment, "environment": now})
             return ()
-        lines = list(differences(manifest["environment"], now))
-        serious = [line for line in lines if not line.startswith("commit:")]
+        lines = tuple(differences(manifest["environment"], now))
+        serious = "\n  ".join(line for line in lines if not line.startswith("commit:"))
         if serious and os.environ.get("ALNB_OTHER_ENVIRONMENT") != "1":
-            raise ManifestDiffers(
-                f"{self.path} was started in another environment, and results may differ in the last bits:\n  "
-                + "\n  ".join(serious)
-                + "\nContinue it there, use a new folder, or set ALNB_OTHER_ENVIRONMENT=1: the records then say so in their notes."
-            )
-        return tuple(lines)
+            remedy = "Continue it there, use a new folder, or set ALNB_OTHER_ENVIRONMENT=1: the records then say so in their notes."
+            message = f"{self.path} was started in another environment, and results may differ in the last bits:\n  {serious}\n{remedy}"
+            raise ManifestDiffers(message)
+        return lines
 
     @contextmanager
     def lock(self) -> Iterator[None]:

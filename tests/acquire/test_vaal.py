@@ -58,7 +58,7 @@ def test_shapes(height: int, width: int) -> None:
     assert x.shape == (3, 3, *expected)
     mu, log_variance = vae.encode(x)
     assert mu.shape == log_variance.shape == (3, 5)
-    assert vae.decode(mu).shape == x.shape
+    assert vae.decoder(mu).shape == x.shape
     assert vae.decoder[1](vae.decoder[0](mu)).shape == (3, 16, expected[0] // 8, expected[1] // 8)
 
 

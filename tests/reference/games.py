@@ -135,7 +135,7 @@ def naive_game(game: _Game, updates: int, ranks: Tensor | None = None) -> None:
                 z = mu + logs.mul(0.5).exp() * torch.randn(mu.shape, generator=noise)
                 share = vaal.beta / {"sum": 1, "mean": len(x), "mean_all": mu.numel()}[vaal.kl]
                 kl = -0.5 * (1 + logs - mu**2 - logs.exp()).sum()
-                loss = loss + error(vae.decode(torch.cat([z, soft], 1)), x) + share * kl + vaal.adversary * verdict(mu, r, 1)
+                loss = loss + error(vae.decoder(torch.cat([z, soft], 1)), x) + share * kl + vaal.adversary * verdict(mu, r, 1)
             vae.zero_grad()
             loss.backward()
             optimisers[0].step()
