@@ -14,9 +14,9 @@ import torch
 from pandas import Series
 
 from alnb import acquire, papers, store
-from alnb.acquire import pt4al
 from alnb.learn.pretrain import pretrain
 from alnb.loop.experiment import Experiment
+from alnb.papers.methods import pt4al
 from alnb.papers.yi2022 import experiment as yi
 from alnb.report import stats
 

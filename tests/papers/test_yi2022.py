@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from alnb import papers, store
-from alnb.acquire import pt4al, ta_vaal, vaal
+from alnb.acquire import vaal
 from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.loop import cycles as loop
 from alnb.loop.experiment import Cycle
 from alnb.papers.jobs import Job, TaggedRun
+from alnb.papers.methods import pt4al, ta_vaal
 from alnb.papers.yi2022 import experiment as yi2022
 from alnb.papers.yi2022.experiment import PreparedData, jobs, ladder, prepare, setting
 from alnb.papers.yi2022.strategies import STRATEGIES, SUBSET

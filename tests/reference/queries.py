@@ -11,10 +11,10 @@ from conftest import images_of
 from torch import Tensor
 
 from alnb.acquire import Strategy
-from alnb.acquire.learning_loss import loss_net
 from alnb.acquire.query import Pool, Query, check_query
 from alnb.data import Resident
 from alnb.learn.nets import small
+from alnb.papers.methods.learning_loss import loss_net
 from alnb.store import Stream
 
 with (Stream(0) / "contract").scope():

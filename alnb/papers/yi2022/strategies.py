@@ -8,11 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from alnb import acquire
-from alnb.acquire import Strategy, learning_loss, pt4al, random, random_with_replacement
+from alnb.acquire import Strategy, random, random_with_replacement
 from alnb.acquire.gcn import CoreGCN, UncertainGCN
-from alnb.acquire.pt4al import LossBatch
 from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.learn.train import Learner
+from alnb.papers.methods import learning_loss, pt4al
+from alnb.papers.methods.pt4al import LossBatch
 
 if TYPE_CHECKING:
     from alnb.papers.yi2022.experiment import Setting

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 import alnb
 from alnb import store
-from alnb.acquire import learning_loss, random
-from alnb.acquire.learning_loss import LossNet, check, hinge_pairs, loss_net, ranking_pairs, total_loss
+from alnb.acquire import random
 from alnb.acquire.query import Pool
 from alnb.data import ImageSet
 from alnb.learn.nets import NETS, Net, linear, resnet10, resnet18, small
@@ -26,6 +25,8 @@ from alnb.learn.train import Learner, LossSwitch, Recipe, cross_entropy, fit, pr
 from alnb.loop.cycles import cycles
 from alnb.loop.experiment import Cycle, Experiment, Protocol
 from alnb.loop.oracle import simulated
+from alnb.papers.methods import learning_loss
+from alnb.papers.methods.learning_loss import LossNet, check, hinge_pairs, loss_net, ranking_pairs, total_loss
 from alnb.store import Stream
 
 TINY = functools.partial(small, width=4)

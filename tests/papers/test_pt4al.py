@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from queries import query_of
 
 from alnb import acquire
-from alnb.acquire import pt4al
-from alnb.acquire.pt4al import LossBatch, batch, evenly, highest, lowest, ranking
 from alnb.acquire.query import Query
 from alnb.acquire.scopes import RandomSubset, Scoped
+from alnb.papers.methods import pt4al
+from alnb.papers.methods.pt4al import LossBatch, batch, evenly, highest, lowest, ranking
 
 
 def sided(cycle: int = 1, n: int = 3, **changes: object) -> Query:

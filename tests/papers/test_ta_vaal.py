@@ -13,11 +13,8 @@ from games import STREAM, Stop, Watched, game_of, naive_game, naive_logits, para
 from torch import Tensor
 
 from alnb import store
-from alnb.acquire import learning_loss
-from alnb.acquire.learning_loss import LossNet, loss_net
 from alnb.acquire.query import Pool, Query, check_query
 from alnb.acquire.scopes import RandomSubset, Scoped
-from alnb.acquire.ta_vaal import AS_RELEASED, CIFAR10, GAME, PAPER, TAVAAL
 from alnb.acquire.vaal import HALF, VAE, _Game, discriminator
 from alnb.data import ImageSet, Resident
 from alnb.learn.nets import small
@@ -25,6 +22,9 @@ from alnb.learn.train import Learner, predict
 from alnb.loop.cycles import cycles
 from alnb.loop.experiment import Experiment, Protocol
 from alnb.loop.oracle import simulated
+from alnb.papers.methods import learning_loss
+from alnb.papers.methods.learning_loss import LossNet, loss_net
+from alnb.papers.methods.ta_vaal import AS_RELEASED, CIFAR10, GAME, PAPER, TAVAAL
 from alnb.store import Stream
 
 TINY_GAME = {"width": 2, "latent": 3, "hidden": 8, "batch": 4, "updates": 3}
@@ -120,7 +120,7 @@ def test_predictions_are_computed_once_for_labelled_and_candidates(monkeypatch: 
         seen.append(indices.tolist())
         return predict(function, images, indices)
 
-    monkeypatch.setattr("alnb.acquire.ta_vaal.predict", spy)
+    monkeypatch.setattr("alnb.papers.methods.ta_vaal.predict", spy)
     original = _Game.play
     monkeypatch.setattr(_Game, "play", lambda game, updates: (played.append(updates), original(game, updates))[1])
     query = replace(query_of(pool, 4), candidates=pool.unlabelled[5:12])

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from alnb import store
-from alnb.acquire import learning_loss
 from alnb.acquire.query import Query
 from alnb.acquire.vaal import VAAL, Conditioning, least_labelled
 from alnb.learn.train import predict
+from alnb.papers.methods import learning_loss
 
 GAME = VAAL(kl="mean_all", beta=1.0, vae_steps=1, adv_steps=1)
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # mean and deviation that the authors' code normalises by
