@@ -1,12 +1,10 @@
 """Metrics of predictions, fractions in [0, 1]. The class axis is 1, trailing axes are free, targets equal to `void` do not count."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alnb.store.shapes import Float, Int, Integer, Shaped
+from alnb.store.shapes import Float, Int, Integer
 
 
 def confusion(predictions: Integer[Tensor, "N ..."], targets: Integer[Tensor, "N ..."], classes: int, void: int = -1) -> Int[Tensor, "C C"]:
@@ -67,21 +65,3 @@ def calibration_error(
     # A sum for each bin, not index_add: many float additions to one number lose digits, and on a GPU their order is not fixed.
     sums = torch.stack([torch.where(bin_of == b, gap, 0).sum() for b in range(bins)])
     return sums.abs().sum() / labelled.sum()
-
-
-def area_under_budget_curve(labelled: Sequence[float] | Shaped[Tensor, " K"], accuracy: Sequence[float] | Shaped[Tensor, " K"]) -> float:
-    """The area under accuracy over the number of labels, divided by the range of labels: a mean accuracy over the budget.
-
-    Args:
-        labelled: number of labelled images in each cycle, increasing.
-        accuracy: in [0, 1], as many. The trapezoid rule joins them.
-    Raises:
-        ValueError: the lengths differ, there are fewer than two cycles, or the labels do not increase.
-    Source: Lüth et al. 2023 (realistic-al).
-    """
-    x, y = (torch.as_tensor(values, dtype=torch.float64, device="cpu") for values in (labelled, accuracy))
-    if x.shape != y.shape or len(x) < 2:
-        raise ValueError(f"{len(x)} numbers of labels and {len(y)} accuracies: a curve needs one of each per cycle, for two cycles or more")
-    if not (x.diff() > 0).all():
-        raise ValueError(f"the numbers of labels {x.tolist()} do not increase: sort the cycles, and pass each once")
-    return float(torch.trapezoid(y, x) / (x[-1] - x[0]))

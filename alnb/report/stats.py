@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alnb.store import Stream
 from alnb.store.checks import at_least
-from alnb.store.shapes import Float, Int
+from alnb.store.shapes import Float, Int, Shaped
 
 BAND = 0.95  # confidence of every band and interval
 ENOUGH = 5  # replications; a test with fewer decides nothing
@@ -331,3 +331,21 @@ def _check_pairs(first: Tensor, second: Tensor, names: tuple[str, str]) -> None:
             raise ValueError(f"{name} is NaN at {int(values.isnan().nonzero()[0])}: it has no rank")
         if bool((values == values[0]).all()):
             raise ValueError(f"{name} is {float(values[0])} everywhere: constant values have no rank correlation")
+
+
+def area_under_budget_curve(labelled: Sequence[float] | Shaped[Tensor, " K"], accuracy: Sequence[float] | Shaped[Tensor, " K"]) -> float:
+    """The area under accuracy over the number of labels, divided by the range of labels: a mean accuracy over the budget.
+
+    Args:
+        labelled: number of labelled images in each cycle, increasing.
+        accuracy: in [0, 1], as many. The trapezoid rule joins them.
+    Raises:
+        ValueError: the lengths differ, there are fewer than two cycles, or the labels do not increase.
+    Source: Lüth et al. 2023 (realistic-al).
+    """
+    x, y = (torch.as_tensor(values, dtype=torch.float64, device="cpu") for values in (labelled, accuracy))
+    if x.shape != y.shape or len(x) < 2:
+        raise ValueError(f"{len(x)} numbers of labels and {len(y)} accuracies: a curve needs one of each per cycle, for two cycles or more")
+    if not (x.diff() > 0).all():
+        raise ValueError(f"the numbers of labels {x.tolist()} do not increase: sort the cycles, and pass each once")
+    return float(torch.trapezoid(y, x) / (x[-1] - x[0]))

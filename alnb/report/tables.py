@@ -12,8 +12,19 @@ from typing import Any
 import pandas
 from pandas import DataFrame, Series
 
-from alnb.learn.metrics import area_under_budget_curve
-from alnb.report.stats import difference, friedman, holm, interval, labels_needed, labels_to_reach, paired_t, replications, seeds, unit
+from alnb.report.stats import (
+    area_under_budget_curve,
+    difference,
+    friedman,
+    holm,
+    interval,
+    labels_needed,
+    labels_to_reach,
+    paired_t,
+    replications,
+    seeds,
+    unit,
+)
 from alnb.report.verdicts import ALPHA
 
 NAMED = ("dataset", "scale", "arm", "regime", "protocol")  # the columns that name a setting, if present

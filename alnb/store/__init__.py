@@ -4,10 +4,8 @@ from alnb.store.describe import commit, describe, differences, digest, environme
 from alnb.store.files import (
     Corrupted,
     Json,
-    append_line,
     encode,
     read_json,
-    read_lines,
     read_tensors,
     workspace,
     write_atomic,

@@ -11,6 +11,7 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 from alnb.learn import metrics
+from alnb.report import stats
 from alnb.store import Stream
 
 SHAPES = st.tuples(st.integers(1, 30)) | st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))
@@ -126,8 +127,8 @@ def test_calibration_error_of_maps_and_of_certainty() -> None:
 def test_area_is_scikit_learns_over_the_range(points: list[tuple[int, float]]) -> None:
     labelled, accuracy = np.cumsum([step for step, _ in points]), [value for _, value in points]
     expected = sk.auc(labelled, accuracy) / (labelled[-1] - labelled[0])
-    assert metrics.area_under_budget_curve(labelled.tolist(), accuracy) == pytest.approx(expected)
-    assert metrics.area_under_budget_curve(torch.tensor(labelled), torch.tensor(accuracy)) == pytest.approx(expected, abs=1e-6)
+    assert stats.area_under_budget_curve(labelled.tolist(), accuracy) == pytest.approx(expected)
+    assert stats.area_under_budget_curve(torch.tensor(labelled), torch.tensor(accuracy)) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -136,4 +137,4 @@ def test_area_is_scikit_learns_over_the_range(points: list[tuple[int, float]]) -
 )
 def test_area_refuses(labelled: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        metrics.area_under_budget_curve(labelled, [0.5, 0.6][: max(1, min(2, len(labelled)))])
+        stats.area_under_budget_curve(labelled, [0.5, 0.6][: max(1, min(2, len(labelled)))])

@@ -23,6 +23,7 @@ from PIL import Image
 from alnb import store
 from alnb.data import DataError
 from alnb.data.files import LABELS, as_rgb, image_files, in_threads
+from alnb.widgets.labeller import log
 
 HELD_OUT = 0.2  # share of the images that is never trained on
 UNSURE = "not sure"  # an answer that is no class
@@ -142,7 +143,7 @@ class Labelling(AbstractContextManager["Labelling"]):
             self.labels: dict[str, str | None] = {}  # class name, or None for "not sure", by key; in the order of the first answers
             self.missing: set[str] = set()  # keys of images that could not be shown in this session
             self._entries: list[dict[str, Any]] = []  # all valid answers, the oldest first
-            for entry in store.read_lines(self.log, RESTORE):
+            for entry in log.read_lines(self.log, RESTORE):
                 self._apply(entry)
             self.news = _news(self, before.get("files"))
             store.write_json(session, {"files": {item.key: list(item.files) for item in self.items}, "stamps": stamps})
@@ -200,7 +201,7 @@ class Labelling(AbstractContextManager["Labelling"]):
         return key
 
     def _write(self, entry: dict[str, Any]) -> None:
-        store.append_line(self.log, entry)
+        log.append_line(self.log, entry)
         self._apply(entry)
 
     def _apply(self, entry: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.train import Learner, Recipe, Report, fit, log_probs, predict
 from alnb.store import Stream
 from alnb.store.checks import at_least, one_of
+from alnb.widgets.labeller import log
 from alnb.widgets.labeller.folder import HELD_OUT, RESTORE, Labelling
 
 CHOICES = ("margin", "entropy", "least_confidence", "kcenter", "random")  # the strategies that suit a linear classifier
@@ -160,7 +161,7 @@ class Batch:
 
 def rounds(state: Labelling) -> list[Round]:
     """All rounds so far, the oldest first."""
-    lines = store.read_lines(state.place / "rounds.jsonl", RESTORE)
+    lines = log.read_lines(state.place / "rounds.jsonl", RESTORE)
     return [Round(**{name: line[name] for name in Round.__dataclass_fields__}) for line in lines]
 
 
@@ -286,5 +287,5 @@ def _write_round(state: Labelling, k: int, pool: Pool, held: Tensor, guesses: Ma
         k, int(((pool.labels != VOID) & ~held).sum()), len(tested), sum(now[key] == asked[key] for key in tested),
         kappa([before[key] for key in both], [now[key] for key in both]) if both else None, round(seconds, 3),
     )  # fmt: skip
-    store.append_line(state.place / "rounds.jsonl", asdict(past))
+    log.append_line(state.place / "rounds.jsonl", asdict(past))
     store.write_json(path, {"classes": now})
