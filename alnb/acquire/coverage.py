@@ -49,14 +49,14 @@ def max_herding(
     """n uncovered points, i64 [n], in order of choice: each adds most to the kernel coverage of all points.
 
     features: of unit length. covered: bool [N], True where a point is labelled. sigma: of the Gaussian kernel exp(-(distance/sigma)^2).
-    weights: of the points to be covered, at least 0; None: 1 each. Gains within 1e-5 of the best are equal: the lowest index.
+    weights: of the points to be covered, at least 0; None: 1 each. Gains within 1e-5 max(1, 1 / sigma^2) of the best tie: the lowest index.
     Memory O(RING N). Source: Bae et al. 2024 (MaxHerding), equation 5; with weights Bae et al. 2025 (UHerding).
     """
     free = _free(covered, n)
     x = features[free].float()
     cover = gaussian(sigma)(nearest_square(x, features[covered].float()))
-    noise = ROUNDING * max(1, sigma**-2)
-    return free[_Lazy(x, cover, gaussian(sigma), torch.ones_like(cover) if weights is None else weights[free].float(), noise).picks(n)]
+    scale = max(1, sigma**-2)
+    return free[_Lazy(x, cover, gaussian(sigma), torch.ones_like(cover) if weights is None else weights[free].float(), scale).picks(n)]
 
 
 def prob_cover(features: Float[Tensor, "N D"], covered: Shaped[Tensor, " N"], n: int, radius: float) -> Int[Tensor, " n"]:
@@ -110,9 +110,9 @@ def _free(covered: Tensor, n: int) -> Tensor:
 class _Lazy:
     """Lazy greedy: points x [N, D] may be chosen; those T of them that have weight and are not fully covered are to be covered."""
 
-    def __init__(self, x: Tensor, cover: Tensor, kernel: Kernel, weight: Tensor, noise: float = 0.0) -> None:
-        """cover, weight: [N]. noise: similarities are not told apart below it; 0 where they are whole numbers."""
-        self.x, self.kernel, self.noise, self.tie = x, kernel, noise, TIE if noise else 0.0
+    def __init__(self, x: Tensor, cover: Tensor, kernel: Kernel, weight: Tensor, scale: float = 0.0) -> None:
+        """cover, weight: [N]. scale: of rounding in similarities; 0 where they are whole numbers."""
+        self.x, self.kernel, self.noise, self.tie = x, kernel, ROUNDING * scale, TIE * scale
         self.targets = ((weight > 0) & (cover < 1)).nonzero()[:, 0]
         self.y = x if len(self.targets) == len(x) else x[self.targets]
         self.norms, self.cover, self.weight = self.y.square().sum(1), cover[self.targets], weight[self.targets]

@@ -103,10 +103,10 @@ def test_typical_points_are_those_of_the_code(known: int, n: int) -> None:
 
 def test_typical_points_are_those_of_scikit_activeml() -> None:
     """Its typicality is of 5 neighbours, by distances, and counts the point itself; the middle of a star is the most typical by both."""
-    centres, sizes = 20 * torch.eye(4), (30, 26, 22, 18)
+    centres, sizes = 20 * torch.eye(4, 64), (30, 26, 22, 18)
     stars = []
     for centre, size in zip(centres, sizes, strict=True):
-        rays = torch.nn.functional.normalize(torch.randn(size, 4, generator=(Stream(0) / size).generator()), dim=1)
+        rays = torch.nn.functional.normalize(torch.randn(size, 64, generator=(Stream(0) / size).generator()), dim=1)
         stars.append(torch.cat([centre[None], centre + rays]))
     x, covered = torch.cat(stars), mask(100, [5])
     labels = numpy.where(covered.numpy(), 0.0, numpy.nan)
