@@ -5,13 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from alnb.acquire import cover, scores
+from alnb.acquire import scores
+from alnb.acquire.clusters import TCM, kmeans, typiclust
+from alnb.acquire.coverage import DCoM, Herding, ProbCover, kcenter
 from alnb.acquire.gcn import CoreGCN, UncertainGCN
 from alnb.acquire.pal import PAL
 from alnb.acquire.query import Query
 from alnb.acquire.svm import SvmMargin
 from alnb.acquire.vaal import CLEAN
-from alnb.learn.train import predict
 
 Strategy = Callable[[Query], Tensor]
 """From a query to `query.n` different global indices i64 out of `query.candidates`, in order of choice."""
@@ -46,25 +47,6 @@ def margin(query: Query) -> Tensor:
     return query.candidates[scores.top(-scores.per_image(scores.margin(query.log_probs)), query.n)]
 
 
-def kcenter(query: Query) -> Tensor:
-    """Greedy k-center over penultimate features: each pick is the candidate farthest from all images asked for so far.
-
-    Source: Sener and Savarese 2018 (core-set), algorithm 1.
-    """
-    asked = query.pool.asked
-    rows = torch.cat([asked, query.candidates])
-    covered = torch.arange(len(rows)) < len(asked)
-    features = query.features[rows.to(query.features.device)]
-    return rows[cover.kcenter(features, covered.to(features.device), query.n).cpu()]
-
-
-def typical(query: Query) -> Tensor:
-    """The candidate nearest to the centre of each of n clusters of penultimate features; of pixels if there is no net."""
-    function = (lambda x: x.flatten(1)) if query.net is None else query.net.features
-    rows = predict(function, query.pool.images, query.candidates)
-    return query.candidates[cover.typical(rows.cpu(), query.n, (query.stream / "typical").seed)]
-
-
 STRATEGIES: dict[str, Strategy] = {
     "random": random,
     "entropy": entropy,
@@ -76,5 +58,11 @@ STRATEGIES: dict[str, Strategy] = {
     "core_gcn": CoreGCN(),
     "uncertain_gcn": UncertainGCN(),
     "pal": PAL(),
-    "typical": typical,
+    "kmeans": kmeans,
+    "typiclust": typiclust,
+    "prob_cover": ProbCover(),
+    "max_herding": Herding(),
+    "uherding": Herding(uncertain=True),
+    "dcom": DCoM(),
+    "tcm": TCM(),
 }

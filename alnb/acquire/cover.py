@@ -9,7 +9,6 @@ by its largest rounding error. Picks are decided by norms of differences, comput
 block size.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -54,33 +53,6 @@ def farthest_first(
     return torch.tensor(picks, dtype=torch.long, device=features.device), torch.tensor(distances, dtype=dtype, device=features.device)
 
 
-def typical(features: Float[Tensor, "N D"], n: int, seed: int = 0) -> Int[Tensor, " n"]:
-    """n points, i64 [n], one from each of n k-means clusters: the point nearest to the centre, the largest cluster first.
-
-    They cover the features without picking outliers. Where fewer than n points differ, the lowest other indices fill the rest.
-
-    features: [N, D], finite, on the CPU. seed: of the clustering.
-    Raises ValueError: n negative or more than N.
-    Source: Hacohen et al. 2022 (TypiClust), whose typicality is a density; here it is the distance to the centre.
-    """
-    if not 0 <= n <= len(features):
-        raise ValueError(f"n = {n} typical points of {len(features)} were asked for: choose n in [0, {len(features)}]")
-    if n == 0:
-        return torch.empty(0, dtype=torch.int64)
-    from sklearn.cluster import KMeans  # not on every machine that trains
-
-    features = features.float()
-    different = len(features.unique(dim=0))
-    clusters = KMeans(min(n, different), n_init=1, random_state=seed % 2**32).fit(features.numpy())  # it takes 32 bits
-    labels, centres = torch.from_numpy(clusters.labels_).long(), torch.from_numpy(clusters.cluster_centers_)
-    distance = (features - centres[labels].to(features)).norm(dim=1)
-    sizes = torch.bincount(labels)
-    order = sizes.argsort(descending=True, stable=True).tolist()
-    nearest = [int(torch.where(labels == cluster, distance, math.inf).argmin()) for cluster in order if sizes[cluster]]
-    others = torch.ones(len(features), dtype=torch.bool).index_fill_(0, torch.tensor(nearest), False).nonzero()[:, 0]
-    return torch.cat([torch.tensor(nearest), others])[:n]
-
-
 @dataclass(frozen=True)
 class _Search:
     """The state of the search: a bound for every point."""
@@ -118,7 +90,7 @@ def _round(search: _Search, count: int) -> Iterator[tuple[int, float]]:
 
     `count` centres are known before the round. Points that are not picked keep a valid bound.
     """
-    near = _largest(search.bound, BLOCK)
+    near = largest(search.bound, BLOCK)
     near = near[search.bound[near] > -torch.inf]
     _update(search, near, count)
     others = search.bound.index_fill(0, near, -torch.inf)
@@ -192,7 +164,7 @@ def _distance(rows: Tensor, others: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows - others, dim=1)
 
 
-def _largest(bound: Tensor, k: int) -> Tensor:
+def largest(bound: Tensor, k: int) -> Tensor:
     """The indices, ascending, of the k largest bounds; of equal bounds the lowest indices, which `topk` does not promise."""
     limit = bound.topk(min(k, len(bound)), sorted=False).values.amin()
     above, equal = (bound > limit).nonzero()[:, 0], (bound == limit).nonzero()[:, 0]

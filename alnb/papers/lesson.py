@@ -52,7 +52,7 @@ def starts(targets: Tensor, learner: Learner, classes: int) -> dict[str, tuple[S
     """
     random, entropy = STRATEGIES["random"], STRATEGIES["entropy"]
     even, blind = oracle.class_uniform(targets, classes), Untrained(learner, classes, entropy)
-    first: tuple[Strategy, ...] = (random, random, STRATEGIES["typical"], even, blind)
+    first: tuple[Strategy, ...] = (random, random, STRATEGIES["kmeans"], even, blind)
     return {name: (start, random if name == STARTS[0] else entropy) for name, start in zip(STARTS, first, strict=True)}
 
 

@@ -9,7 +9,7 @@ import torch
 from conftest import images_of
 from queries import query_of
 
-from alnb.acquire import STRATEGIES, Strategy, cover, random_with_replacement, typical
+from alnb.acquire import STRATEGIES, Strategy, clusters, kmeans, random_with_replacement
 from alnb.acquire.gcn import CoreGCN, Training, UncertainGCN
 from alnb.acquire.pal import PAL
 from alnb.acquire.query import Pool, Query
@@ -92,17 +92,17 @@ def test_kcenter_takes_the_farthest_each_time() -> None:
     assert STRATEGIES["kcenter"](query).tolist() == expected
 
 
-def test_typical_needs_no_net() -> None:
+def test_kmeans_needs_no_net() -> None:
     """Three bars, three clusters of pixels; with a net, clusters of features."""
     images = images_of(60)
     pool = Pool.of(images.images)
     query = Query(pool, None, pool.unlabelled, 3, Stream(0))
-    assert sorted(images.targets[typical(query)].tolist()) == [0, 1, 2]
-    seed = (Stream(0) / "query" / 1 / "typical").seed
+    assert sorted(images.targets[kmeans(query)].tolist()) == [0, 1, 2]
+    seed = (Stream(0) / "query" / 1 / "kmeans").seed
     query = query_of(5)
-    assert typical(query).tolist() == query.candidates[cover.typical(query.features[query.candidates], 5, seed)].tolist()
-    with pytest.raises(ValueError, match="n = 51 typical points of 50"):
-        typical(query_of(51))
+    assert kmeans(query).tolist() == query.candidates[clusters.central(query.features[query.candidates], 5, seed)].tolist()
+    with pytest.raises(ValueError, match="n = 51 central points of 50"):
+        kmeans(query_of(51))
 
 
 def test_an_untrained_net_is_asked_as_any_other() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from alnb import store
-from alnb.acquire import STRATEGIES, cover
+from alnb.acquire import STRATEGIES, clusters
 from alnb.acquire.query import VOID, Pool, Query, check_query
 from alnb.data import Embedded, Resident
 from alnb.data.files import cached_images, decode_all
@@ -177,7 +177,7 @@ def current(state: Labelling) -> Batch | None:
 def next_batch(state: Labelling, features: Tensor, settings: Settings) -> Batch:
     """Train on the labels so far and choose the next images. The batch is stored, so the next session asks the same.
 
-    Until two classes have labels, the images are typical ones, see `acquire.cover.typical`. A share `HELD_OUT` of all batches is held out.
+    Until two classes have labels, the images are those of `acquire.clusters.central`. A share `HELD_OUT` of all batches is held out.
     The batch is empty if all images have an answer. `features`: float [N,D], in the order of `state.items`.
 
     Raises: ValueError if a setting is not possible, or `features` are not those of these images.
@@ -259,7 +259,7 @@ def _train(pool: Pool, held: Tensor, classes: int, seed: int, k: int) -> nets.Ne
 
 def _choose(pool: Pool, net: nets.Net | None, candidates: Tensor, strategy: str, n: int, stream: Stream) -> Tensor:
     if net is None and strategy != "random":
-        return candidates[cover.typical(pool.images.batch(candidates), n)]
+        return candidates[clusters.central(pool.images.batch(candidates), n)]
     query = Query(pool, net, candidates, n, stream)
     chosen = STRATEGIES[strategy](query)
     check_query(chosen, query, f"strategy {strategy}")
