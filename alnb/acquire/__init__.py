@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from alnb.acquire import cover, scores
+from alnb.acquire.bayes import BALD, BatchBALD
 from alnb.acquire.gcn import CoreGCN, UncertainGCN
+from alnb.acquire.hybrid import ClusterMargin, Power, badge
 from alnb.acquire.pal import PAL
 from alnb.acquire.query import Query
 from alnb.acquire.svm import SvmMargin
@@ -77,4 +79,9 @@ STRATEGIES: dict[str, Strategy] = {
     "uncertain_gcn": UncertainGCN(),
     "pal": PAL(),
     "typical": typical,
+    "badge": badge,
+    "bald": BALD(),
+    "batch_bald": BatchBALD(),
+    "cluster_margin": ClusterMargin(),
+    "power_margin": Power(),
 }

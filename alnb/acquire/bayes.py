@@ -4,7 +4,8 @@ A head is one of K draws; how it is drawn is an explicit choice, `Draws`. The fu
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,16 +38,29 @@ class Draws:
         """Log-probabilities of the candidates, on the device of the images. Raises: ValueError before the first labels."""
         generator = (query.stream / "draws").generator()
         if self.source == "laplace":
-            known = query.pool.labelled
-            classes = heads.linear_head(query.trained).out_features
-            drawn = heads.laplace(query.features[known.to(query.features.device)], query.pool.labels[known], classes).draw(self.K, generator)
+            known, classes = query.pool.labelled, heads.linear_head(query.trained).out_features
+            drawn = heads.laplace(query.features, known, query.pool.labels[known], classes).draw(self.K, generator)
         else:
             drawn = heads.dropout(heads.linear_head(query.trained), self.K, generator, self.rate)
         return drawn.log_probs(query.features[query.candidates.to(query.features.device)].float())
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """A strategy that asks the net with the head of `heads.calibrated`, fitted to the labelled images, in place of its trained head."""
+
+    strategy: Callable[[Query], Tensor]  # as `acquire.Strategy`
+    prior: float | None = None  # as of `heads.laplace`
+
+    def __call__(self, query: Query) -> Int[Tensor, " n"]:
+        """Global indices. Raises: as the strategy, or `heads.calibrated`."""
+        known = query.pool.labelled
+        net = heads.calibrated(query.trained, query.pool.images, known, query.pool.labels[known], self.prior)
+        return self.strategy(replace(query, net=net))
+
+
 def bald(log_probs: Float[Tensor, "M C K"]) -> Float[Tensor, " M"]:
-    """The information in nats, in [0, ln min(C, K)], that the label of each candidate has about the draw; LARGE means that it should be asked.
+    """The information in nats, in [0, ln min(C, K)], that the label of each candidate has about the draw; LARGE: ask for it.
 
     The entropy of the mean prediction, minus the mean entropy. Source: Houlsby et al. 2011, equation 2; Gal et al. 2017.
     """
