@@ -39,7 +39,7 @@ def seeds(residuals: Float[Tensor, "M C"], features: Float[Tensor, "M D"], unifo
     if len(uniform) > len(features):
         raise ValueError(f"n = {len(uniform)} seeds of {len(features)} candidates were asked for: choose n in [0, {len(features)}]")
     square = residuals.square().sum(1) * features.square().sum(1)  # |g|^2
-    distance, free = square.clone(), torch.ones_like(square, dtype=torch.bool)
+    distance, free = square, torch.ones_like(square, dtype=torch.bool)
     chosen: list[int] = []
     for draw in uniform.tolist():
         total = distance.double().cumsum(0)
@@ -55,7 +55,7 @@ def seeds(residuals: Float[Tensor, "M C"], features: Float[Tensor, "M D"], unifo
         gap = both.sub((residuals @ residuals[row]).mul_(features @ features[row]), alpha=2)
         gap[gap < EQUAL * torch.finfo(gap.dtype).eps * both] = 0
         gap[row] = 0
-        distance = torch.minimum(distance, gap)
+        distance = gap if len(chosen) == 1 else torch.minimum(distance, gap)
     return torch.tensor(chosen, dtype=torch.int64, device=features.device)
 
 
