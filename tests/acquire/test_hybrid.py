@@ -46,7 +46,7 @@ def test_badge_draws_as_kmeans_plus_plus_among_all_gradients(m: int, n: int) -> 
 
 
 def test_scikit_activeml_draws_badge_with_the_origin_as_a_seed() -> None:
-    """Its weights equal ours only where no point is nearer to the origin than to every seed, so its picks differ; the paper has no origin."""
+    """Its weights equal ours only where no point is nearer to the origin than to every seed; the paper has no origin."""
     pool = pytest.importorskip("skactiveml.pool")
     from skactiveml.base import SkactivemlClassifier
 
