@@ -64,7 +64,7 @@ class ClusterMargin:
     """Cluster the candidates with the smallest margins; take one of each cluster in turn, at random, from the smallest cluster up.
 
     Average linkage needs the distances of all pairs, so only these candidates are clustered, in each query anew; the paper clusters the
-    whole pool once. It takes 1.25 to 10 times n candidates. Memory O(max(most, 1.25 n)^2): 0.5 GB at 5,000.
+    whole pool once. It takes 1.25 to 10 times n candidates. Memory O(max(most, 1.25 n)^2): 0.2 GB at 5,000.
     Source: Citovsky et al. 2021, algorithms 1 and 2.
     """
 
