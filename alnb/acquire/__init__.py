@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from alnb.acquire import scores
+from alnb.acquire.bayes import BALD, BatchBALD
 from alnb.acquire.clusters import TCM, kmeans, typiclust
 from alnb.acquire.coverage import DCoM, Herding, ProbCover, kcenter
 from alnb.acquire.gcn import CoreGCN, UncertainGCN
+from alnb.acquire.hybrid import ClusterMargin, Power, badge
 from alnb.acquire.pal import PAL
 from alnb.acquire.query import Query
 from alnb.acquire.svm import SvmMargin
@@ -65,4 +67,9 @@ STRATEGIES: dict[str, Strategy] = {
     "uherding": Herding(uncertain=True),
     "dcom": DCoM(),
     "tcm": TCM(),
+    "badge": badge,
+    "bald": BALD(),
+    "batch_bald": BatchBALD(),
+    "cluster_margin": ClusterMargin(),
+    "power_margin": Power(),
 }
