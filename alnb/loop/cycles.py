@@ -50,7 +50,8 @@ def cycles(run: Run | Path | str, experiment: Experiment, report: Report | None 
         work = _CycleWork(run, experiment, report, notes)
         finished = [Cycle.read(record) for record in run.records()]
         for cycle in finished:
-            pool = pool.acquire(*(torch.tensor(numbers, dtype=torch.int64) for numbers in (cycle.queried, cycle.labels)), cycle.cycle)
+            queried, labels = (torch.tensor(numbers, dtype=torch.int64) for numbers in (cycle.queried, cycle.labels))
+            pool = pool.acquire(queried, labels, cycle.cycle)
             yield cycle
         net = None
         for k in range(len(finished), protocol.cycles):
