@@ -50,7 +50,8 @@ def cycles(run: Run | Path | str, experiment: Experiment, report: Report | None 
         work = _CycleWork(run, experiment, report, notes)
         finished = [Cycle.read(record) for record in run.records()]
         for cycle in finished:
-            pool = pool.acquire(torch.tensor(cycle.queried), torch.tensor(cycle.labels), cycle.cycle)
+            queried, labels = (torch.tensor(numbers, dtype=torch.int64) for numbers in (cycle.queried, cycle.labels))
+            pool = pool.acquire(queried, labels, cycle.cycle)
             yield cycle
         net = None
         for k in range(len(finished), protocol.cycles):
@@ -108,7 +109,7 @@ class _CycleWork:
             chosen = torch.as_tensor(strategy(query)).cpu()
             check_query(chosen, query, f"strategy {store.describe(strategy)!r} in cycle {k}", exact=protocol.exact)
             store.write_json(path, {"queried": chosen.tolist(), **({} if net is None else _predictions(net, pool, chosen))})
-        return torch.tensor(store.read_json(path)["queried"])
+        return torch.tensor(store.read_json(path)["queried"], dtype=torch.int64)
 
     def trained(self, pool: Pool, k: int) -> Net:
         """The net of cycle `k`: trained on the labels of that cycle, or read from its checkpoint if it was trained before."""

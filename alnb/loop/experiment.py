@@ -28,9 +28,9 @@ class NothingToRun(ValueError):
 
 @dataclass(frozen=True)
 class Protocol:
-    """The rules of an experiment. After cycle k, `initial + k * budget` labels are paid for."""
+    """The rules of an experiment. After cycle k, `initial + k * budget` labels are paid for, besides those of the pool at the start."""
 
-    initial: int  # labels of cycle 0
+    initial: int  # labels of cycle 0; 0: its net learns from the labels that the pool has at the start, see `Pool.acquire`
     budget: int  # labels of each later cycle
     cycles: int  # in all, cycle 0 included
     init: str = "fresh"  # the net of a cycle starts "fresh", or "warm" from the net of the cycle before
@@ -40,7 +40,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
-        for name, low in {"initial": 1, "budget": 1, "cycles": 1, "seed": 0}.items():
+        for name, low in {"initial": 0, "budget": 1, "cycles": 1, "seed": 0}.items():
             at_least(f"Protocol.{name}", getattr(self, name), low)
         one_of("Protocol.init", self.init, ("fresh", "warm"))
         one_of("Protocol.checkpoint", self.checkpoint, ("last", "best_test"))
@@ -50,7 +50,9 @@ class Protocol:
         return self.budget if cycle else self.initial
 
     def check(self, pool: Pool) -> None:
-        """Raises: ValueError if the pool has fewer images than will be asked for."""
+        """Raises: ValueError if the pool has fewer images than will be asked for, or nothing to learn from in cycle 0."""
+        if not self.initial and not len(pool.labelled):
+            raise ValueError("Protocol.initial is 0, but the pool has no labels: ask for some, or give it Pool.of(images).acquire(..., 0)")
         wanted, available = self.initial + (self.cycles - 1) * self.budget, len(pool.unlabelled)
         if wanted > available:
             raise ValueError(

@@ -349,3 +349,21 @@ def area_under_budget_curve(labelled: Sequence[float] | Shaped[Tensor, " K"], ac
     if not (x.diff() > 0).all():
         raise ValueError(f"the numbers of labels {x.tolist()} do not increase: sort the cycles, and pass each once")
     return float(torch.trapezoid(y, x) / (x[-1] - x[0]))
+
+
+def weighted_mean(values: Tensor, probabilities: Tensor) -> tuple[float, float]:
+    """The mean of a value over all candidates of a query, and its standard error, from the picks alone. Unbiased.
+
+    values: [n], finite. probabilities: [n] in (0, 1], as from `RandomShare`; equal ones below 1 are a stratum, drawn without replacement.
+    The error is NaN if a stratum has one pick. Raises ValueError where sizes differ or a probability is not in (0, 1].
+    Source: Horvitz and Thompson 1952; Cochran 1977, section 5.4. Farquhar et al. 2021 weight by draws in sequence instead.
+    """
+    if values.shape != probabilities.shape or not bool(((probabilities > 0) & (probabilities <= 1)).all()):
+        raise ValueError(f"probabilities must be {list(values.shape)} numbers in (0, 1], but are {probabilities}: give one for each value")
+    values, weights = values.double(), 1 / probabilities.double()
+    variance = torch.zeros((), dtype=torch.float64)
+    for weight in weights[weights > 1].unique():
+        stratum = values[weights == weight]
+        spread = stratum.var() if len(stratum) > 1 else torch.nan
+        variance = variance + len(stratum) * weight * (weight - 1) * spread
+    return float(weights @ values / weights.sum()), float(variance.sqrt() / weights.sum())

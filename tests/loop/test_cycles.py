@@ -221,7 +221,38 @@ def test_a_budget_beyond_the_pool(go: Callable, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("bad", [{"initial": 0}, {"budget": -1}, {"cycles": 0}, {"init": "hot"}, {"checkpoint": "best"}, {"seed": 1.5}])
+@pytest.mark.parametrize("initial", [0, 6])
+def test_labels_from_elsewhere_are_a_start(
+    go: Callable, experiment: Experiment, train: ImageSet, test: ImageSet, learner: alnb.Learner, tmp_path: Path, initial: int
+) -> None:
+    """Cycle 0 learns from the labels that the pool has, and from those that it asks for; a run that was left is the same."""
+    start = torch.arange(0, 40, 4)
+    pool, protocol = Pool.of(train.images).acquire(start, train.targets[start], 0), replace(PROTOCOL, initial=initial)
+    whole = go("whole", pool=pool, protocol=protocol)
+    assert [cycle.n_labelled for cycle in whole] == [10 + initial, 14 + initial, 18 + initial]
+    asked = [*whole[0].queried, *whole[1].queried, *whole[2].queried]
+    assert len(whole[0].queried) == initial and len({*asked, *start.tolist()}) == 10 + initial + 8
+    known = torch.tensor(sorted([*start.tolist(), *whole[0].queried]))
+    net = learner.build(3, Stream(0) / "cycle" / 0)
+    alnb.train.fit(net, train.images, known, train.targets[known], learner, Stream(0) / "cycle" / 0)
+    assert whole[0].metrics == alnb.train.evaluate(net, test.images, test.targets, 3)
+    for stop in (1, 2):
+        left = cycles(tmp_path / f"left{stop}", replace(experiment, pool=pool, protocol=protocol))
+        for _ in range(stop):
+            next(left)
+        left.close()
+        assert same(go(f"left{stop}", pool=pool, protocol=protocol), whole)
+    other = Pool.of(train.images).acquire(start, train.targets[start].flip(0), 0)
+    manifests = [replace(experiment, pool=p, protocol=protocol).manifest["pool"] for p in (pool, other)]
+    assert manifests[0] != manifests[1]  # a manifest holds the start
+
+
+def test_a_start_without_labels_is_refused(experiment: Experiment) -> None:
+    with pytest.raises(ValueError, match=r"Protocol.initial is 0"):
+        replace(experiment, protocol=replace(PROTOCOL, initial=0))
+
+
+@pytest.mark.parametrize("bad", [{"initial": -1}, {"budget": -1}, {"cycles": 0}, {"init": "hot"}, {"checkpoint": "best"}, {"seed": 1.5}])
 def test_a_bad_protocol_is_refused_by_name(bad: dict) -> None:
     with pytest.raises(ValueError, match=f"Protocol.{next(iter(bad))} is "):
         replace(PROTOCOL, **bad)
