@@ -57,7 +57,7 @@ class Page:
 
 
 def page(name: str, parameters: Mapping[str, Any], *, but: Iterable[str] = ()) -> Page:
-    """The notebook `name`, such as "yi2022/figure3" or "which_strategy", with its `parameters`; `but`: those that are part of the figure's file name.
+    """The notebook `name`, such as "yi2022/figure3" or "which_strategy", with its `parameters`; `but`: those in the figure's file name.
 
     Raises: notebook.BadParameter: there is no such device, or the paper's experiment has no such scale.
     """
