@@ -104,7 +104,7 @@ def scaled(features: Tensor) -> Tensor:
 
 @cache
 def defaults() -> tuple[dict[str, str], ...]:
-    """What `notebooks/which_strategy.ipynb` measured, rows of defaults.csv beside this file: round, up_to (labels a class), strategy, reason.
+    """What `notebooks/which_strategy.ipynb` measured, the rows of defaults.csv: round, up_to (labels a class), strategy, reason.
 
     Budgets increase. `python -m benchmarks which_strategy` writes the file.
     """
@@ -193,9 +193,8 @@ def current(state: Labelling) -> Batch | None:
     if not path.exists():
         return None
     queue = store.read_json(path, "delete it: no label is lost, only other images are asked next")
-    return Batch(
-        queue["round"], tuple(queue["keys"]), {key: (name, share) for key, (name, share) in queue["guesses"].items()}, queue.get("why", "")
-    )
+    guesses = {key: (name, share) for key, (name, share) in queue["guesses"].items()}
+    return Batch(queue["round"], tuple(queue["keys"]), guesses, queue.get("why", ""))
 
 
 def next_batch(state: Labelling, features: Tensor, settings: Settings) -> Batch:
