@@ -131,7 +131,7 @@ def defaults(frame: DataFrame) -> list[dict[str, Any]]:
     """What the labeller and the advisor take, by round and budget: the strategy with the largest mean gain among those that beat random on
     most data sets, else random. All strategies, budgets and rounds are one family.
 
-    Columns: round, up_to (labels a class), strategy, reason.
+    Columns: round, up_to (labels a class), strategy, reason, classes (of the data sets).
     """
     compared = _compared(frame)
     table = DataFrame([{**row, "place": k} for k, (row, _) in enumerate(compared)])
@@ -142,6 +142,7 @@ def defaults(frame: DataFrame) -> list[dict[str, Any]]:
     for (regime, round, name), rows, decision in ((key, rows, d) for (key, rows), d in zip(groups, decisions, strict=True)):
         sets, up_to, mean = ", ".join(rows["dataset"]), float(rows["up_to"].max()), float(rows["gain"].mean())
         nothing = {"round": round, "up_to": up_to, "strategy": RANDOM, "reason": f"no strategy beats random on most of {sets}"}
+        nothing["classes"] = " ".join(str(n) for n in sorted(set(rows["classes"])))
         best, most_gained = chosen.get((round, regime), (nothing, 0.0))
         if decision.verdict == HOLDS and mean > most_gained:
             reason = f"it beats random on most of {sets} (p = {decision.p:.2g}, Holm), by {100 * mean:.1f} points on average"

@@ -104,7 +104,8 @@ def scaled(features: Tensor) -> Tensor:
 
 @cache
 def defaults() -> tuple[dict[str, str], ...]:
-    """What `notebooks/which_strategy.ipynb` measured, the rows of defaults.csv: round, up_to (labels a class), strategy, reason.
+    """What `notebooks/which_strategy.ipynb` measured, the rows of defaults.csv: round, up_to (labels a class), strategy,
+    reason, classes (of the data sets that it was measured on; empty: it was not).
 
     Budgets increase. `python -m benchmarks which_strategy` writes the file.
     """
