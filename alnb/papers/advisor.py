@@ -22,17 +22,15 @@ from alnb.widgets.labeller.rounds import advised, defaults
 
 ADVISED = ("random", "entropy", "margin", "kcenter", "svm_margin")
 SIDE = {  # what the records lack, and what to do about it
-    "imbalanced": "Classes are uneven, and those of the records are even: wrap the strategy in acquire.scopes.Quota, so that each predicted "
-    "class gets its share.",
-    "duplicates": "The pool has near-duplicates, and the records have none: wrap the strategy in acquire.scopes.Distinct, so that no image "
-    "is paid for twice.",
+    "imbalanced": "Those of the records are even: acquire.scopes.Quota around the strategy gives each predicted class its share.",
+    "duplicates": "The records have none: acquire.scopes.Distinct around the strategy leaves near-duplicates out.",
 }
 REACH = 2  # records count for at most this many times fewer or more classes than theirs: thresholds grow with the number of classes
 
 
 @dataclass(frozen=True)
 class Advice:
-    """One of `ADVISED`, or of `labeller.rounds.defaults`, as `strategy`; `why` in sentences; whether it comes from "records" or "papers"; what that rests on."""
+    """`strategy`, of `ADVISED` or `labeller.rounds.defaults`; `why` in sentences; whether it comes from "records" or "papers"; evidence."""
 
     strategy: str
     why: str
@@ -61,11 +59,13 @@ def advise(
     """The strategy for labelling `budget` of `pool` images of `classes` classes in total, with or without self-supervised features.
 
     `sides`: those of `SIDE` that are true of the pool. With features, what `labeller.rounds.defaults` holds counts first, up to its largest
-    budget and for at most `REACH` times fewer or more classes. Where that does not fit: labels per class are compared with the threshold from which on active learning beats random sampling. It is linear in the number of
-    classes between data sets; beyond them the nearest counts. Thresholds and strategies come from `frame`, a frame of `claims`, if it has
-    runs of a scale but smoke, with `verdicts.ENOUGH` replications, up to that many labels per class, and of at most `REACH` times fewer or
-    more classes; else from published numbers. In records the upper bound of a threshold counts: without an effect at most 5 % of answers
-    are a strategy other than random.
+    budget and for at most `REACH` times fewer or more classes.
+
+    Where that does not fit, labels per class are compared with the threshold from which on active learning beats random sampling. It is
+    linear in the number of classes between data sets; beyond them the nearest counts. Thresholds and strategies come from `frame`, a frame
+    of `claims`, if it has runs of a scale but smoke, with `verdicts.ENOUGH` replications, up to that many labels per class, and as near in
+    classes; else from published numbers. In records the upper bound of a threshold counts: without an effect at most 5 % of answers are a
+    strategy other than random.
 
     Raises:
         ValueError: a number is not a whole one, or out of range.

@@ -207,5 +207,6 @@ def experiment(prepared: PreparedData, job: Job) -> Experiment:
     (pool, test), n = data.embedded, job["regime"] * len(data.pool.classes)
     return Experiment(
         Pool.of(pool), test, Learner(head_net(data.setting), data.setting.head), STRATEGIES[job["strategy"]],
-        oracle.simulated(data.pool.targets), Protocol(n, n, data.setting.cycles, seed=job["seed"]), initial=starting(job), tags=data.tags(job),
+        oracle.simulated(data.pool.targets), Protocol(n, n, data.setting.cycles, seed=job["seed"]), initial=starting(job),
+        tags=data.tags(job),
     )  # fmt: skip
