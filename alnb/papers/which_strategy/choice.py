@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor
+from torch.nn import functional
 
 from alnb.acquire import STRATEGIES
 from alnb.acquire.query import Pool, Query
@@ -207,11 +208,15 @@ def draw_gains(table: DataFrame, title: str) -> Figure:
 
 
 def toy() -> tuple[Embedded, Tensor]:
-    """Points in the plane, and the cluster i64 [N] of each: five clusters of 80 to 5 points, two of which touch."""
+    """Directions [N,3] around an axis, and the cluster i64 [N] of each: five clusters of 80 to 5, two of which touch.
+
+    They are points of a plane as they are seen from afar, so that strategies that scale features to unit length see the same clusters.
+    """
     sizes, generator = torch.tensor([80, 40, 20, 10, 5]), Stream(2).generator()
     centres = torch.tensor([[0.0, 0.0], [1.8, 0.4], [0.2, 2.4], [-2.4, 0.6], [-1.0, -2.2]])
     clusters = torch.arange(5).repeat_interleave(sizes)
-    return featured(centres[clusters] + 0.4 * torch.randn(len(clusters), 2, generator=generator)), clusters
+    plane = centres[clusters] + 0.4 * torch.randn(len(clusters), 2, generator=generator)
+    return featured(functional.normalize(torch.cat([plane / 2, torch.ones(len(plane), 1)], dim=1), dim=1)), clusters
 
 
 def draw_toy(names: Iterable[str], n: int = 5) -> Figure:
@@ -220,8 +225,9 @@ def draw_toy(names: Iterable[str], n: int = 5) -> Figure:
     Who can choose without a net does; the others see a linear classifier that knows one label of each cluster (crosses).
     """
     (images, clusters), names = toy(), list(names)
+    points = images.features[:, :2] / images.features[:, 2:]
     known = torch.stack([(clusters == c).nonzero()[0, 0] for c in range(5)])
-    learner = Learner(partial(linear, width=2), HEAD, loss=cross_entropy)
+    learner = Learner(partial(linear, width=3), HEAD, loss=cross_entropy)
     net = learner.build(5, Stream(0))
     fit(net, images, known, clusters[known], learner, Stream(0))
     rows = math.ceil(len(names) / WIDTH)
@@ -233,10 +239,9 @@ def draw_toy(names: Iterable[str], n: int = 5) -> Figure:
         cold, empty = first(name) == "strategy", Pool.of(images)
         pool = empty if cold else empty.acquire(known, clusters[known], 0)
         chosen = STRATEGIES[name](Query(pool, None if cold else net, pool.unlabelled, n, Stream(0), cycle=int(not cold)))
-        points, places = images.features, images.features[chosen]
         axis.scatter(*points.T, s=5, color="0.7", linewidths=0)
         axis.plot(*points[pool.labelled].T, "x", color="0.2", markersize=5)
-        for k, (x, y) in enumerate(places.tolist()):
+        for k, (x, y) in enumerate(points[chosen].tolist()):
             axis.text(x, y, str(k + 1), color=COLOURS[1], fontsize=9, fontweight="bold", ha="center", va="center")
         axis.set_title(f"{name.replace('_', ' ')}: {len(clusters[chosen].unique())} of 5 clusters", fontsize=8)
     return figure
