@@ -46,7 +46,7 @@ def measure(dataset: str, pretext: str, seed: int, runs: Path) -> dict[str, floa
     net = which.head_net(data.setting)(len(test.classes))
     row["knn"] = Monitor(replace(data.pool, images=pool), test, NEIGHBOURS)(net)
     for job in which.jobs(data.setting, ["random"], REGIMES, [seed]):
-        for cycle in cycles(runs / f"regime {job['regime']}", which.experiment(data, job)):
+        for cycle in cycles(runs / dataset / pretext / f"regime {job['regime']}", which.experiment(data, job)):
             row[f"{cycle.n_labelled // len(test.classes)} a class"] = cycle.metrics["accuracy"]
     return row
 

@@ -6,6 +6,7 @@ Intervals are of 95 %, over replications. No strategy is chosen and tested on th
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from functools import partial
@@ -136,20 +137,18 @@ def defaults(frame: DataFrame) -> list[dict[str, Any]]:
     """
     compared = _compared(frame)
     table = DataFrame([{**row, "place": k} for k, (row, _) in enumerate(compared)])
-    keys = ["regime", "round", "strategy"]
-    groups = [(key, rows) for key, rows in table.groupby(keys, sort=True)]
-    decisions = decide([most([compared[k][1] for k in rows["place"]]) for _, rows in groups])
-    chosen = {}
-    for (regime, round, name), rows, decision in ((key, rows, d) for (key, rows), d in zip(groups, decisions, strict=True)):
-        sets, up_to, mean = ", ".join(rows["dataset"]), float(rows["up_to"].max()), float(rows["gain"].mean())
-        nothing = {"round": round, "up_to": up_to, "strategy": RANDOM, "reason": f"no strategy beats random on most of {sets}"}
-        nothing["classes"] = " ".join(str(n) for n in sorted(set(rows["classes"])))
-        best, most_gained = chosen.get((round, regime), (nothing, 0.0))
-        if decision.verdict == HOLDS and mean > most_gained:
+    groups = [rows for _, rows in table.groupby(["round", "regime", "strategy"], sort=True)]
+    decisions = decide([most([compared[k][1] for k in rows["place"]]) for rows in groups])
+    chosen: dict[Any, tuple[float, dict[str, Any]]] = {}
+    for rows, decision in zip(groups, decisions, strict=True):
+        head, sets, mean = rows.iloc[0], ", ".join(rows["dataset"]), float(rows["gain"].mean())
+        row = {"round": head["round"], "up_to": float(rows["up_to"].max()), "strategy": RANDOM}
+        row |= {"reason": f"no strategy beats random on most of {sets}", "classes": " ".join(map(str, sorted(set(rows["classes"]))))}
+        gained, _ = chosen.setdefault((head["round"], head["regime"]), (0.0, row))
+        if decision.verdict == HOLDS and mean > gained:
             reason = f"it beats random on most of {sets} (p = {decision.p:.2g}, Holm), by {100 * mean:.1f} points on average"
-            best, most_gained = {**nothing, "strategy": name, "reason": reason}, mean
-        chosen[round, regime] = best, most_gained
-    return [chosen[key][0] for key in sorted(chosen)]
+            chosen[head["round"], head["regime"]] = mean, {**row, "strategy": head["strategy"], "reason": reason}
+    return [row for _, row in chosen.values()]
 
 
 def seconds(finished: Iterable[TaggedRun]) -> DataFrame:
@@ -167,21 +166,17 @@ def draw(table: DataFrame, title: str) -> Figure:
     order = table.groupby("strategy")["regret"].mean().sort_values().index
     columns = table[["regime", "labels"]].drop_duplicates()
     figure = Figure(figsize=(2.2 + 0.56 * len(columns), 1.6 + 0.66 * len(order)), layout="constrained")
-    for axis, (what, factor, label) in zip(
-        figure.subplots(2, 1), (("rank", 1, "rank, 1 is best"), ("regret", 100, "points behind the best")), strict=True
-    ):
-        mean, low, high = (
-            factor * table.pivot(index="strategy", columns=["regime", "labels"], values=f"{what}{end}").loc[order]
-            for end in ("", "_low", "_high")
-        )
+    maps = ("rank", 1, "rank, 1 is best"), ("regret", 100, "points behind the best")
+    cells = table.pivot(index="strategy", columns=["regime", "labels"]).loc[order]
+    for axis, (what, factor, label) in zip(figure.subplots(2, 1), maps, strict=True):
+        mean, low, high = (factor * cells[f"{what}{end}"] for end in ("", "_low", "_high"))
         texts = DataFrame({c: [f"{m:.1f}\n{a:.1f} to {b:.1f}" for m, a, b in zip(mean[c], low[c], high[c], strict=True)] for c in mean})
         seaborn.heatmap(mean, annot=texts, fmt="", cmap="Blues_r", cbar=False, robust=True, annot_kws={"fontsize": 6}, ax=axis)
         axis.set_yticks([k + 0.5 for k in range(len(order))], [name.replace("_", " ") for name in order], rotation=0)
         axis.set_xticks([k + 0.5 for k in range(len(columns))], [f"{labels:g}" for labels in columns["labels"]], rotation=0)
         axis.set(title=label, ylabel="", xlabel="labels a class")
-        for k in range(1, len(columns)):
-            if columns["regime"].iloc[k] != columns["regime"].iloc[k - 1]:
-                axis.axvline(k, color="white", linewidth=4)
+        for k in columns["regime"].reset_index(drop=True).drop_duplicates().index[1:]:
+            axis.axvline(k, color="white", linewidth=4)
     figure.suptitle(f"{title}; mean of n = {table['n'].min()}, 95 % intervals", fontsize=10)
     return figure
 
@@ -194,10 +189,9 @@ def draw_gains(table: DataFrame, title: str) -> Figure:
     figure = Figure(figsize=(1.8 + 2.1 * len(groups), 1.4 + 0.24 * len(names)), layout="constrained")
     for axis, (_, rows) in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
         for row in rows.itertuples():
-            spread, filled = [[100 * (row.gain - row.low)], [100 * (row.high - row.gain)]], "none" if row.verdict == "undecided" else "full"
-            axis.errorbar(
-                100 * row.gain, names.index(row.strategy), xerr=spread, linestyle="none", capsize=2, fillstyle=filled, **look[row.strategy]
-            )
+            spread, style = [[100 * (row.gain - row.low)], [100 * (row.high - row.gain)]], look[row.strategy]
+            filled = "none" if row.verdict == "undecided" else "full"
+            axis.errorbar(100 * row.gain, names.index(row.strategy), xerr=spread, ls="none", capsize=2, fillstyle=filled, **style)
         axis.axvline(0, color="0.3", linewidth=1)
         axis.set_title(_budget(rows), fontsize=9)
         axis.grid(alpha=0.3, axis="x")
@@ -233,11 +227,12 @@ def draw_toy(names: Iterable[str], n: int = 5) -> Figure:
     rows = math.ceil(len(names) / WIDTH)
     figure = Figure(figsize=(2.1 * WIDTH, 2.2 * rows), layout="constrained")
     axes = figure.subplots(rows, WIDTH, squeeze=False).flatten()
-    for axis in axes:
+    for axis, name in itertools.zip_longest(axes, names):
         axis.set_axis_off()
-    for axis, name in zip(axes, names, strict=False):
-        cold, empty = first(name) == "strategy", Pool.of(images)
-        pool = empty if cold else empty.acquire(known, clusters[known], 0)
+        if name is None:
+            continue
+        cold = first(name) == "strategy"
+        pool = Pool.of(images) if cold else Pool.of(images).acquire(known, clusters[known], 0)
         chosen = STRATEGIES[name](Query(pool, None if cold else net, pool.unlabelled, n, Stream(0), cycle=int(not cold)))
         axis.scatter(*points.T, s=5, color="0.7", linewidths=0)
         axis.plot(*points[pool.labelled].T, "x", color="0.2", markersize=5)
