@@ -19,6 +19,7 @@ from alnb.papers.which_strategy import experiment as which
 from alnb.widgets.labeller import rounds
 
 PROJECT = Path(__file__).parents[2]
+COLD = "typical"  # a strategy that can choose before there is a net
 
 
 def runs(gain: Mapping[str, float], *, dataset: str = "digits", seeds: int = 10, noise: float = 0.01, draw: int = 0) -> pandas.DataFrame:
@@ -41,12 +42,10 @@ def runs(gain: Mapping[str, float], *, dataset: str = "digits", seeds: int = 10,
 
 
 def test_who_can_choose_without_a_net_does(recwarn: pytest.WarningsRecorder) -> None:
-    assert {name: which.first(name) for name in ("random", "typical", "margin", "entropy", "svm_margin")} == {
-        "random": "strategy", "typical": "strategy", "margin": "random", "entropy": "random", "svm_margin": "random",
-    }  # fmt: skip
-    assert not recwarn.list
-    for job in which.jobs(which.setting("digits", "smoke"), ["typical", "margin"], [1], [0]):
-        assert which.starting(job) is (STRATEGIES["typical"] if job["strategy"] == "typical" else STRATEGIES["random"])
+    expected = {"random": "strategy", COLD: "strategy", "margin": "random", "entropy": "random", "svm_margin": "random"}
+    assert {name: which.first(name) for name in expected} == expected and not recwarn.list
+    for job in which.jobs(which.setting("digits", "smoke"), [COLD, "margin"], [1], [0]):
+        assert which.starting(job) is STRATEGIES[COLD if job["strategy"] == COLD else "random"]
 
 
 def test_jobs_are_of_every_strategy_that_suits_frozen_features() -> None:
@@ -161,8 +160,8 @@ def test_the_labeller_has_what_the_committed_results_say() -> None:
 
 
 def test_typical_points_of_the_toy_are_one_of_each_cluster() -> None:
-    figure = choice.draw_toy(["typical", "margin"])
+    figure = choice.draw_toy([COLD, "margin"])
     shown = [axis for axis in figure.axes if axis.get_title()]
-    assert shown[0].get_title() == "typical: 5 of 5 clusters" and len(shown) == 2
+    assert shown[0].get_title() == f"{COLD}: 5 of 5 clusters" and len(shown) == 2
     assert [text.get_text() for text in shown[1].texts] == ["1", "2", "3", "4", "5"]
     assert [len(line.get_xdata()) for axis in shown for line in axis.lines] == [0, 5]  # who needs a net knows a label of each cluster
