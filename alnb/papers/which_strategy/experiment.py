@@ -42,6 +42,10 @@ LEFT_OUT = {  # the strategies that this experiment has no place for, and why
 }
 LARGEST = {"batch_bald": 1}  # the largest regime of a strategy whose queries of more images take minutes
 VIEWS = {"fashion_mnist": "crop"}  # augmentation for rotation; all its shoes point to the left, so no flips
+# `python -m benchmarks.features` (seed 100): accuracy of nearest neighbours; of the head with 5 and 20 random labels a class; CPU seconds.
+# digits: rotation 97 %; 82, 90 %; 14 s. SimSiam 80 %; 68, 78 %; 25 s. Pixels 98 %; 83, 90 %.
+# With 10,000 images, fashion_mnist: rotation 81 %; 54, 67 %; 93 s. Pixels 83 %; 51, 69 %. cifar10: rotation 41 %; 20, 29 %; 110 s. Pixels
+# 41 %; 16, 23 %. SimSiam was not measured on these two, and nothing on cifar100 and caltech101.
 PRETEXT = {"digits": "rotation", "fashion_mnist": "rotation", "cifar10": "rotation", "cifar100": "simsiam", "caltech101": "simsiam"}
 
 
