@@ -6,6 +6,7 @@ first one pays for them. One that is done there is not run again, and one that w
 pictures go to `figures/`.
 """
 
+import csv
 import math
 import subprocess
 import sys
@@ -24,18 +25,23 @@ from alnb.papers.bengar2021 import experiment as bengar2021
 from alnb.papers.bengar2021 import figures as bengar2021_figures
 from alnb.papers.bengar2021 import thresholds
 from alnb.papers.published import published
+from alnb.papers.which_strategy import choice
 from alnb.papers.yi2022 import claims as yi2022_claims
 from alnb.papers.yi2022 import experiment as yi2022
 from alnb.papers.yi2022 import figures as yi2022_figures
 from alnb.papers.yi2022 import lookback
 from alnb.papers.yi2022.strategies import STRATEGIES
 from alnb.report import records, stats, tables
+from alnb.report.verdicts import ALPHA
 
 SCALE, MINUTES, COST = "laptop", 15, 1.6  # the bars: minutes of a sweep, cost of PT4AL over random choice (the paper's is 1.59)
 FIRST = 1000  # labels of the first iteration of Yi et al.
 PAIRS = 20  # of nets that Figure 2 compares, at most
 SWEEPS = {  # of each paper, and the data set that each needs
     "digits": {"quickstart": "digits"},
+    "which_strategy": {
+        "which_strategy": "digits", "which_strategy-fashion_mnist": "fashion_mnist", "which_strategy-cifar10": "cifar10",
+    },
     "bengar2021": {
         "bengar2021-figure3": "cifar10", "bengar2021-table1": "cifar10", "bengar2021-figure6": "cifar10",
         "bengar2021-figure4": "cifar100", "bengar2021-figure5": "tiny_imagenet",
@@ -150,6 +156,29 @@ def digits(done: list[str]) -> tuple[Row, list[Row]]:
         {"name": f"digits: lowest final accuracy of any strategy ({lowest['strategy']})", "ratio": lowest["final"], "bar": 0.95, **how},
     ]
     return {"savings": rows, "finding": tables.finding(frame)}, bars
+
+
+def which_strategy_tables(done: list[str]) -> tuple[Row, list[Row]]:
+    """Answers, defaults, gains, standings and seconds; and bars for 1 to 5 labels a class. Also writes the labeller's defaults."""
+    sets = [SWEEPS["which_strategy"][sweep] for sweep in done]
+    tagged = {name: records.find(BUILD / "which_strategy", dataset=name, scale=SCALE) for name in sets}
+    frame = records.frame(run for found in tagged.values() for run in found)
+    gains, defaults = choice.gains(frame), choice.defaults(frame)
+    with (PROJECT / "alnb/widgets/labeller/defaults.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(defaults[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(defaults)
+    means = choice.standings(frame).groupby(["dataset", "strategy"])[["rank", "regret"]].mean().sort_values(["dataset", "regret"])
+    seconds = pandas.concat([choice.seconds(found).assign(dataset=name) for name, found in tagged.items()])
+    bars = []
+    for name in [name for name in ("digits", "fashion_mnist") if name in sets]:
+        few = gains[(gains["dataset"] == name) & (gains["regime"] == 1) & (gains["gain"] > 0)].fillna({"p": 1.0}).sort_values("p").iloc[0]
+        what = f"{name}, 1 to 5 labels a class: p (Holm) that a strategy beats random"
+        gain, low, high = (f"{100 * few[name]:+.1f}" for name in ("gain", "low", "high"))
+        shown = f"{few['strategy']}, {few['round']} labels: {gain} points ({low} to {high})"
+        bars.append({"name": what, "ratio": few["p"], "bar": ALPHA, "sense": "<=", "detail": f"{shown}; n = {few['n']}, scale {SCALE}"})
+    tables = {"answers": choice.answers(gains), "defaults": defaults, "gains": plain(gains)}
+    return {**tables, "standings": plain(means.reset_index()), "seconds": plain(seconds)}, bars
 
 
 def bengar2021_tables(done: list[str]) -> tuple[Row, list[Row]]:
@@ -272,4 +301,4 @@ def beside(frame: pandas.DataFrame, rho: Mapping[str, list[lookback.LossComparis
     return rows
 
 
-TABLES = {"digits": digits, "bengar2021": bengar2021_tables, "yi2022": yi2022_tables}
+TABLES = {"digits": digits, "which_strategy": which_strategy_tables, "bengar2021": bengar2021_tables, "yi2022": yi2022_tables}

@@ -1,7 +1,7 @@
 """What was measured of the papers, as documents: ``python -m figures.documents`` (`make readme`) writes them, ``--check`` only compares.
 
 `figures/README.md` is written whole, from `figures/results.json`, `figures/texts.json` and the pictures there; of `README.md` the table
-between its markers. ``python -m benchmarks bengar2021 yi2022 digits opponents`` measures what `figures/results.json` holds.
+between its markers. ``python -m benchmarks bengar2021 yi2022 which_strategy digits opponents`` measures what `figures/results.json` holds.
 """
 
 import json
@@ -142,7 +142,27 @@ def yi2022(tables: Row) -> Iterator[str]:
     yield from claims(tables)
 
 
-SECTIONS = {"digits": digits, "bengar2021": bengar2021, "opponents": opponents, "yi2022": yi2022, "widgets": claims}
+def which_strategy(tables: Row) -> Iterator[str]:
+    """What to take by budget: the sentences, the defaults, the gains, and the times of queries."""
+    yield "\n".join(f"- {sentence}" for sentence in tables["answers"])
+    yield "What the labeller and the advisor take, by labels a class. All strategies, budgets and rounds are one family (Holm):"
+    yield table({"labels": "{round}", "up to, a class": "{up_to:g}", "strategy": "{strategy}", "reason": "{reason}"}, tables["defaults"])
+    yield "What is decided of gains over random choice: points, paired by replication, and p with Holm's correction over all of a data set:"
+    gain = {"gain": "{gain:+.1f}", "95 % interval": "{low:+.1f} to {high:+.1f}", "n": "{n:.0f}", "p": "{p:.2g}", "verdict": "{verdict}"}
+    where = {"data set": "{dataset}", "labels": "{round}", "a class": "{labels:g} to {up_to:g}", "strategy": "{strategy}"}
+    decided = [row for row in tables["gains"] if row["verdict"] != "undecided"]
+    yield table({**where, **gain}, points(decided, "gain", "low", "high")) if decided else "Nothing."
+    yield "Rank and regret (points behind the best strategy of the other replications), means over the budgets:"
+    rank = {"data set": "{dataset}", "strategy": "{strategy}", "rank": "{rank:.1f}", "regret": "{regret:+.1f}"}
+    yield table(rank, points(tables["standings"], "regret"))
+    yield "Seconds of a query after the first, with 1, 5 or 20 labels a class in each cycle; the median:"
+    yield table({"data set": "{dataset}", "strategy": "{strategy}", "regime": "{regime:.0f}", "seconds": "{median:.3f}"}, tables["seconds"])
+
+
+SECTIONS = {
+    "digits": digits, "which_strategy": which_strategy, "bengar2021": bengar2021, "opponents": opponents, "yi2022": yi2022,
+    "widgets": claims,
+}  # fmt: skip
 """What writes the tables of each section of `figures/README.md`."""
 
 

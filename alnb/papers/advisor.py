@@ -1,4 +1,5 @@
-"""Which strategy to spend a labelling budget with: the guideline of Bengar et al. 2021, section 6, from runs or else from papers."""
+"""Which strategy to spend a labelling budget with: what `which_strategy` measured of so many labels a class, where it fits; else the
+guideline of Bengar et al. 2021, section 6, from runs or from papers."""
 
 import itertools
 import math
@@ -16,15 +17,20 @@ from alnb.papers.experiment import Scale
 from alnb.papers.published import published
 from alnb.report import palette, stats
 from alnb.report.verdicts import ENOUGH
-from alnb.store.checks import at_least
+from alnb.store.checks import at_least, one_of
+from alnb.widgets.labeller.rounds import advised, defaults
 
 ADVISED = ("random", "entropy", "margin", "kcenter", "svm_margin")
+SIDE = {  # what the records lack, and what to do about it
+    "imbalanced": "Those of the records are even: acquire.scopes.Quota around the strategy gives each predicted class its share.",
+    "duplicates": "The records have none: acquire.scopes.Distinct around the strategy leaves near-duplicates out.",
+}
 REACH = 2  # records count for at most this many times fewer or more classes than theirs: thresholds grow with the number of classes
 
 
 @dataclass(frozen=True)
 class Advice:
-    """One of `ADVISED` as `strategy`; `why` in sentences; whether it comes from "records" or "papers"; what that rests on."""
+    """`strategy`, of `ADVISED` or `labeller.rounds.defaults`; `why` in sentences; whether it comes from "records" or "papers"; evidence."""
 
     strategy: str
     why: str
@@ -47,14 +53,19 @@ class Threshold:
     evidence: tuple[str, ...]
 
 
-def advise(classes: int, pool: int, budget: int, self_supervised: bool, frame: DataFrame | None = None) -> Advice:
+def advise(
+    classes: int, pool: int, budget: int, self_supervised: bool, frame: DataFrame | None = None, *, sides: Iterable[str] = ()
+) -> Advice:
     """The strategy for labelling `budget` of `pool` images of `classes` classes in total, with or without self-supervised features.
 
-    Labels per class are compared with the threshold from which on active learning beats random sampling. It is linear in the number of
-    classes between data sets; beyond them the nearest counts. Thresholds and strategies come from `frame`, a frame of `claims`, if it has
-    runs of a scale but smoke, with `verdicts.ENOUGH` replications, up to that many labels per class, and of at most `REACH` times fewer or
-    more classes; else from published numbers. In records the upper bound of a threshold counts: without an effect at most 5 % of answers
-    are a strategy other than random.
+    `sides`: those of `SIDE` that are true of the pool. With features, what `labeller.rounds.defaults` holds counts first, up to its largest
+    budget and for at most `REACH` times fewer or more classes.
+
+    Where that does not fit, labels per class are compared with the threshold from which on active learning beats random sampling. It is
+    linear in the number of classes between data sets; beyond them the nearest counts. Thresholds and strategies come from `frame`, a frame
+    of `claims`, if it has runs of a scale but smoke, with `verdicts.ENOUGH` replications, up to that many labels per class, and as near in
+    classes; else from published numbers. In records the upper bound of a threshold counts: without an effect at most 5 % of answers are a
+    strategy other than random.
 
     Raises:
         ValueError: a number is not a whole one, or out of range.
@@ -63,23 +74,42 @@ def advise(classes: int, pool: int, budget: int, self_supervised: bool, frame: D
         at_least(name, value, least)
     if budget > pool:
         raise ValueError(f"budget is {budget}, but the pool has only {pool} images: pass {pool} or less, or a larger pool")
+    for side in sides:
+        one_of("side", side, SIDE)
     arm, labels = "frozen" if self_supervised else "scratch", budget / classes
     measured, why_not = _measured(frame, arm)
     if measured and not min(t.classes for t in measured) / REACH <= classes <= max(t.classes for t in measured) * REACH:
         why_not = f"the records are of {' and '.join(map(str, sorted({t.classes for t in measured})))} classes only"
     elif measured and (limit := _interpolate(measured, classes)).bound and labels >= limit.labels:
         why_not = f"the records end at {limit.labels:.4g} labels per class, and up to there random was not beaten to the end"
-    if frame is None or why_not:
+    if tried := _tried(classes, labels) if self_supervised else None:
+        advice = tried
+    elif frame is None or why_not:
         advice = _from_papers(arm, classes, labels, why_not)
     else:
         advice = _from_records(frame, arm, measured, classes, labels)
     if budget == pool:
         advice = replace(advice, strategy="random", why=f"The budget labels the whole pool, so there is nothing to choose. {advice.why}")
+    advice = replace(advice, why=" ".join([advice.why, *(SIDE[side] for side in sides)]))
     if self_supervised:
         return advice
     before, after = (_independent(name, classes, 1)[1]["random"] for name in ("scratch", "frozen"))
     first = f"First pre-train without labels: in independent numbers it lifts random sampling from {before:.1%} to {after:.1%}."
     return replace(advice, why=f"{first} If you cannot, this holds. {advice.why}")
+
+
+def _tried(classes: int, labels: float) -> Advice | None:
+    """What `which_strategy` measured of so many labels a class, if anything is near."""
+    rows = [row for row in defaults() if row["classes"]]
+    tried = sorted(int(n) for row in rows for n in row["classes"].split())
+    if not tried or labels > max(float(row["up_to"]) for row in rows) or not tried[0] / REACH <= classes <= tried[-1] * REACH:
+        return None
+    (first, why_first), (later, why) = (advised(name, labels) for name in ("first", "later"))
+    amount = f"{labels:.4g} label{'' if labels == 1 else 's'} per class, with self-supervised features"
+    text = f"The budget makes {amount}. Choose the first labels by {first} ({why_first}), and later ones by {later} ({why})."
+    return Advice(
+        later, text, "records", (f"notebooks/which_strategy.ipynb, data sets of {', '.join(map(str, dict.fromkeys(tried)))} classes",)
+    )
 
 
 def _interpolate(points: Iterable[Threshold], classes: int) -> Threshold:

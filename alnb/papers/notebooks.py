@@ -51,17 +51,17 @@ class Page:
 
         text = f"{runs if isinstance(runs, str) else ', '.join(runs['setting'].unique())}; commit {store.commit()}"
         path = self.figures / f"{'-'.join(filter(None, (self.paper, self.figure, part, self.scale)))}.png"
-        save(figure, path, f"{self.paper}, {self.figure}; setting {text}", text if isinstance(runs, str) else runs)
+        save(figure, path, f"{', '.join(filter(None, (self.paper, self.figure)))}; setting {text}", text if isinstance(runs, str) else runs)
         display(Image(path.read_bytes()))
         print(f"records: {self.runs}\nfigure:  {path}")
 
 
 def page(name: str, parameters: Mapping[str, Any], *, but: Iterable[str] = ()) -> Page:
-    """The notebook `name`, such as "yi2022/figure3", with its `parameters`; `but`: those that are part of the figure's file name.
+    """The notebook `name`, such as "yi2022/figure3" or "which_strategy", with its `parameters`; `but`: those in the figure's file name.
 
     Raises: notebook.BadParameter: there is no such device, or the paper's experiment has no such scale.
     """
-    (paper, figure), full = name.split("/"), jobs.is_full_figure(name, parameters, but=but)
+    (paper, _, figure), full = name.partition("/"), jobs.is_full_figure(name, parameters, but=but)
     notebook.choose(import_module(f"alnb.papers.{paper}.experiment").SCALES, parameters["scale"], "scale")
     runs, figures = runs_folder(paper, parameters["scale"], parameters["runs"]), parameters["figures"] or store.workspace() / "figures"
     source = {"root": parameters["data_root"] or None, "device": notebook.device(parameters["device"]), "download": parameters["download"]}

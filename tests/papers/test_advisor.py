@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 
 import numpy
 import pandas
@@ -7,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alnb.acquire import scopes
 from alnb.papers import advisor
 from alnb.papers.advisor import ADVISED, Threshold, _interpolate, advise
 from alnb.papers.bengar2021 import claims, thresholds
 from alnb.papers.published import published
+from alnb.widgets.labeller import rounds
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
 
@@ -228,6 +231,46 @@ def test_without_an_effect_random_is_recommended() -> None:
         finite += "random beaten from" in advice.evidence[0]
         others += advice.strategy != "random"
     assert finite <= 10 and others <= 10
+
+
+# --- from what was measured of all strategies ---
+
+
+def table(up_to: str, classes: str = "10 100") -> tuple[dict[str, str], ...]:
+    rows = (("first", "5", "typical"), ("later", "5", "kcenter"), ("later", up_to, "margin"))
+    names = ("round", "up_to", "strategy", "reason", "classes")
+    return tuple(dict(zip(names, (*row, f"reason {k}", classes), strict=True)) for k, row in enumerate(rows))
+
+
+def test_what_was_measured_of_all_strategies_counts_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "defaults", lambda: table("100"))
+    monkeypatch.setattr(advisor, "defaults", lambda: table("100"))
+    frame = runs("cifar10", at=100)
+    for classes, labels, strategy, why in ((10, 3, "kcenter", "kcenter (reason 1)"), (150, 6, "margin", "margin (reason 2)")):
+        advice = advise(classes, 10**6, classes * labels, True, frame)
+        assert (advice.strategy, advice.source) == (strategy, "records") and f"makes {labels} labels per class" in advice.why
+        assert f"first labels by typical (reason 0), and later ones by {why}" in advice.why and "10, 100 classes" in advice.evidence[0]
+    for classes, labels in ((10, 101), (4, 3), (201, 3)):  # more labels, or other numbers of classes than were tried
+        assert "reason" not in advise(classes, 10**6, classes * labels, True, frame).why
+    assert "reason" not in advise(10, 10**6, 30, False, frame).why  # without features
+
+
+def test_nothing_measured_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advisor, "defaults", lambda: table("100", classes=""))
+    assert advise(10, 50_000, 30, True).source == "papers"
+
+
+def test_uneven_classes_and_duplicates_have_a_remedy() -> None:
+    plain, both = (advise(10, 50_000, 300, True, sides=sides) for sides in ((), ("imbalanced", "duplicates")))
+    assert both.strategy == plain.strategy and both.why == f"{plain.why} {advisor.SIDE['imbalanced']} {advisor.SIDE['duplicates']}"
+    with pytest.raises(ValueError, match="side is 'blurred'"):
+        advise(10, 50_000, 300, True, sides=["blurred"])
+
+
+@pytest.mark.skipif(not hasattr(scopes, "Distinct"), reason="acquire.scopes has no side conditions yet")
+def test_the_remedies_exist() -> None:
+    named = re.findall(r"acquire\.scopes\.(\w+)", " ".join(advisor.SIDE.values()))
+    assert len(named) == 2 and all(hasattr(scopes, name) for name in named)
 
 
 # --- input and form ---

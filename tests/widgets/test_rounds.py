@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
 from alnb import store
+from alnb.acquire import STRATEGIES
 from alnb.learn.train import Recipe
 from alnb.widgets.labeller.folder import HELD_OUT, UNSURE, Labelling
 from alnb.widgets.labeller.rounds import (
@@ -18,7 +19,9 @@ from alnb.widgets.labeller.rounds import (
     Round,
     Settings,
     advice,
+    advised,
     current,
+    defaults,
     images_of,
     kappa,
     next_batch,
@@ -139,6 +142,28 @@ def test_every_image_is_asked_for_once_and_then_none(strategy: str, state: Label
         answer(state, batch.keys)
         asked += batch.keys
     assert sorted(asked) == sorted(state.by_key) and next_batch(state, x, Settings(strategy=strategy)).keys == ()
+
+
+def test_the_default_asks_by_what_was_measured_for_so_many_labels(state: Labelling, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = ("first", "20", "kmeans", "a"), ("later", "8", "entropy", "b"), ("later", "16", "random", "c")
+    table = tuple(dict(zip(("round", "up_to", "strategy", "reason"), row, strict=True)) for row in rows)
+    monkeypatch.setattr("alnb.widgets.labeller.rounds.defaults", lambda: table)
+    x, why = features(state), []
+    for _ in range(5):
+        batch = next_batch(state, x, Settings(batch=10))
+        answer(state, batch.keys)
+        why.append(batch.why)
+    assert why == ["typical: a", "random: c", "random: c", "random: c", "random: c"]  # 10 labels a class and more with the second batch
+    assert current(state) == batch and advised("later", 8) == ("entropy", "b") and advised("first", 99) == ("kmeans", "a")
+
+
+def test_a_strategy_that_a_person_chose_asks_once_there_is_a_net(state: Labelling) -> None:
+    x = features(state)
+    first = next_batch(state, x, Settings(strategy="kcenter"))
+    answer(state, first.keys)
+    assert first.why.split(":")[0] == advised("first", 5)[0]
+    assert next_batch(state, x, Settings(strategy="kcenter")).why.startswith("kcenter: ")
+    assert {row["strategy"] for row in defaults()} <= set(STRATEGIES) and {row["round"] for row in defaults()} == {"first", "later"}
 
 
 def test_not_sure_is_asked_once_and_never_learned_from(state: Labelling) -> None:

@@ -1,10 +1,11 @@
 """What the labeller asks next. A linear classifier is trained on fixed features and the labels so far, and a strategy queries."""
 
+import csv
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from alnb import store
-from alnb.acquire import STRATEGIES, clusters
+from alnb.acquire import STRATEGIES
 from alnb.acquire.query import VOID, Pool, Query, check_query
 from alnb.data import Embedded, Resident
 from alnb.data.files import cached_images, decode_all
@@ -25,7 +26,8 @@ from alnb.store.checks import at_least, one_of
 from alnb.widgets.labeller import log
 from alnb.widgets.labeller.folder import HELD_OUT, RESTORE, Labelling
 
-CHOICES = ("margin", "entropy", "least_confidence", "kcenter", "random")  # the strategies that suit a linear classifier
+ADVISED = "advised"  # the strategy that `advised` names
+CHOICES = (ADVISED, "margin", "entropy", "least_confidence", "kcenter", "random")  # what a person may choose: it suits a linear classifier
 RECIPE = Recipe(epochs=20, min_updates=200, batch=64, lr=0.1, weight_decay=1e-3)  # of the linear classifier
 NEVER = -1e4  # logit of a class without labels: it is never predicted and adds nothing to an entropy
 PIXELS = 16  # side of the images that the features "pixels" use
@@ -101,12 +103,33 @@ def scaled(features: Tensor) -> Tensor:
     return centred / centred.square().mean().sqrt().clamp_min(1e-6)
 
 
+@cache
+def defaults() -> tuple[dict[str, str], ...]:
+    """What `notebooks/which_strategy.ipynb` measured, the rows of defaults.csv: round, up_to (labels a class), strategy,
+    reason, classes (of the data sets that it was measured on; empty: it was not).
+
+    Budgets increase. `python -m benchmarks which_strategy` writes the file.
+    """
+    with (Path(__file__).parent / "defaults.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file))
+
+
+def advised(round: str, labels: float) -> tuple[str, str]:
+    """The strategy for the "first" labels, or for "later" ones, when `labels` a class are known with them; and the reason in words.
+
+    Beyond the largest budget that was measured, its strategy.
+    """
+    rows = [row for row in defaults() if row["round"] == round]
+    row = next((row for row in rows if labels <= float(row["up_to"])), rows[-1])
+    return row["strategy"], row["reason"]
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the model sees, and how it asks."""
 
     features: str = "rotation"  # one of `FEATURES`
-    strategy: str = "margin"  # one of `CHOICES`
+    strategy: str = ADVISED  # one of `CHOICES`
     batch: int = 10  # images in each round
     image_size: int = 32  # pixels, the side of the squares that the features are computed from
     seed: int = 0
@@ -153,6 +176,7 @@ class Batch:
     round: int  # from 0
     keys: tuple[str, ...]  # images, in the order in which they are asked
     guesses: Mapping[str, tuple[str, float]]  # the predicted class and its probability, by key; empty before the first training
+    why: str = ""  # the strategy that asks, and the reason
 
     def left(self, state: Labelling) -> list[str]:
         """The images that are still without an answer, and can be shown."""
@@ -171,13 +195,15 @@ def current(state: Labelling) -> Batch | None:
     if not path.exists():
         return None
     queue = store.read_json(path, "delete it: no label is lost, only other images are asked next")
-    return Batch(queue["round"], tuple(queue["keys"]), {key: (name, share) for key, (name, share) in queue["guesses"].items()})
+    guesses = {key: (name, share) for key, (name, share) in queue["guesses"].items()}
+    return Batch(queue["round"], tuple(queue["keys"]), guesses, queue.get("why", ""))
 
 
 def next_batch(state: Labelling, features: Tensor, settings: Settings) -> Batch:
     """Train on the labels so far and choose the next images. The batch is stored, so the next session asks the same.
 
-    Until two classes have labels, the images are those of `acquire.clusters.central`. A share `HELD_OUT` of all batches is held out.
+    Until two classes have labels, what asks is `advised` for the first labels, unless random was chosen. A share `HELD_OUT` of all batches
+    is held out.
     The batch is empty if all images have an answer. `features`: float [N,D], in the order of `state.items`.
 
     Raises: ValueError if a setting is not possible, or `features` are not those of these images.
@@ -195,14 +221,17 @@ def next_batch(state: Labelling, features: Tensor, settings: Settings) -> Batch:
     reserve.sort(key=lambda i: store.fingerprint("order", state.items[i].key))
     estimate = torch.tensor(reserve[: min(share, n)], dtype=torch.int64)
     wanted = min(n - len(estimate), len(free))
-    learn = _choose(pool, net, free, settings.strategy, wanted, Stream(seed) / "query" / k) if wanted else free[:0]
+    strategy, why = settings.strategy, "you chose it"
+    if strategy == ADVISED or (net is None and strategy != "random"):
+        strategy, why = advised("first" if net is None else "later", (len(pool.labelled) + n) / max(1, len(state.classes)))
+    learn = _choose(pool, net, free, strategy, wanted, Stream(seed) / "query" / k) if wanted else free[:0]
     both = torch.cat([learn, estimate])
     order = torch.randperm(len(both), generator=(Stream(seed) / "mixed" / k).generator())
     keys = [state.items[i].key for i in both[order].tolist()]
     guesses = _guesses(state, pool, net)
     if net is not None:
         _write_round(state, k, pool, held, guesses, time.monotonic() - start)
-    batch = Batch(k, tuple(keys), {key: guesses[key] for key in keys if key in guesses})
+    batch = Batch(k, tuple(keys), {key: guesses[key] for key in keys if key in guesses}, f"{strategy}: {why}")
     store.write_json(state.place / "queue.json", asdict(batch))
     return batch
 
@@ -258,8 +287,6 @@ def _train(pool: Pool, held: Tensor, classes: int, seed: int, k: int) -> nets.Ne
 
 
 def _choose(pool: Pool, net: nets.Net | None, candidates: Tensor, strategy: str, n: int, stream: Stream) -> Tensor:
-    if net is None and strategy != "random":
-        return candidates[clusters.central(pool.images.batch(candidates), n)]
     query = Query(pool, net, candidates, n, stream)
     chosen = STRATEGIES[strategy](query)
     check_query(chosen, query, f"strategy {strategy}")

@@ -288,7 +288,8 @@ class Labeller(BackgroundWidget):
             accuracy = f"The model is right on {last.right} of {last.held_out} held-out images: "
             accuracy += f"{last.accuracy:.0%} (95 % interval {low:.0%} to {high:.0%}). "
         learned = {label for key, label in state.labels.items() if label and not state.by_key[key].held_out}
-        self._show(estimate=accuracy + advice(history, len(learned), len(state.items) - len(state.labels)))
+        why = f" Asked by {self._batch.why}." if self._batch and self._batch.why else ""
+        self._show(estimate=accuracy + advice(history, len(learned), len(state.items) - len(state.labels)) + why)
 
 
 def as_picture(path: Path) -> bytes:
