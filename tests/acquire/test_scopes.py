@@ -22,7 +22,7 @@ from alnb.learn.nets import linear
 from alnb.loop.oracle import simulated
 from alnb.report.stats import weighted_mean
 
-INSIDE = ["random", "margin", "entropy", "kcenter", "typical"]
+INSIDE = ["random", "margin", "entropy", "kcenter", "kmeans"]
 inside = pytest.mark.parametrize("name", INSIDE)
 
 

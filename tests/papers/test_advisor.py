@@ -237,7 +237,7 @@ def test_without_an_effect_random_is_recommended() -> None:
 
 
 def table(up_to: str, classes: str = "10 100") -> tuple[dict[str, str], ...]:
-    rows = (("first", "5", "typical"), ("later", "5", "kcenter"), ("later", up_to, "margin"))
+    rows = (("first", "5", "kmeans"), ("later", "5", "kcenter"), ("later", up_to, "margin"))
     names = ("round", "up_to", "strategy", "reason", "classes")
     return tuple(dict(zip(names, (*row, f"reason {k}", classes), strict=True)) for k, row in enumerate(rows))
 
@@ -249,7 +249,7 @@ def test_what_was_measured_of_all_strategies_counts_first(monkeypatch: pytest.Mo
     for classes, labels, strategy, why in ((10, 3, "kcenter", "kcenter (reason 1)"), (150, 6, "margin", "margin (reason 2)")):
         advice = advise(classes, 10**6, classes * labels, True, frame)
         assert (advice.strategy, advice.source) == (strategy, "records") and f"makes {labels} labels per class" in advice.why
-        assert f"first labels by typical (reason 0), and later ones by {why}" in advice.why and "10, 100 classes" in advice.evidence[0]
+        assert f"first labels by kmeans (reason 0), and later ones by {why}" in advice.why and "10, 100 classes" in advice.evidence[0]
     for classes, labels in ((10, 101), (4, 3), (201, 3)):  # more labels, or other numbers of classes than were tried
         assert "reason" not in advise(classes, 10**6, classes * labels, True, frame).why
     assert "reason" not in advise(10, 10**6, 30, False, frame).why  # without features
@@ -267,7 +267,6 @@ def test_uneven_classes_and_duplicates_have_a_remedy() -> None:
         advise(10, 50_000, 300, True, sides=["blurred"])
 
 
-@pytest.mark.skipif(not hasattr(scopes, "Distinct"), reason="acquire.scopes has no side conditions yet")
 def test_the_remedies_exist() -> None:
     named = re.findall(r"acquire\.scopes\.(\w+)", " ".join(advisor.SIDE.values()))
     assert len(named) == 2 and all(hasattr(scopes, name) for name in named)

@@ -153,7 +153,7 @@ def test_the_default_asks_by_what_was_measured_for_so_many_labels(state: Labelli
         batch = next_batch(state, x, Settings(batch=10))
         answer(state, batch.keys)
         why.append(batch.why)
-    assert why == ["typical: a", "random: c", "random: c", "random: c", "random: c"]  # 10 labels a class and more with the second batch
+    assert why == ["kmeans: a", "random: c", "random: c", "random: c", "random: c"]  # 10 labels a class and more with the second batch
     assert current(state) == batch and advised("later", 8) == ("entropy", "b") and advised("first", 99) == ("kmeans", "a")
 
 
