@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import in_browser
 import pytest
 import torch
 
@@ -16,7 +15,8 @@ import alnb
 from alnb.data import ImageSet, Resident
 from alnb.learn.nets import small
 
-SHOTS = in_browser.PROJECT / "build" / "screenshots"
+PROJECT = Path(__file__).parents[1]
+SHOTS = PROJECT / "build" / "screenshots"
 torch.set_num_threads(1)  # the nets are so small that a second thread only costs time
 os.environ["OMP_NUM_THREADS"] = "1"  # of kernels and other processes that tests start
 
@@ -93,7 +93,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Executed:
     from alnb.notebook import parameters
     from alnb.notebook.execute import execute
 
-    path, folder = in_browser.PROJECT / "notebooks/quickstart.ipynb", tmp_path_factory.mktemp("quickstart")
+    path, folder = PROJECT / "notebooks/quickstart.ipynb", tmp_path_factory.mktemp("quickstart")
     arm = ast.literal_eval(parameters.read(path)["arms"].default)[-1]  # with a pre-training
     values = {"scale": "smoke", "runs": str(folder / "runs"), "figures": str(folder / "figures"), "arms": [arm], "device": "cpu"}
     execute(path, {**values, "strategies": ["margin"], "seeds": [1]}, folder / "part.ipynb")
@@ -115,18 +115,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    import in_browser  # here, since it needs Jupyter
+
     with in_browser.serving(tmp_path_factory.mktemp("lab")) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
+    import in_browser
+
     with in_browser.chromium() as found:
         yield found
 
 
 @pytest.fixture
 def opened(lab: tuple[str, Path], browser: Any) -> Iterator[Callable[..., Any]]:
+    import in_browser
+
     pages = []
 
     def open_and_run(name: str, *cells: str) -> Any:

@@ -31,7 +31,10 @@ def add(commands: Any, execution: argparse.ArgumentParser) -> None:
     parser.add_argument("targets", type=Path, nargs="+", metavar="NOTEBOOK|FILE.yaml", help="notebooks, or sweep files, in this order")
     described: dict[str, dict[str, Any]] = {
         "--over": {"nargs": "+", "metavar": "NAME", "help": "the list parameters to cut into cells (default: all)"},
-        "--workers": {"type": int, "help": "cells at once on this machine (default: see --per-gpu; one for each core without a GPU, at most 8)"},
+        "--workers": {
+            "type": int,
+            "help": "cells at once here (default: --per-gpu of each GPU, else one for each core, at most 8)",
+        },
         "--per-gpu": {"type": int, "default": 1, "metavar": "N", "help": "cells at once on each GPU (default: 1); nothing without a GPU"},
         "--threads": {"type": int, "help": "of each cell (default: its share of the cores; 1 with --scheduler)"},
         "--scheduler": {"metavar": "ADDRESS", "help": "a Dask scheduler that runs already: tcp://HOST:PORT, or its scheduler file (.json)"},
