@@ -26,17 +26,18 @@ class Refusing:
         raise AssertionError
 
 
-class Bare(PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        top = name.partition(".")[0]
-        spec = None if top in GONE and top != "sklearn" else super().find_spec(name, path, target)
-        if spec is not None and top == "sklearn" and top in GONE:  # it cannot be imported, yet the digits are read from its folder
-            spec.loader = Refusing()
-        return spec
+found = PathFinder.find_spec
 
 
-sys.meta_path[:] = [Bare if finder is PathFinder else finder for finder in sys.meta_path]
+def find_spec(cls, name, path=None, target=None):
+    top = name.partition(".")[0]
+    spec = None if top in GONE and top != "sklearn" else found(name, path, target)
+    if spec is not None and top == "sklearn" and top in GONE:  # it cannot be imported, yet the digits are read from its folder
+        spec.loader = Refusing()
+    return spec
+
+
+PathFinder.find_spec = classmethod(find_spec)  # itself: jaxtyping looks for it among the finders
 """
 
 

@@ -3,7 +3,9 @@
 import ast
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,18 @@ def test() -> ImageSet:
 def learner() -> alnb.Learner:
     recipe = alnb.Recipe(epochs=2, min_updates=12, batch=8, lr=0.05, augment=alnb.augment.AUGMENTATIONS["shift"])
     return alnb.Learner(functools.partial(small, width=4), recipe)
+
+
+@contextmanager
+def never_waiting() -> Iterator[None]:
+    """In this block, an operation for which the host waits for the GPU raises a RuntimeError."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def notebook_of(path: Path, *cells: str | tuple[str, str], tag: bool = True) -> Path:
