@@ -12,7 +12,7 @@ PORT ?= 8866
 MINUTES ?= 9
 OUT ?= build/loan
 PER_GPU ?= 5
-LOAN = $(if $(wildcard $(BIN)/.ok),$(BIN)/python,$(PYTHON)) -m alnb.notebook.loan
+LOAN = $(if $(wildcard $(BIN)/.ok),$(BIN)/python,$(PYTHON)) -m benchmarks.loan
 
 .PHONY: help demo test test-fast lab app check bench figures overnight paper paper-bring copies readme house clean
 help:           ## this list

@@ -11,7 +11,7 @@ LITTLE_ELSE = (
 # of this project's packages, what the machine with a GPU lacks, or may lack
 NOT_ON_LOAN = (
     *JUPYTER, "jupyter_core", "jupyterlab", "voila", "jscatter", "openTSNE", "pyarrow", "distributed", "dask", "bokeh", "beartype",
-    "importlinter", "playwright", "skactiveml", "rich", "psutil", "threadpoolctl",
+    "importlinter", "playwright", "skactiveml", "rich", "psutil",
 )  # fmt: skip
 SITE = """\
 import sys

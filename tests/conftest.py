@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from alnb.learn.nets import small
 
 PROJECT = Path(__file__).parents[1]
 SHOTS = PROJECT / "build" / "screenshots"
+NEEDS = {  # modules of tests that cannot be imported without a package, which a machine with a GPU may lack
+    "nbformat": ("browser/*", "notebook/test_notebook.py", "notebook/test_sweep_*.py", "papers/test_lesson.py"),
+    "anywidget": ("widgets/*",),
+    "openTSNE": ("papers/test_readme.py", "papers/test_yi2022_lookback.py", "report/test_layout.py", "report/test_queries.py"),
+}
+collect_ignore_glob = [pattern for package, patterns in NEEDS.items() if find_spec(package) is None for pattern in patterns]
 torch.set_num_threads(1)  # the nets are so small that a second thread only costs time
 os.environ["OMP_NUM_THREADS"] = "1"  # of kernels and other processes that tests start
 
@@ -115,6 +122,11 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Executed:
     figures = list(folder.rglob("*.png"))
     whole = execute(path, {**values, "strategies": ["random", "margin"], "seeds": [0, 1]}, folder / "whole.ipynb")
     return Executed(folder, arm, whole, part, figures, {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("record.json")})
+
+
+def pytest_report_header() -> list[str]:
+    left = [package for package in NEEDS if find_spec(package) is None]
+    return [f"left out, for want of {', '.join(left)}: {', '.join(collect_ignore_glob)}"] if left else []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,12 +23,12 @@ from alnb import store
 from alnb.data import ImageSet
 from alnb.learn.pretexts import PRETEXTS
 from alnb.learn.pretrain import pretrain
-from alnb.notebook.loan import images, parcels, weights
-from alnb.notebook.loan.work import RECORDS, WEIGHTS, Loan
 from alnb.store import stop
+from benchmarks.loan import images, parcels, weights
+from benchmarks.loan.work import RECORDS, WEIGHTS, Loan
 
 PROJECT = Path(__file__).parents[2]
-LOAN = ("-m", "alnb.notebook.loan")
+LOAN = ("-m", "benchmarks.loan")
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_an_official_file_comes_back_byte_for_byte(tmp_path: Path, monkeypatch: 
 @pytest.fixture
 def machine(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """A machine without Jupyter, and a project on it that nobody installed."""
-    for name in ("alnb", "notebooks"):
+    for name in ("alnb", "benchmarks", "notebooks"):
         shutil.copytree(PROJECT / name, tmp_path / "project" / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "pyproject.toml", tmp_path / "project")
     variables = {name: value for name, value in os.environ.items() if not name.startswith("ALNB_")}
@@ -271,3 +271,16 @@ def test_a_loan_without_time_begins_nothing_and_a_bad_parcel_is_an_error(
     (tmp_path / "out" / RECORDS).write_bytes(b"no")
     bad = machine(*LOAN, "bring", str(tmp_path / "out"))
     assert bad.returncode == 2 and f"loan: {tmp_path / 'out' / RECORDS} is no parcel" in bad.stderr
+
+
+@pytest.mark.slow
+def test_the_gpu_tests_are_collected_without_jupyter(tmp_path: Path) -> None:
+    """As many as stand in the files; a module that needs Jupyter is left out, and has none."""
+    path = os.pathsep.join((str(site_without(NOT_ON_LOAN, tmp_path)), str(PROJECT)))
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--collect-only", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    marked = {file.name: file.read_text().count("\n@pytest.mark.gpu") for file in (PROJECT / "tests").rglob("test_*.py")}
+    names = {line.partition("[")[0] for line in done.stdout.splitlines() if "::" in line}
+    assert len(names) == sum(marked.values()) > 10

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from alnb import store
-from alnb.notebook.loan import weights
+from benchmarks.loan import weights
 
 MOST_FILES, MOST_BYTES, MOST_TOGETHER = 8, 15 << 20, 60 << 20  # a loan brings back 8 files of 16 MiB, 64 MiB together
 LIST = "parcel.json"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from alnb import store
-from alnb.notebook.loan import parcels
 from alnb.notebook.sweep import command, engine, grid
+from benchmarks.loan import parcels
 
 RESERVE = 40.0  # seconds at the end: 20 in which cells reach a checkpoint (`cell.GRACE`), and 20 to pack
 LEAST = 15.0  # seconds left with which a sweep is not begun: a process needs as much to find its images on the GPU

@@ -1,4 +1,4 @@
-"""The commands of a loan: ``python -m alnb.notebook.loan``. They need neither Jupyter nor an installed alnb."""
+"""The commands of a loan: ``python -m benchmarks.loan``. They need neither Jupyter nor an installed alnb."""
 
 import argparse
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from alnb import store
-from alnb.notebook.loan import images, parcels
-from alnb.notebook.loan.work import Loan
+from benchmarks.loan import images, parcels
+from benchmarks.loan.work import Loan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m alnb.notebook.loan", description="Minutes on a machine with a GPU.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loan", description="Minutes on a machine with a GPU.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     described: dict[str, tuple[Any, str]] = {
         "images": (_images, "write CIFAR-10 as two files that travel, into FOLDER/1 and FOLDER/2"),
