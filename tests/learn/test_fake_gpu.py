@@ -6,14 +6,14 @@ CUDA's own generators need a real one: see the tests marked `gpu`.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 
-from alnb.acquire import learning_loss, scores
+from alnb.acquire import gcn, learning_loss, pal, scores, vaal
 from alnb.data import Resident, Selection
 from alnb.learn import metrics
 from alnb.learn.augment import AUGMENTATIONS, Augment, Draw
@@ -24,6 +24,7 @@ from alnb.learn.train import cross_entropy, log_probs, predict
 from alnb.store import Stream
 
 B, SIDE = 8, 32
+M = TypeVar("M", bound=nn.Module)
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +38,14 @@ def there(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def net_of(make: Callable[[int], Net], outputs: int = 10, head: Callable[[int, int], nn.Module] | None = None) -> Net:
-    """A net that is built on the CPU, as by `Learner.build`, and then moved; `Module.to` cannot move to fake tensors."""
     with unset_fake_temporarily():
         net = make(outputs)
         net.head = net.head if head is None else head(net.width, outputs)
+    return moved(net)
+
+
+def moved(net: M) -> M:
+    """A net that was built on the CPU, as by `Learner.build`; `Module.to` cannot move it to fake tensors."""
     for module in net.modules():
         for name, value in module._parameters.items():
             module._parameters[name] = None if value is None else nn.Parameter(torch.empty_like(value, device="cuda"))
@@ -126,3 +131,33 @@ def test_reading_a_net(source: str) -> None:
 @pytest.mark.parametrize("trailing", [(), (4, 4)])
 def test_scores(score: Callable[[Tensor], Tensor], trailing: tuple[int, ...]) -> None:
     assert on_gpu(scores.per_image(score(there(B, 10, *trailing))), B)
+
+
+@pytest.mark.parametrize("conditions", [0, 1])  # TA-VAAL has one, the predicted loss
+def test_the_nets_and_losses_of_vaal(conditions: int) -> None:
+    with unset_fake_temporarily():
+        vae, judge = vaal.VAE(SIDE, SIDE, channels=4, latent=5, conditions=conditions), vaal.discriminator(5 + conditions, 6)
+    vae, judge = moved(vae), moved(judge)
+    x, more = vae.prepare(there(B, 3, SIDE, SIDE)), there(B, conditions)
+    mu, log_variance = vae.encode(x)
+    decoded = vae.decode(torch.cat([mu, more], dim=1))
+    assert on_gpu(decoded, B, 3, SIDE, SIDE)
+    logits = judge(torch.cat([mu, more], dim=1))
+    assert on_gpu(vaal.reconstruction_loss(x, decoded, mu, log_variance, beta=1.0, kl="mean"))
+    assert on_gpu(vaal.adversarial_loss(logits, logits)) and on_gpu(vaal.discriminator_loss(logits, logits))
+
+
+def test_the_net_and_the_loss_of_the_graph() -> None:
+    graph = gcn.Graph(there(B, 6), there(B), there(B))
+    with unset_fake_temporarily():
+        net = gcn.GCN(6, 4)
+    hidden = moved(net).hidden(graph.product(graph.x))
+    logits = net.logits(graph, hidden)
+    assert on_gpu(hidden, B, 4) and on_gpu(logits, B) and on_gpu(gcn.labelled_loss(logits, 3, 1.2))
+
+
+def test_the_loss_and_the_terms_of_pal() -> None:
+    net, x = net_of(NETS["small"], 4 + 10), there(B, 3, SIDE, SIDE)
+    assert on_gpu(pal.both_losses(net.train(), x, there(B, dtype=torch.int64)), B)
+    logs = predict(pal.predictions(net.eval()), Resident(there(B, 3, SIDE, SIDE, dtype=torch.uint8)))
+    assert on_gpu(pal.rotation_term(logs[:, :16].unflatten(1, (4, 4))), B) and on_gpu(pal.divergence_term(logs[:, 16:]), B)
