@@ -10,6 +10,7 @@ import json
 import lzma
 import os
 import re
+import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,15 +42,19 @@ class Brought:
 
 
 def records(root: Path) -> Content:
-    """All JSON files below `root`, and the losses of finished pre-trainings without their weights; cells without logs."""
+    """All JSON files below `root`, and the losses of finished pre-trainings without their weights; cells without logs.
+
+    Features of a frozen backbone stay behind: they are a gigabyte, and made again in seconds. A damaged result stays behind, too.
+    """
     content: Content = {}
     for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.suffix == ".json" and not name.endswith(("values.json", "outcome.json")):
-            content[name] = path.read_bytes(), int(path.stat().st_mtime)
-        elif path.name == "result.pt" and path.parent.parent.name == "pretrained":
-            packed = weights.small(store.read_tensors(path), without=("trunk", "head", "features"))
-            content[name] = packed, int(path.stat().st_mtime) - 1  # older than one with weights
+        name, moment = path.relative_to(root).as_posix(), int(path.stat().st_mtime)
+        if path.parent.name.startswith("embedded-") or path.name in ("values.json", "outcome.json"):
+            continue
+        if path.suffix == ".json":
+            content[name] = path.read_bytes(), moment
+        elif path.name == "result.pt" and path.parent.parent.name == "pretrained" and (state := _state(path)):
+            content[name] = weights.small(state, without=("trunk", "head", "features")), moment - 1  # older than one with weights
     return content
 
 
@@ -64,14 +69,23 @@ def pretrainings(root: Path, names: Iterable[str], most: int) -> Content:
     for folder in sorted(folders, key=lambda folder: ((folder / "result.pt").exists(), -folder.stat().st_mtime)):
         packed: Content = {}
         for path in folder.glob("*.pt"):
-            state, moment = store.read_tensors(path), int(path.stat().st_mtime)
-            if state.get("trunk", True):  # else its weights stayed behind on an earlier journey
+            state, moment = _state(path), int(path.stat().st_mtime)
+            if state.get("trunk", state):  # an empty one stayed behind on an earlier journey
                 exact = (*weights.EXACT, "trunk")
                 packed[path.relative_to(root).as_posix()] = weights.small(state, exact=exact, without=("features",)), moment
         size = sum(len(data) for data, _ in packed.values())
         if size <= most:
             content, most = content | packed, most - size
     return content
+
+
+def _state(path: Path) -> store.Json:
+    """The content of a torch file; nothing, and a message, if it is damaged: the rest must travel."""
+    try:
+        return store.read_tensors(path)
+    except store.Corrupted as error:
+        print(f"left behind: {error}", file=sys.stderr, flush=True)
+        return {}
 
 
 def write(content: Mapping[str, tuple[bytes, int]], out: Path, name: str) -> list[Path]:
