@@ -207,7 +207,7 @@ def test_an_official_file_comes_back_byte_for_byte(tmp_path: Path, monkeypatch: 
     pixels[100:200] = 7
     for name in (*images.PARTS[0], *images.PARTS[1]):
         content = {"num_vis": 3072} if name == "batches.meta" else {"batch_label": name, "data": pixels, "labels": [1] * 300}
-        (place / name).write_bytes(pickle.dumps(content, protocol=2))
+        (place / name).write_bytes(pickle.dumps(content, protocol=4))
     monkeypatch.setattr(images.datasets, "fetch", lambda name, root: place)
     first, second = images.pack(tmp_path / "parcel")
     assert images.unpack([first], tmp_path / "to") == tmp_path / "to/cifar-10-batches-py"
