@@ -742,7 +742,7 @@ def test_a_notebook_is_found_in_the_project_too(pretended: Pretended, path: Path
 
 def test_workers_of_this_machine_are_none_of_a_cluster(path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["sweep", str(path), "--scheduler", "tcp://127.0.0.1:1", "--workers", "2"]) == 2
-    assert "--workers is for this machine" in capsys.readouterr().err
+    assert "--workers and --per-gpu are for this machine" in capsys.readouterr().err
 
 
 def test_the_whole_is_stopped_too_when_time_is_up(start: Callable[..., Sweep], pretended: Pretended) -> None:
