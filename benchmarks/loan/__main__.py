@@ -61,13 +61,15 @@ def _images(options: argparse.Namespace) -> int:
 
 
 def _unpack(options: argparse.Namespace) -> int:
-    print(f"images: {images.unpack(_files(options.parts))}")
+    print(f"images: {images.unpack(_files(options.parts, '*.zip'))}")
     return 0
 
 
 def _bring(options: argparse.Namespace) -> int:
     root = _runs(options)
-    brought = parcels.bring(_files(options.parcels), root)
+    if not (files := _files(options.parcels, "*.tar*")):
+        raise parcels.BadParcel(f"there is no parcel (*.tar*) in {', '.join(map(str, options.parcels))}")
+    brought = parcels.bring(files, root)
     newer = f"; newer here, and so unchanged: {', '.join(brought.kept)}" if brought.kept else ""
     print(f"{root}: {brought.written} files written, {brought.same} were there{newer}")
     return 0
@@ -79,9 +81,9 @@ def _work(options: argparse.Namespace) -> int:
     return Loan(options.minutes, options.out, _runs(options), options.weights, tuple(chosen.items()), words).use(options.files)
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    """The files, and those in the folders."""
-    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if not file.name.startswith(".")]
+def _files(paths: Sequence[Path], pattern: str) -> list[Path]:
+    """The files, and those with this pattern in the folders: other output may lie beside them."""
+    return [file for path in paths for file in (sorted(path.glob(pattern)) if path.is_dir() else [path])]
 
 
 if __name__ == "__main__":
