@@ -9,7 +9,12 @@ SEEDS ?= [0, 1, 2]
 APP ?= build/app
 PORT ?= 8866
 
-.PHONY: help demo test test-fast lab app check bench figures overnight copies readme house clean
+MINUTES ?= 9
+OUT ?= build/loan
+PER_GPU ?= 5
+LOAN = $(if $(wildcard $(BIN)/.ok),$(BIN)/python,$(PYTHON)) -m benchmarks.loan
+
+.PHONY: help demo test test-fast lab app check bench figures overnight paper paper-bring copies readme house clean
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
@@ -45,6 +50,12 @@ figures: $(BIN)/.ok  ## all of figures/ anew, by the sweeps of notebooks/sweeps 
 
 overnight: $(BIN)/.ok  ## the papers' own pools, budgets and cycles with a small net, at low priority: nights on two cores; stop and start at will
 	nice -n 19 $(BIN)/alnb sweep notebooks/sweeps/overnight/*.yaml --threads 1 $(if $(TIME),--time-limit $(TIME))
+
+paper:          ## the papers at their own scale, on a GPU: MINUTES=9 OUT=folder; needs neither Jupyter nor an environment (PYTHON=python3)
+	PYTHONPATH=. ALNB_OTHER_ENVIRONMENT=1 $(LOAN) work --minutes $(MINUTES) --out $(OUT) --per-gpu $(PER_GPU) $(ARGS)
+
+paper-bring:    ## what `make paper` left in FILE="files or folders", verified, into runs/paper
+	PYTHONPATH=. $(LOAN) bring $(FILE)
 
 copies: $(BIN)/.ok  ## the executed notebooks of figures/notebooks anew (half an hour)
 	$(BIN)/python -m figures.copies

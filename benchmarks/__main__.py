@@ -17,9 +17,10 @@ from alnb import store
 
 NAMES = ("training", "augmentation", "kcenter", "importing", "frozen", "simsiam", "loading", "tsne", "gcn", "labelling", "exploring")
 PAPERS = ("digits", "which_strategy", "bengar2021", "yi2022")  # minutes of notebooks; all of them are measured by benchmarks/papers.py
-LONG = ("teaching", *PAPERS, "opponents", "sweeping", "sweep_kills", "verdicts", "strategies")  # measured only where named
+LONG = ("teaching", *PAPERS, "opponents", "sweeping", "sweep_kills", "verdicts", "strategies", "gpu")  # measured only where named
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.json"
+LOAN = FOLDER / "loan.md"  # the last section
 INTRODUCTION = """# Benchmarks
 
 `make bench` measures these, on two threads, and writes this page; `python -m benchmarks NAME` measures one of them. Each figure is a
@@ -71,7 +72,7 @@ def document(results: dict[str, Any]) -> str:
         text.append("\n".join([f"## {name}", "", place, "", "|what|measured|bar||how|", "|---|--:|--:|---|---|", *rows]))
     missing = [f"`{name}`" for name in (*NAMES, *LONG) if name not in results and name not in ("digits", "opponents")]
     text += [f"Not measured yet: {', '.join(missing)}."] if missing else []
-    return "\n\n".join(text) + "\n"
+    return "\n\n".join([*text, LOAN.read_text()])
 
 
 def measured(name: str) -> list[Row]:

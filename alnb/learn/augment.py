@@ -197,7 +197,7 @@ class Augment:
             x = transforms.greyscale(x, draw.grey, None if blur else out)
         if draw.sigma is not None:
             x = transforms.gaussian_blur(x, draw.sigma, transforms.blur_kernel(x.shape[-2], x.shape[-1]))
-        if x.data_ptr() != out.data_ptr():
+        if x is not out:
             out.copy_(x)
 
     def _check(self, x: Tensor, y: Tensor | None) -> None:

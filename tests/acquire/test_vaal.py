@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import never_waiting
 from games import STREAM, Stop, Watched, game_of, naive_game, naive_logits, naive_side, parameters, pool_of, query_of_pool, scene, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -365,12 +366,9 @@ def test_cuda_waits_for_nothing_and_answers_on_the_cpu() -> None:
     there = replace(pool, images=pool.images.to("cuda"))
     game = game_of(TINY, there)
     game.play(2)  # warm
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting():
         game.vae.train()
         game.update()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     chosen = TINY(query_of_pool(there))
     assert chosen.device.type == "cpu"
     check_query(chosen, query_of_pool(there), "VAAL")

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from augmentation import close, images, masks, naive
+from conftest import never_waiting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
@@ -230,8 +231,5 @@ def test_cuda_is_never_waited_for():
     x, y, generator = images(50, 64, 48).cuda(), masks(50, 64, 48).cuda(), Stream(0).generator("cuda")
     step = [lambda a=a: a(x, generator, y) for a in (EVERYTHING, AUGMENTATIONS["crop_flip"])]
     [run() for run in step]  # constants are copied the first time
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with never_waiting():
         [run() for run in step]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bare import LITTLE_ELSE, site_without
 from sweeping import CYCLES, experiment_of, table
 
 from alnb import store
@@ -199,43 +200,11 @@ def test_a_function_is_what_it_is_in_a_kernel(write: Callable[..., Path]) -> Non
 
 # ---- torch and little else -------------------------------------------------------------------------------------------------------
 
-GONE = (
-    "papermill", "IPython", "ipykernel", "nbclient", "nbformat", "jupyter_client", "ipywidgets", "pandas", "pyarrow", "tqdm", "yaml",
-    "scipy", "sklearn", "matplotlib", "seaborn", "jaxtyping", "distributed", "dask", "psutil", "rich", "threadpoolctl",
-)  # fmt: skip
-SITE = """\
-import sys
-from importlib.machinery import PathFinder
-
-
-class Refusing:
-    def create_module(self, spec):
-        raise ModuleNotFoundError(f"No module named {spec.name!r}", name=spec.name)
-
-    def exec_module(self, module):
-        raise AssertionError
-
-
-class Bare(PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        top = name.partition(".")[0]
-        spec = None if top in GONE and top != "sklearn" else super().find_spec(name, path, target)
-        if spec is not None and top == "sklearn":  # it cannot be imported, yet the digits are read from its folder
-            spec.loader = Refusing()
-        return spec
-
-
-sys.meta_path[:] = [Bare if finder is PathFinder else finder for finder in sys.meta_path]
-"""
-
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs a program, and what that starts, where the packages of `GONE` are not importable."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(f"GONE = {GONE!r}\n{SITE}")
-    surroundings = {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1", "ALNB_WORKSPACE": str(tmp_path)}
+    """Runs a program, and what that starts, where the packages of `LITTLE_ELSE` are not importable."""
+    surroundings = {"PYTHONPATH": str(site_without(LITTLE_ELSE, tmp_path)), "OMP_NUM_THREADS": "1", "ALNB_WORKSPACE": str(tmp_path)}
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, *arguments]
@@ -274,7 +243,7 @@ def test_where_nothing_is_installed_what_needs_it_says_so(bare: Callable[..., su
 import sys
 from pathlib import Path
 from alnb.__main__ import main
-print(sorted(set(sys.modules) & {set(GONE)!r}))
+print(sorted(set(sys.modules) & {set(LITTLE_ELSE)!r}))
 print(main(["sweep", "some.yaml"]))
 print(main(["sweep", {str(QUICKSTART)!r}, "--dry-run", "-p", "download", "true", "-p", "seeds", "[0, 1]", "-p", "strategies", "entropi"]))
 print(main(["sweep", {str(QUICKSTART)!r}, "--scheduler", "tcp://127.0.0.1:1", "-p", "scale", "smoke"]))

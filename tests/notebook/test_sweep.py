@@ -663,7 +663,10 @@ def test_cores_and_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert share() == (2, 32, ("0", "1"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5,6")
-    assert share() == (3, 21, ("3", "GPU-5", "6"))
+    assert share() == (3, 21, ("3", "GPU-5", "6")) and share(per_gpu=4) == (12, 5, ("3", "GPU-5", "6"))
+    assert share(per_gpu=4, workers=2) == (2, 32, ("3", "GPU-5", "6"))
+    with pytest.raises(ValueError, match="per_gpu is 0"):
+        Options(per_gpu=0)
 
 
 def test_an_executor_that_breaks_ends_the_sweep_and_asks_its_cells_to_stop(
@@ -739,7 +742,7 @@ def test_a_notebook_is_found_in_the_project_too(pretended: Pretended, path: Path
 
 def test_workers_of_this_machine_are_none_of_a_cluster(path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["sweep", str(path), "--scheduler", "tcp://127.0.0.1:1", "--workers", "2"]) == 2
-    assert "--workers is for this machine" in capsys.readouterr().err
+    assert "--workers and --per-gpu are for this machine" in capsys.readouterr().err
 
 
 def test_the_whole_is_stopped_too_when_time_is_up(start: Callable[..., Sweep], pretended: Pretended) -> None:

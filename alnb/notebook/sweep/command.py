@@ -31,7 +31,11 @@ def add(commands: Any, execution: argparse.ArgumentParser) -> None:
     parser.add_argument("targets", type=Path, nargs="+", metavar="NOTEBOOK|FILE.yaml", help="notebooks, or sweep files, in this order")
     described: dict[str, dict[str, Any]] = {
         "--over": {"nargs": "+", "metavar": "NAME", "help": "the list parameters to cut into cells (default: all)"},
-        "--workers": {"type": int, "help": "cells at once on this machine (default: one for each GPU, otherwise for each core, at most 8)"},
+        "--workers": {
+            "type": int,
+            "help": "cells at once here (default: --per-gpu of each GPU, else one for each core, at most 8)",
+        },
+        "--per-gpu": {"type": int, "default": 1, "metavar": "N", "help": "cells at once on each GPU (default: 1); nothing without a GPU"},
         "--threads": {"type": int, "help": "of each cell (default: its share of the cores; 1 with --scheduler)"},
         "--scheduler": {"metavar": "ADDRESS", "help": "a Dask scheduler that runs already: tcp://HOST:PORT, or its scheduler file (.json)"},
         "--time-limit": {"metavar": "TIME", "type": seconds, "help": "such as 9m or 1h30m: then stop at a checkpoint"},
@@ -55,15 +59,15 @@ def run(options: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit status."""
     end = None if options.time_limit is None else time.monotonic() + options.time_limit
     targets = [_read(target, options.parameters, options.over) for target in options.targets]
-    if options.scheduler and options.workers:
-        raise BadParameter("--workers is for this machine: with --scheduler, start as many workers there")
+    if options.scheduler and (options.workers or options.per_gpu > 1):
+        raise BadParameter("--workers and --per-gpu are for this machine: with --scheduler, start as many workers there")
     connected = cluster.connect(options.scheduler) if options.scheduler and not options.dry_run else nullcontext()
     worst = 0
     with asked_to_end(), connected as executor:
         for path, values, over in targets:
             if len(targets) > 1:
                 print(f"== {path}", flush=True)
-            chosen = {name: getattr(options, name) for name in ("workers", "threads", "retry", "dry_run")}
+            chosen = {name: getattr(options, name) for name in ("workers", "per_gpu", "threads", "retry", "dry_run")}
             chosen |= {"kernel_free": options.kernel_free or None, "time_limit": end and max(0.0, end - time.monotonic())}
             result = sweep(path, values, over=over, executor=executor, **chosen)
             status = 0 if options.dry_run else conclude(result)

@@ -37,7 +37,8 @@ FORWARDED = ("ALNB_DATA", "ALNB_OTHER_ENVIRONMENT")  # variables that workers ge
 class Options:
     """How `sweep` works."""
 
-    workers: int | None = None  # cells at once on this machine; None: one for each GPU, otherwise one for each core, at most 8
+    workers: int | None = None  # cells at once on this machine; None: `per_gpu` for each GPU, otherwise one for each core, at most 8
+    per_gpu: int = 1  # cells at once on each GPU of this machine, each a process of its own; it counts nothing without a GPU
     threads: int | None = None  # of each cell; None: its share of the cores, those it was begun with, or 1 with an executor
     kernel_free: bool | None = None  # without Jupyter, see `kernel_free`; None: if papermill is not installed
     retry: bool = False  # execute failed cells again
@@ -48,6 +49,7 @@ class Options:
     def __post_init__(self) -> None:
         """Raises: ValueError if there is less than one worker or thread."""
         at_least("workers", 1 if self.workers is None else self.workers, 1)
+        at_least("per_gpu", self.per_gpu, 1)
         at_least("threads", 1 if self.threads is None else self.threads, 1)
 
 
@@ -112,7 +114,7 @@ def _workers(executor: Executor | None, options: Options) -> Iterator[Workers]:
         yield Workers(executor, most if isinstance(most, int) else sys.maxsize, options.threads or 1)
         return
     cores, gpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1, _gpus()
-    workers = options.workers or min(len(gpus) or cores, MOST_WORKERS)
+    workers = options.workers or len(gpus) * options.per_gpu or min(cores, MOST_WORKERS)
     pool = ThreadPoolExecutor(workers)
     try:
         yield Workers(pool, workers, options.threads or max(1, cores // workers), gpus)
