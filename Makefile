@@ -9,7 +9,7 @@ SEEDS ?= [0, 1, 2]
 APP ?= build/app
 PORT ?= 8866
 
-.PHONY: help demo test test-fast lab app check bench figures overnight copies readme house clean
+.PHONY: help demo test test-fast lab app check bench figures overnight copies readme house situations clean
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
@@ -21,6 +21,9 @@ test: $(BIN)/.ok  ## all tests, in JOBS=2 processes
 
 test-fast: $(BIN)/.ok  ## the tests that take less than two seconds each
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow"
+
+situations: $(BIN)/.ok  ## the tests of what people do to such tools, and their table, tests/SITUATIONS.md
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m situation --situations
 
 lab: $(BIN)/.ok  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -12,6 +12,7 @@ import hypothesis
 import in_browser
 import pytest
 import torch
+from situations import pytest_addoption, pytest_runtest_setup, pytest_terminal_summary  # noqa: F401  # hooks
 
 import alnb
 from alnb.data import ImageSet, Resident
