@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("ALNB_TRACEBACK") == "1":
             raise
         print(f"alnb: {error}", file=sys.stderr)
-        return 2 if type(error).__name__ == "BadParameter" else 1
+        return 2 if any(kind.__name__ == "BadParameter" for kind in type(error).__mro__) else 1
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:

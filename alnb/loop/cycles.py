@@ -105,7 +105,7 @@ class _CycleWork:
             strategy: Strategy = self.experiment.strategy if k else self.experiment.initial
             stream = self.experiment.stream / "cycle" / k / "query"
             query = Query(pool, net, pool.unlabelled, protocol.size(k), stream, self.experiment.side, self.run.folder(k), k)
-            place = f"strategy {store.describe(strategy)!r} in cycle {k}"
+            place = f"strategy {getattr(strategy, '__qualname__', type(strategy).__name__)} in cycle {k}"
             chosen = as_tensor(strategy(query), place, f"indices i64 [{query.n}]")
             check_query(chosen, query, place, exact=protocol.exact)
             store.write_json(path, {"queried": chosen.tolist(), **({} if net is None else _predictions(net, pool, chosen))})

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,11 @@ def check(values: Mapping[str, Any]) -> None:
     `values`: `globals()` of the notebook. Raises: BadParameter, as `parameters.check`.
     """
     kinds = values.get("__annotations__", {})
-    texts = {name: kind.__name__ if type(kind) is type else str(kind) for name, kind in kinds.items()}
-    known = {name: Parameter(name, text, "", "") for name, text in texts.items()}
-    parameters.check({name: values[name] for name in known if name in values}, known)
+    texts = {name: kind.__name__ if type(kind) is type else str(kind) for name, kind in kinds.items() if name in values}
+    for known in (Parameter(name, text, "", "") for name, text in texts.items()):
+        with suppress(parameters.UnknownType):  # of another name, which later cells annotate
+            parameters.type_of(known)
+            parameters.check({known.name: values[known.name]}, {known.name: known})
 
 
 def choose(table: Mapping[str, Any], names: str | Iterable[str], what: str) -> dict[str, Any]:

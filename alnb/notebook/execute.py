@@ -67,8 +67,9 @@ def execute(
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
     manager = _manager({BATCH: "1", "PYTHONPATH": python_path(), **(environment or {})}, started)
     options = {**OPTIONS, "kernel_manager_class": manager, "stdout_file": log or sys.stdout, "stderr_file": log or sys.stderr}
+    names = (str(name).replace("{", "{{").replace("}", "}}") for name in (path, running))  # papermill formats them
     try:
-        papermill.execute_notebook(str(path), str(running), parameters=checked, cwd=folder and str(folder), **options)
+        papermill.execute_notebook(*names, parameters=checked, cwd=folder and str(folder), **options)
     except BaseException as error:
         if running.exists():
             running.replace(failed)

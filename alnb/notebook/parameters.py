@@ -26,6 +26,10 @@ class BadParameter(Exception):
     """The notebook has no such parameter, or the parameter cannot have this value."""
 
 
+class UnknownType(BadParameter):
+    """The annotation of a parameter is none that a file and a command line can hold."""
+
+
 @dataclass(frozen=True)
 class CodeCell:
     """One code cell of a notebook file."""
@@ -108,7 +112,7 @@ def help_text(path: Path) -> str:
 def parse(entries: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> dict[str, Any]:
     """Values from the command line. Each entry is a name and the words after it.
 
-    Several words make a list. One word makes a list where the notebook states a list.
+    Several words make a list. One word makes a list where the notebook states a list, also one that may be None.
 
     Raises: BadParameter if a name is unknown or appears twice, or a value is missing or has the wrong type.
     """
@@ -120,8 +124,9 @@ def parse(entries: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> d
             raise BadParameter(f"parameter {name!r} has no value: write -p {name} VALUE")
         kind = type_of(known[name]) if name in known else None
         written = words[0] if len(words) == 1 else words
-        if get_origin(kind) is list and isinstance(written, list | str) and not (isinstance(written, str) and written.startswith("[")):
-            of = get_args(kind)[0]
+        of = next((get_args(each)[0] for each in (kind, *get_args(kind)) if get_origin(each) is list), None)
+        whole = isinstance(written, str) and (written.startswith("[") or typed(written, kind) is None)  # the list itself, or no list
+        if of and not whole and isinstance(written, list | str):
             items = [written] if isinstance(written, str) else written
             written = [item for word in items for item in (integers(word) if of is int else None) or [word]]
         values[name] = typed(written, kind)
@@ -162,6 +167,8 @@ def typed(written: Any, kind: Any) -> Any:
         return {str(key): typed(item, args[1] if origin is dict else None) for key, item in written.items()}
     if not isinstance(written, str):
         return float(written) if kind is float and type(written) is int else written
+    if kind is NoneType:
+        return None if written in ("null", "None") else written
     if kind is str or (kind is None and isinstance(written, Quoted)):
         return str(written)
     for reader in (*((kind,) if kind in (int, float) else ()), json.loads, ast.literal_eval):
@@ -200,14 +207,14 @@ def plain(value: Any) -> Any:
 
 
 def type_of(parameter: Parameter) -> Any:
-    """The type that the annotation means; None if there is no annotation."""
+    """The type that the annotation means; None if there is no annotation. Raises: UnknownType."""
     if not parameter.annotation:
         return None
     try:  # the text of the user's own notebook, which is about to be executed
         kind = eval(parameter.annotation, {"__builtins__": {}}, TYPES)
         assert all(get_args(each)[0] is str for each in (kind, *get_args(kind)) if get_origin(each) is dict), "JSON has no other keys"
     except Exception as error:
-        raise BadParameter(f"parameter {parameter.name!r} has the type {parameter.annotation}: this command knows {ALLOWED}") from error
+        raise UnknownType(f"parameter {parameter.name!r} has the type {parameter.annotation}: this command knows {ALLOWED}") from error
     return kind
 
 

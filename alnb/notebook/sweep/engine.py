@@ -207,16 +207,17 @@ def plan(path: Path, values: Mapping[str, Any], output: Path | None = None) -> N
     Raises: BadParameter, of the notebook's own check too; OSError if a folder is not writable, or its disk is full.
     """
     made = grid(path, values)
-    if output is not None and (output.is_dir() or output.resolve() == path.resolve()):
-        raise BadParameter(f"-o {output} is {'a folder' if output.is_dir() else 'the notebook itself'}: give the name of a new file")
+    itself = output is not None and os.path.realpath(output) == os.path.realpath(path)
+    if output is not None and (itself or os.path.isdir(output)):
+        raise BadParameter(f"-o {output} is {'the notebook itself' if itself else 'a folder'}: give the name of a new file")
     print(_place(made.root), flush=True)
     for folder in (output and output.parent, values.get("figures") and Path(values["figures"]).expanduser()):
         if folder:
             _place(folder, "choose another with -p figures FOLDER, or -o FILE")
     cells = made.cells()
-    left = Sweep(made, cells, {cell.key: cells_of.look(cell) for cell in cells}).estimate()
-    if left:
-        print(table.time_left(left), flush=True)
+    with suppress(store.Corrupted):  # no reason not to run
+        if left := Sweep(made, cells, {cell.key: cells_of.look(cell) for cell in cells}).estimate():
+            print(table.time_left(left), flush=True)
 
 
 def _place(folder: Path, remedy: str = "choose another with -p runs FOLDER, or make it writable") -> str:

@@ -162,7 +162,8 @@ def read_words(path: Path, words: Words) -> dict[str, Any]:
 
 def _value(name: str, words: Sequence[str], known: Mapping[str, Parameter]) -> Any:
     if name in known and not _takes_list(known[name]):
-        if parameters.type_of(known[name]) is int:
+        kind = parameters.type_of(known[name])
+        if int in (kind, *get_args(kind)):
             words = [str(number) for word in words for number in parameters.integers(word) or (word,)]
         if len(words) > 1:
             return [parameters.parse([[name, word]], known)[name] for word in words]
