@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import platform
+import random
 import signal
 import threading
 import time
@@ -17,6 +18,8 @@ from typing import Any
 
 import pytest
 from conftest import notebook_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alnb import store
 from alnb.__main__ import main
@@ -180,7 +183,8 @@ def test_lines_are_printed_as_things_happen(start: Callable[..., Sweep], pretend
     outcomes = {"a": DONE_WELL, "b": (FAILED, "ValueError", "no\nmore")}
     pretended.act = lambda work: outcomes[work.cell.values["names"][0]]
     start(parameters={"seeds": [0]})
-    assert capsys.readouterr().out.splitlines() == [
+    place, *lines = capsys.readouterr().out.splitlines()
+    assert place.startswith("results go to ") and lines == [
         "2 cells, 2 of them to do",
         "a, seeds 0: handed to a worker",
         "[1/2] a, seeds 0: done 0 s; the rest may take 0 s of work",
@@ -348,10 +352,10 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_anything_starts(
     start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path, path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=rf"cannot write runs below {tmp_path / 'file/runs'}: Not a directory; choose another"):
+    with pytest.raises(OSError, match=rf"cannot write results below {tmp_path / 'file/runs'}: Not a directory; choose another"):
         start(parameters={"runs": str(tmp_path / "file/runs")})
     assert main(["sweep", str(path), "--kernel-free", "-p", "runs", str(tmp_path / "file")]) == 1
-    assert f"cannot write runs below {tmp_path / 'file'}" in capsys.readouterr().err
+    assert f"cannot write results below {tmp_path / 'file'}" in capsys.readouterr().err
     assert pretended.works == [] and (tmp_path / "file").read_text() == "in the way"
 
 
@@ -373,7 +377,7 @@ def test_a_disk_that_is_full_before_it_begins(
     start: Callable[..., Sweep], pretended: Pretended, full: SimpleNamespace, tmp_path: Path
 ) -> None:
     full.now = True
-    with pytest.raises(OSError, match=rf"cannot write runs below {tmp_path / 'runs'}: No space left on device"):
+    with pytest.raises(OSError, match=rf"cannot write results below {tmp_path / 'runs'}: No space left on device"):
         start()
     assert pretended.works == [] and tree(tmp_path / "runs") == {}
 
@@ -984,3 +988,52 @@ def test_cells_that_failed_before_are_counted(start: Callable[..., Sweep], prete
     capsys.readouterr()
     start()
     assert ", 0 of them to do; 1 failed before: --retry" in capsys.readouterr().out
+
+
+# ---- random grids, random ends ---------------------------------------------------------------------------------------------------
+
+ENDS = ("done", "done", "done", "killed", "failed", "stopped", "ctrl-c", "disk full", "sweep killed")
+
+
+@pytest.mark.situation("P3", "random small grids; cells and sweeps that end in any way, then go on", "as undisturbed")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True), st.integers(1, 3), st.randoms(use_true_random=False))
+@settings(max_examples=25)
+def test_whatever_befalls_a_random_grid_it_ends_as_if_nothing_had(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], seeds: int, chance: random.Random
+) -> None:
+    folder = tmp_path_factory.mktemp("grid")
+    path = notebook_of(folder / "made.ipynb", PARAMETERS)
+    values = {"names": names, "seeds": list(range(seeds)), "runs": str(folder / "runs")}
+    ends = [chance.choice(ENDS) for _ in range(chance.randrange(12))]
+    finished: list[str] = []
+
+    def act(work: Work, processes: list[int]) -> Outcome:
+        processes.append(process_of(work))
+        end = ends.pop() if ends else "done"
+        if end == "sweep killed":
+            raise SystemExit  # neither `cell.json` nor anything else is written after it
+        if end == "ctrl-c":
+            raise KeyboardInterrupt
+        if end == "disk full":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if end != "done":
+            return {"killed": KILLED, "failed": FAILED, "stopped": TODO}[end], end, end
+        leave_run(work, work.cell.key)
+        finished.append(work.cell.name)
+        return DONE_WELL
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells_of, "_by_itself", act)
+        patch.setattr(engine, "execute", lambda path, values, output, **options: output)
+        for attempt in range(20):
+            try:
+                done = sweep(path, values, kernel_free=True, workers=1, threads=1, retry=attempt > 0)
+            except (SystemExit, KeyboardInterrupt):
+                continue
+            if done.finished:
+                break
+        assert done.finished and states(done) == [DONE] * len(names) * seeds and len(done.reports) == 1
+        assert sorted(finished) == sorted(cell.name for cell in done.cells), "a cell was computed twice, or never"
+        before = tree(folder / "runs")
+        assert sweep(path, values, kernel_free=True, workers=1, threads=1).finished and tree(folder / "runs") == before

@@ -168,7 +168,7 @@ def sweep(
             left = result.estimate(chosen.retry)
             print(table.plan(cells, result.statuses, left, 1 if executor else workers.capacity), flush=True)
         return result
-    print(_place(made.root), flush=True)
+    print(_place(made.root, inside="cells"), flush=True)
     with asked_to_end():
         with _workers(executor, chosen) as workers:
             _Driver(result, workers, chosen, deadline).run()
@@ -220,10 +220,10 @@ def plan(path: Path, values: Mapping[str, Any], output: Path | None = None) -> N
             print(table.time_left(left), flush=True)
 
 
-def _place(folder: Path, remedy: str = "choose another with -p runs FOLDER, or make it writable") -> str:
+def _place(folder: Path, remedy: str = "choose another with -p runs FOLDER, or make it writable", inside: str = "") -> str:
     """What there is to say about a folder of results. Raises: OSError, which names it, if it is not writable, or its disk is full."""
     try:
-        probe = folder / f".{uuid.uuid4().hex}"
+        probe = folder / inside / f".{uuid.uuid4().hex}"
         store.write_atomic(probe, b"")
         probe.unlink()
         free = shutil.disk_usage(folder).free
