@@ -260,7 +260,8 @@ def environment(work: Work) -> dict[str, str]:
     """The variables that the process of a cell gets, added to those of the worker."""
     threads = {name: str(work.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     requests = {stop.STOP: work.stop, stop.DEADLINE: "" if work.deadline is None else str(work.deadline)}
-    return {**threads, **requests, store.LOCK_SECONDS: str(LOCK_SECONDS), "PYTHONPATH": python_path(), **work.environment}
+    always = {store.LOCK_SECONDS: str(LOCK_SECONDS), "PYTHONPATH": python_path(), "PYTHONIOENCODING": "utf-8"}  # as log.txt is read
+    return {**threads, **requests, **always, **work.environment}
 
 
 def _by_papermill(work: Work, processes: list[int]) -> Outcome:
