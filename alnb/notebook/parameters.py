@@ -7,6 +7,7 @@ import ast
 import io
 import json
 import math
+import os
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,12 @@ from alnb import store
 from alnb.store.checks import nearest
 
 ALLOWED = "int, float, str, bool, list[…], dict[str, …], and … | None"
+LOCATIONS = ("runs", "figures", "data_root", "download")  # they say where things are, and change no experiment
+MOST_NUMBERS = 100_000  # in a range
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
+
+
+INJECTED = "injected-parameters"  # papermill's tag of the values in an executed copy: new values take their place
 
 
 class BadParameter(Exception):
@@ -56,9 +62,10 @@ def code_cells(path: Path) -> list[CodeCell]:
     try:
         content = json.loads(path.read_bytes().decode("utf-8"))
         cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+        cells = [cell for cell in cells if INJECTED not in cell["metadata"].get("tags", ())]
         pairs = [(text, tuple(cell["metadata"].get("tags", ()))) for cell in cells if (text := "".join(cell["source"])).strip()]
         return [CodeCell(k, text, tags) for k, (text, tags) in enumerate(pairs, start=1)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadParameter(f"{path} is not a notebook ({_reason(error)}): give the path of an .ipynb file") from error
 
 
@@ -83,8 +90,10 @@ def read(path: Path) -> dict[str, Parameter]:
     Raises: BadParameter if it is missing, is not a notebook, or has no cell tagged `parameters`.
     """
     tagged = [cell for cell in code_cells(path) if "parameters" in cell.tags]
-    if not tagged:
-        raise BadParameter(f"{path} has no parameters: tag the cell that holds the defaults `parameters`")
+    if len(tagged) != 1:
+        raise BadParameter(
+            f"{path} has {len(tagged) or 'no'} cells of parameters: tag the cell that holds the defaults `parameters`, and no other"
+        )
     try:
         return {parameter.name: parameter for parameter in _assignments(tagged[0].text)}
     except SyntaxError as error:
@@ -139,12 +148,13 @@ def integers(word: Any) -> list[int] | None:
     if len(parts) not in (2, 3):
         return None
     try:
-        numbers = list(range(*map(int, parts)))
+        numbers = range(*map(int, parts))
     except ValueError:
         return None
-    if not numbers:
-        raise BadParameter(f"the range {word} is empty: write START:STOP with START below STOP, such as 0:5")
-    return numbers
+    if not 0 < len(numbers[: MOST_NUMBERS + 1]) <= MOST_NUMBERS:
+        what = f"has more than {MOST_NUMBERS:,} numbers" if numbers else "is empty"
+        raise BadParameter(f"the range {word} {what}: write START:STOP with START below STOP, such as 0:5")
+    return list(numbers)
 
 
 class Quoted(str):
@@ -179,7 +189,8 @@ def typed(written: Any, kind: Any) -> Any:
 
 
 def check(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:
-    """The values, unchanged; only whole numbers become floats where the notebook states a float, and arrays and ranges become lists.
+    """The values, unchanged; only whole numbers become floats where the notebook states a float, arrays and ranges become lists, and the
+    ~ of a folder becomes the home folder.
 
     Raises: BadParameter if there is no such parameter (the message names the nearest), a value has the wrong type, or a list names
     something twice.
@@ -189,6 +200,7 @@ def check(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str
         if name not in known:
             raise BadParameter(f"there is no parameter {name!r}{nearest(name, known)}; there are {', '.join(known)}")
         kind, value = type_of(known[name]), plain(value)
+        value = os.path.expanduser(value) if name in LOCATIONS and isinstance(value, str) else value
         checked[name] = float(value) if kind is float and type(value) is int else value
         if not _is(checked[name], kind):
             expected = known[name].annotation or "None, a number, a text, or a list or dict of them"

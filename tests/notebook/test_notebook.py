@@ -145,7 +145,7 @@ def test_bad_notebooks(write: Callable, tmp_path: Path) -> None:
     (tmp_path / "text.ipynb").write_text("not json")
     with pytest.raises(BadParameter, match="is not a notebook"):
         parameters.read(tmp_path / "text.ipynb")
-    with pytest.raises(BadParameter, match="has no parameters: tag the cell"):
+    with pytest.raises(BadParameter, match="has no cells of parameters: tag the cell"):
         parameters.read(write("x = 1", tag=False))
 
 

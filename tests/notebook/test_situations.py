@@ -559,3 +559,102 @@ def test_a_text_is_never_executed(text: str) -> None:
 
 def test_check_of_the_notebook_room_is_public() -> None:
     assert notebook.check({"__annotations__": {"a": int}, "a": 3}) is None
+
+
+# ---- a second sweep of our own ------------------------------------------------------------------------------------------------------
+
+
+@situation("S24", "-p more 0:1000000000", "refused at once, not a list of 8 GB")
+def test_a_range_without_end(user: Path) -> None:
+    for text in ("0:1000000000", f"0:{10**30}"):
+        with pytest.raises(BadParameter, match=f"{text} has more than 100,000 numbers"):
+            read_words(user, [["more", text]])
+    assert len(parameters.parse([["more", "0:100000"]], parameters.read(user))["more"]) == 100_000
+
+
+@situation("S25", "two cells tagged `parameters`", "refused: a kernel and a run without one would differ")
+def test_two_cells_of_parameters(tmp_path: Path) -> None:
+    path = notebook_of(tmp_path / "two.ipynb", "a: int = 3  # one", ("parameters", "a: int = 4  # two"), "print(a)")
+    with pytest.raises(BadParameter, match=r"two\.ipynb has 2 cells of parameters"):
+        parameters.read(path)
+
+
+@situation("S26", "an executed copy, executed again without Jupyter with other values", "the new values count")
+def test_the_values_of_an_executed_copy_do_not_count(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    path = notebook_of(tmp_path / "copy.ipynb", "a: int = 3  # one", ("injected-parameters", "a = 9"), "print('a is', a)")
+    kernel_free.execute(path, {"a": 5})
+    assert capfd.readouterr().out == "a is 5\n"
+
+
+@situation("S27", "alnb in a working folder that was deleted", "refused: cd to one that is there")
+@pytest.mark.slow
+def test_a_working_folder_that_is_gone(user: Path) -> None:
+    (user.parent / "gone").mkdir()
+    program = f"cd {user.parent / 'gone'} && rmdir ../gone && exec {sys.executable} -m alnb run {user} --kernel-free"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(["sh", "-c", program], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1 and "the working folder is gone" in done.stderr and "Traceback" not in done.stderr
+
+
+@situation("S28", "alnb sweep good.yaml bad.yaml", "refused before the first begins")
+def test_all_files_are_read_before_the_first_begins(user: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(f"notebook: user.ipynb\nparameters: {{x: 1:3, runs: {tmp_path / 'runs'}}}")
+    bad.write_text("notebook: user.ipynb\nparameters: {x: a}")
+    status, out, err = run_here(capsys, "sweep", str(good), str(bad), "--kernel-free")
+    assert status == 2 and str(bad) in err and "'x' is 'a'" in err and out == "" and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("  any: &a [1, *a]", marks=situation("S29", "a list in itself in a sweep file (&a [1, *a])", "refused")),
+        pytest.param(
+            "  any: &a [1, 2]\n  names: [*a, *a]", marks=situation("S30", "aliases in a sweep file: nine levels make 10^9 items", "refused")
+        ),
+    ],
+)
+def test_aliases_are_refused(user: Path, text: str) -> None:
+    with pytest.raises(BadParameter, match=r"cannot be read: line [34] has a \*"):
+        swept(user, text)
+
+
+@situation("S31", "a notebook of 100,000 brackets in one another", "refused, no traceback")
+def test_json_without_a_floor(user: Path) -> None:
+    user.write_text("[" * 100_000)
+    with pytest.raises(BadParameter, match="is not a notebook"):
+        parameters.read(user)
+
+
+@situation("S32", "runs: ~/x in a sweep file, where no shell expands it", "the home folder, not a folder called ~")
+def test_home_is_home(user: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    values = swept(user, "  runs: ~/x\n  name: ~/x")
+    assert values == {"runs": str(tmp_path / "home/x"), "name": "~/x"} and grid(user, values).root == tmp_path / "home/x"
+
+
+@situation("S33", "a text of bytes that are no UTF-8, such as a file's name, in a kernel", "refused; no copy that looks finished")
+@pytest.mark.slow
+def test_a_text_that_is_no_utf8(user: Path) -> None:
+    out = user.parent / "out.ipynb"
+    with pytest.raises((NotebookFailed, BadParameter), match=r"name|surrogates"):
+        execute(user, {"name": "a\udcffb"}, out)
+    assert not out.exists() and not out.with_suffix(".running.ipynb").exists()
+
+
+@situation("S34", "alnb run Q while a sweep's cell.json is damaged", "runs: its time is not known")
+def test_a_damaged_cell_is_no_reason_not_to_run(user: Path, capsys: pytest.CaptureFixture) -> None:
+    values = {"names": ["a"], "runs": str(user.parent / "runs")}
+    (cell,) = grid(user, values).cells()
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "cell.json").write_text("{")
+    engine.plan(user, values)
+    assert "may take" not in capsys.readouterr().out
+
+
+@situation("S35", "a notebook's name of 246 bytes", "swept: no file's name is longer than its file system allows")
+@pytest.mark.slow
+def test_a_notebook_with_a_long_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = notebook_of(tmp_path / f"{'n' * 240}.ipynb", "a: int = 3  # one\nruns: str = ''  # where", "print('a is', a)")
+    status, out, err = run_here(capsys, "sweep", str(path), "--kernel-free", "-p", "a", "1", "2", "-p", "runs", str(tmp_path / "runs"))
+    assert status == 0 and "2 cells: 2 done" in out, err

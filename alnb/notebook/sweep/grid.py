@@ -18,8 +18,8 @@ from alnb import store
 from alnb.data.files import LABELS
 from alnb.notebook import kernel_free, parameters
 from alnb.notebook.execute import NotebookFailed, runs_folder
-from alnb.notebook.parameters import BadParameter, Parameter
-from alnb.notebook.sweep.cell import LOCATIONS, Cell, named
+from alnb.notebook.parameters import LOCATIONS, BadParameter, Parameter
+from alnb.notebook.sweep.cell import Cell, named
 
 Words = Sequence[Sequence[Any]]  # each entry is a parameter's name and the words after it; from a file, also lists and mappings of texts
 ENTRIES = {  # of a sweep file
@@ -193,6 +193,11 @@ def _load(path: Path) -> dict[str, Any]:
         raise BadParameter(f"sweep file {path} needs PyYAML: pip install pyyaml, or name its parameters with -p") from error
 
     class Loader(yaml.BaseLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError(f"line {self.peek_event().start_mark.line + 1} has a * for what stands elsewhere: write it out")
+            return super().compose_node(parent, index)
+
         def construct_scalar(self, node: Any) -> str:
             text = str(super().construct_scalar(node))
             return parameters.Quoted(text) if node.style in ("'", '"') else text
