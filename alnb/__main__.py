@@ -26,7 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if entries and ("parameters" not in options or [] in entries):
         parser.error("-p belongs to run and sweep: write -p NAME VALUE")
     try:
-        Path.cwd()
         if entries:
             options.parameters += entries
         status: int = options.do(options)
@@ -38,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("ALNB_TRACEBACK") == "1":
             raise
-        gone = isinstance(error, FileNotFoundError) and error.filename is None  # of `Path.cwd`
-        print(f"alnb: {'the working folder is gone: cd to one that is there' if gone else error}", file=sys.stderr)
+        print(f"alnb: {error}", file=sys.stderr)
         return 2 if any(kind.__name__ == "BadParameter" for kind in type(error).__mro__) else 1
 
 

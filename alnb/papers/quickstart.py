@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from alnb.acquire import STRATEGIES
+from alnb.acquire import STRATEGIES, Strategy
+from alnb.acquire.pal import PAL
 from alnb.acquire.query import Pool
+from alnb.acquire.vaal import VAAL
 from alnb.data import Images, ImageSet, load
 from alnb.learn.augment import AUGMENTATIONS, Augment
 from alnb.learn.nets import linear, resnet18, small
@@ -119,6 +121,21 @@ SIZES: dict[Scale, Callable[[bool, Augment], dict[str, Any]]] = {Scale.SMOKE: _s
 SCALES: Sequence[str] = tuple(SIZES)
 
 
+def strategy(setting: Setting, name: str) -> Strategy:
+    """The strategy `name`, at the setting's scale: at smoke, one that trains nets of its own trains small ones for a moment.
+
+    Raises: ValueError if there is no such strategy.
+    """
+    one_of("strategy", name, STRATEGIES)
+    chosen: Any = STRATEGIES[name]
+    if setting.scale == Scale.SMOKE and isinstance(chosen, VAAL):
+        return replace(chosen, width=2, hidden=8, updates=2, batch=8)
+    if setting.scale == Scale.SMOKE and isinstance(chosen, PAL):
+        tuning, recipe = replace(chosen.tuning, epochs=1), replace(chosen.recipe, epochs=1)
+        return replace(chosen, net=partial(small, width=4), recipe=recipe, tuning=tuning)
+    return cast(Strategy, chosen)
+
+
 def check(setting: Setting, arm: str, strategies: Iterable[str], embedding: str) -> None:
     """Raises: ValueError if a name is unknown, or the protocol asks for more images than there are. Nothing is trained for it."""
     one_of("arm", arm, ARMS)
@@ -181,14 +198,13 @@ def _job(setting: Setting, arm: str, strategy: str, seed: int) -> dict[str, Any]
     return {**setting.tags, "arm": arm, "pretext": pretext, "strategy": strategy, "seed": seed, "replication": seed}
 
 
-def experiment(setting: Setting, start: Start, strategy: str, seed: int) -> Experiment:
+def experiment(setting: Setting, start: Start, name: str, seed: int) -> Experiment:
     """What makes one run. The first labels of a seed are the same for all arms and strategies."""
-    one_of("strategy", strategy, STRATEGIES)
-    pool = setting.train
-    tags = {**_job(setting, start.arm, strategy, seed), "classes": len(pool.classes), "pool": len(pool)}
+    pool, asking = setting.train, strategy(setting, name)
+    tags = {**_job(setting, start.arm, name, seed), "classes": len(pool.classes), "pool": len(pool)}
     protocol = Protocol(setting.initial, setting.budget, setting.cycles, seed=seed)
     answers = oracle.simulated(pool.targets)
-    return Experiment(Pool.of(start.images), start.test, start.learner, STRATEGIES[strategy], answers, protocol, tags=tags)
+    return Experiment(Pool.of(start.images), start.test, start.learner, asking, answers, protocol, tags=tags)
 
 
 run = run_of  # by the name that the explorer calls

@@ -586,16 +586,6 @@ def test_the_values_of_an_executed_copy_do_not_count(tmp_path: Path, capfd: pyte
     assert capfd.readouterr().out == "a is 5\n"
 
 
-@situation("S27", "alnb in a working folder that was deleted", "refused: cd to one that is there")
-@pytest.mark.slow
-def test_a_working_folder_that_is_gone(user: Path) -> None:
-    (user.parent / "gone").mkdir()
-    program = f"cd {user.parent / 'gone'} && rmdir ../gone && exec {sys.executable} -m alnb run {user} --kernel-free"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(["sh", "-c", program], env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1 and "the working folder is gone" in done.stderr and "Traceback" not in done.stderr
-
-
 @situation("S28", "alnb sweep good.yaml bad.yaml", "refused before the first begins")
 def test_all_files_are_read_before_the_first_begins(user: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
