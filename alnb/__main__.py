@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("ALNB_TRACEBACK") == "1":
             raise
         print(f"alnb: {error}", file=sys.stderr)
-        return 2 if any(kind.__name__ == "BadParameter" for kind in type(error).__mro__) else 1
+        return 2 if type(error).__name__ == "BadParameter" else 1
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -47,20 +47,16 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     argparse takes such a word for an option, and the words before a NOTEBOOK for its own.
     """
     rest, entries, inside = list[str](), list[list[str]](), False
-    for k, word in enumerate(arguments):
-        if word == "--":
-            rest += arguments[k:]
-            break
+    for word in arguments:
         inside = word == "-p" or (inside and not word.startswith("--") and word not in ("-o", "-h"))
         if word == "-p":
             entries.append([])
         else:
             (entries[-1] if inside else rest).append(word)
     if entries and not any(Path(word).suffix in TARGETS for word in rest):
-        last = entries[-1]
-        count = next((k for k, word in enumerate(reversed(last)) if Path(word).suffix not in TARGETS), len(last))
-        rest += last[len(last) - count :]
-        del last[len(last) - count :]
+        end = len(rest)
+        while Path("".join(entries[-1][-1:])).suffix in TARGETS:
+            rest.insert(end, entries[-1].pop())
     return rest, entries
 
 

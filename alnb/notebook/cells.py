@@ -2,10 +2,11 @@
 
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,10 @@ def check(values: Mapping[str, Any]) -> None:
     """
     kinds = values.get("__annotations__", {})
     texts = {name: kind.__name__ if type(kind) is type else str(kind) for name, kind in kinds.items() if name in values}
-    for known in (Parameter(name, text, "", "") for name, text in texts.items()):
-        with suppress(parameters.UnknownType):  # of another name, which later cells annotate
-            parameters.type_of(known)
-            parameters.check({known.name: values[known.name]}, {known.name: known})
+    known = {
+        name: Parameter(name, text, "", "") for name, text in texts.items() if set(re.findall(r"\w+", text)) <= {*parameters.TYPES, "None"}
+    }
+    parameters.check({name: values[name] for name in known}, known)
 
 
 def choose(table: Mapping[str, Any], names: str | Iterable[str], what: str) -> dict[str, Any]:

@@ -32,10 +32,6 @@ class BadParameter(Exception):
     """The notebook has no such parameter, or the parameter cannot have this value."""
 
 
-class UnknownType(BadParameter):
-    """The annotation of a parameter is none that a file and a command line can hold."""
-
-
 @dataclass(frozen=True)
 class CodeCell:
     """One code cell of a notebook file."""
@@ -66,17 +62,8 @@ def code_cells(path: Path) -> list[CodeCell]:
         pairs = [(text, tuple(cell["metadata"].get("tags", ()))) for cell in cells if (text := "".join(cell["source"])).strip()]
         return [CodeCell(k, text, tags) for k, (text, tags) in enumerate(pairs, start=1)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadParameter(f"{path} is not a notebook ({_reason(error)}): give the path of an .ipynb file") from error
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong with a notebook file, in a few words."""
-    if isinstance(error, UnicodeDecodeError):
-        line = error.object[: error.start].count(b"\n") + 1
-        return f"byte 0x{error.object[error.start]:02x} in line {line} is not UTF-8; save the file as UTF-8"
-    if isinstance(error, KeyError):
-        return f"it has no {error}; if it is older than nbformat 4, open it in JupyterLab and save it"
-    return f"{error}; save the file as UTF-8 without a BOM" if "BOM" in str(error) else str(error)
+        what = "a notebook of nbformat 4, in UTF-8 without a BOM"
+        raise BadParameter(f"{path} is not {what} ({type(error).__name__}: {error}): open it in JupyterLab, and save it") from error
 
 
 def digest(path: Path) -> str:
@@ -132,12 +119,12 @@ def parse(entries: Sequence[Sequence[str]], known: Mapping[str, Parameter]) -> d
         if not words:
             raise BadParameter(f"parameter {name!r} has no value: write -p {name} VALUE")
         kind = type_of(known[name]) if name in known else None
-        written = words[0] if len(words) == 1 else words
+        written: Any = words[0] if len(words) == 1 else words
         of = next((get_args(each)[0] for each in (kind, *get_args(kind)) if get_origin(each) is list), None)
         whole = isinstance(written, str) and (written.startswith("[") or typed(written, kind) is None)  # the list itself, or no list
         if of and not whole and isinstance(written, list | str):
-            items = [written] if isinstance(written, str) else written
-            written = [item for word in items for item in (integers(word) if of is int else None) or [word]]
+            items: list[Any] = [written] if isinstance(written, str) else written
+            written = [item for word in items for item in ((of is int and integers(word)) or [word])]
         values[name] = typed(written, kind)
     return check(values, known)
 
@@ -219,14 +206,14 @@ def plain(value: Any) -> Any:
 
 
 def type_of(parameter: Parameter) -> Any:
-    """The type that the annotation means; None if there is no annotation. Raises: UnknownType."""
+    """The type that the annotation means; None if there is no annotation. Raises: BadParameter if it is none that a file can hold."""
     if not parameter.annotation:
         return None
     try:  # the text of the user's own notebook, which is about to be executed
         kind = eval(parameter.annotation, {"__builtins__": {}}, TYPES)
         assert all(get_args(each)[0] is str for each in (kind, *get_args(kind)) if get_origin(each) is dict), "JSON has no other keys"
     except Exception as error:
-        raise UnknownType(f"parameter {parameter.name!r} has the type {parameter.annotation}: this command knows {ALLOWED}") from error
+        raise BadParameter(f"parameter {parameter.name!r} has the type {parameter.annotation}: this command knows {ALLOWED}") from error
     return kind
 
 

@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
 from alnb.acquire import STRATEGIES, Strategy
-from alnb.acquire.pal import PAL
 from alnb.acquire.query import Pool
-from alnb.acquire.vaal import VAAL
 from alnb.data import Images, ImageSet, load
 from alnb.learn.augment import AUGMENTATIONS, Augment
 from alnb.learn.nets import linear, resnet18, small
@@ -119,21 +117,17 @@ def _paper(tiny: bool, augment: Augment) -> dict[str, Any]:
 
 SIZES: dict[Scale, Callable[[bool, Augment], dict[str, Any]]] = {Scale.SMOKE: _smoke, Scale.LAPTOP: _laptop, Scale.PAPER: _paper}
 SCALES: Sequence[str] = tuple(SIZES)
+QUICK: dict[str, dict[str, Any]] = {  # fields of strategies that train nets of their own, at scale smoke
+    "vaal": {"width": 2, "hidden": 8, "updates": 2, "batch": 8},
+    "pal": {"net": partial(small, width=4), "recipe": Recipe(epochs=1), "tuning": Recipe(epochs=1)},
+}
 
 
 def strategy(setting: Setting, name: str) -> Strategy:
-    """The strategy `name`, at the setting's scale: at smoke, one that trains nets of its own trains small ones for a moment.
-
-    Raises: ValueError if there is no such strategy.
-    """
+    """The strategy `name` as the setting's scale trains it. Raises: ValueError if there is no such strategy."""
     one_of("strategy", name, STRATEGIES)
     chosen: Any = STRATEGIES[name]
-    if setting.scale == Scale.SMOKE and isinstance(chosen, VAAL):
-        return replace(chosen, width=2, hidden=8, updates=2, batch=8)
-    if setting.scale == Scale.SMOKE and isinstance(chosen, PAL):
-        tuning, recipe = replace(chosen.tuning, epochs=1), replace(chosen.recipe, epochs=1)
-        return replace(chosen, net=partial(small, width=4), recipe=recipe, tuning=tuning)
-    return cast(Strategy, chosen)
+    return replace(chosen, **QUICK[name]) if setting.scale == Scale.SMOKE and name in QUICK else chosen
 
 
 def check(setting: Setting, arm: str, strategies: Iterable[str], embedding: str) -> None:

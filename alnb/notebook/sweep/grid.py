@@ -192,7 +192,7 @@ def _load(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise BadParameter(f"sweep file {path} needs PyYAML: pip install pyyaml, or name its parameters with -p") from error
 
-    class Loader(yaml.BaseLoader):  # type: ignore[misc]
+    class Loader(yaml.BaseLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise ValueError(f"line {self.peek_event().start_mark.line + 1} has a * for what stands elsewhere: write it out")
