@@ -16,6 +16,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
+import numpy
+from torch import Tensor
+
 from alnb import store
 from alnb.store.checks import nearest
 
@@ -201,7 +204,7 @@ def check(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str
 
 def plain(value: Any) -> Any:
     """The value with ranges, tuples and what NumPy and torch have in place of numbers and lists as Python's own."""
-    value = value.tolist() if hasattr(value, "tolist") else value
+    value = value.tolist() if isinstance(value, numpy.ndarray | numpy.generic | Tensor) else value
     return [plain(item) for item in value] if isinstance(value, list | tuple | range) else value
 
 
