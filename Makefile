@@ -14,7 +14,7 @@ OUT ?= build/loan
 PER_GPU ?= 5
 LOAN = $(if $(wildcard $(BIN)/.ok),$(BIN)/python,$(PYTHON)) -m benchmarks.loan
 
-.PHONY: help demo test test-fast lab app check bench figures overnight paper paper-bring copies readme house clean
+.PHONY: help demo test test-fast lab app check bench figures overnight paper paper-bring copies readme house situations clean
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
@@ -26,6 +26,9 @@ test: $(BIN)/.ok  ## all tests, in JOBS=2 processes
 
 test-fast: $(BIN)/.ok  ## the tests that take less than two seconds each
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow"
+
+situations: $(BIN)/.ok  ## the tests of what people do to such tools, and their table, tests/SITUATIONS.md
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m situation --situations
 
 lab: $(BIN)/.ok  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -1,6 +1,7 @@
 """The command `alnb`, also as ``python -m alnb``."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -11,11 +12,22 @@ from typing import Any
 
 from alnb.notebook.sweep import command
 
+TARGETS = (".ipynb", ".yaml", ".yml")  # what a command executes
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says. Returns the exit status: 0 done, 1 failed, 2 the call was wrong, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to stop
+    rest, entries = _split(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    options = parser.parse_args(rest)
+    if entries and ("parameters" not in options or [] in entries):
+        parser.error("-p belongs to run and sweep: write -p NAME VALUE")
     try:
+        if entries:
+            options.parameters += entries
         status: int = options.do(options)
         return status
     except KeyboardInterrupt:
@@ -27,6 +39,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"alnb: {error}", file=sys.stderr)
         return 2 if type(error).__name__ == "BadParameter" else 1
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """The arguments without those of each -p, and these: a name, and words up to the next option. A word such as -1e-3 is none.
+
+    argparse takes such a word for an option, and the words before a NOTEBOOK for its own.
+    """
+    rest, entries, inside = list[str](), list[list[str]](), False
+    for word in arguments:
+        inside = word == "-p" or (inside and not word.startswith("--") and word not in ("-o", "-h"))
+        if word == "-p":
+            entries.append([])
+        else:
+            (entries[-1] if inside else rest).append(word)
+    if entries and not any(Path(word).suffix in TARGETS for word in rest):
+        end = len(rest)
+        while Path("".join(entries[-1][-1:])).suffix in TARGETS:
+            rest.insert(end, entries[-1].pop())
+    return rest, entries
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,11 +93,13 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from alnb.notebook import kernel_free, parameters
     from alnb.notebook.execute import execute
+    from alnb.notebook.sweep.engine import plan
 
     if options.help_notebook:
         print(parameters.help_text(options.notebook))
         return 0
     values = parameters.parse(options.parameters, parameters.read(options.notebook))
+    plan(options.notebook, values, options.output)
     if options.kernel_free or find_spec("papermill") is None:
         kernel_free.execute(options.notebook, values)
         print("runs complete. Run again with Jupyter to draw the figures")

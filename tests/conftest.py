@@ -14,6 +14,7 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
+from situations import pytest_addoption, pytest_runtest_setup, pytest_terminal_summary  # noqa: F401  # hooks
 
 import alnb
 from alnb.data import ImageSet, Resident
@@ -22,7 +23,13 @@ from alnb.learn.nets import small
 PROJECT = Path(__file__).parents[1]
 SHOTS = PROJECT / "build" / "screenshots"
 NEEDS = {  # modules of tests that cannot be imported without a package, which a machine with a GPU may lack
-    "nbformat": ("browser/*", "notebook/test_notebook.py", "notebook/test_sweep_*.py", "papers/test_lesson.py"),
+    "nbformat": (
+        "browser/*",
+        "notebook/test_notebook.py",
+        "notebook/test_sweep_*.py",
+        "notebook/test_situations.py",
+        "papers/test_lesson.py",
+    ),
     "anywidget": ("widgets/*",),
     "openTSNE": ("papers/test_readme.py", "papers/test_yi2022_lookback.py", "report/test_layout.py", "report/test_queries.py"),
 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -76,6 +78,14 @@ class Pool:
         check_indices(indices, self, f"cycle {cycle}")
         acquired = self.acquired.index_put((indices,), torch.tensor(cycle))
         return replace(self, labels=self.labels.index_put((indices,), labels), acquired=acquired)
+
+
+def as_tensor(answer: Any, place: str, expected: str) -> Tensor:
+    """A tensor, or a list of numbers, as a tensor on the CPU. Raises: ValueError, which names the `place`, for any other answer."""
+    if isinstance(answer, Tensor | list | numpy.ndarray):
+        with suppress(TypeError, ValueError, RuntimeError):
+            return torch.as_tensor(answer).cpu()
+    raise ValueError(f"{place} returned a {type(answer).__name__}, expected {expected}")
 
 
 def check_indices(indices: Tensor, pool: Pool, place: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alnb import store
 from alnb.acquire import Strategy, scores
-from alnb.acquire.query import VOID, Pool, Query, check_query
+from alnb.acquire.query import VOID, Pool, Query, as_tensor, check_query
 from alnb.learn.checkpoint import BestNet
 from alnb.learn.nets import Net
 from alnb.learn.task import Task
@@ -82,7 +82,7 @@ class _CycleWork:
         with _timed(seconds, "query"):
             queried = self.query(pool, net, k)
         with _timed(seconds, "oracle"):
-            labels = self.experiment.oracle(queried)
+            labels = as_tensor(self.experiment.oracle(queried), f"{place}: the oracle", f"int64 labels of all {len(queried)} images")
         self.task.check_labels(labels, queried, place)
         pool = pool.acquire(queried, labels, k)
         with _timed(seconds, "fit"):
@@ -106,8 +106,9 @@ class _CycleWork:
             strategy: Strategy = self.experiment.strategy if k else self.experiment.initial
             stream = self.experiment.stream / "cycle" / k / "query"
             query = Query(pool, net, pool.unlabelled, protocol.size(k), stream, self.experiment.side, self.run.folder(k), k)
-            chosen = torch.as_tensor(strategy(query)).cpu()
-            check_query(chosen, query, f"strategy {store.describe(strategy)!r} in cycle {k}", exact=protocol.exact)
+            place = f"strategy {getattr(strategy, '__qualname__', type(strategy).__name__)} in cycle {k}"
+            chosen = as_tensor(strategy(query), place, f"indices i64 [{query.n}]")
+            check_query(chosen, query, place, exact=protocol.exact)
             store.write_json(path, {"queried": chosen.tolist(), **({} if net is None else _predictions(net, pool, chosen))})
         return torch.tensor(store.read_json(path)["queried"], dtype=torch.int64)
 

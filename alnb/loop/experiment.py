@@ -42,6 +42,7 @@ class Protocol:
         """Raises: ValueError, which names the field, its value and what it may be."""
         for name, low in {"initial": 0, "budget": 1, "cycles": 1, "seed": 0}.items():
             at_least(f"Protocol.{name}", getattr(self, name), low)
+            object.__setattr__(self, name, int(getattr(self, name)))  # a number of NumPy, too
         one_of("Protocol.init", self.init, ("fresh", "warm"))
         one_of("Protocol.checkpoint", self.checkpoint, ("last", "best_test"))
 

@@ -3,5 +3,5 @@
 These names are for the code cells of notebooks: ``from alnb import notebook``.
 """
 
-from alnb.notebook.cells import choose, device, follow, interactive, not_negative, page, progress, within
+from alnb.notebook.cells import check, choose, device, follow, interactive, not_negative, page, progress, within
 from alnb.notebook.parameters import BadParameter

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -10,9 +11,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from alnb.learn.train import Report
-from alnb.notebook.parameters import BadParameter, nearest
+from alnb.notebook import parameters
+from alnb.notebook.parameters import BadParameter, Parameter
+from alnb.store.checks import nearest
 
 BATCH = "ALNB_BATCH"  # "1" while a notebook is executed by `alnb run` or a sweep, so that nobody can click
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Check the parameters of a notebook against their annotations, as `alnb run` does before it starts: papermill alone does not.
+
+    `values`: `globals()` of the notebook. Raises: BadParameter, as `parameters.check`.
+    """
+    kinds = values.get("__annotations__", {})
+    texts = {name: kind.__name__ if type(kind) is type else str(kind) for name, kind in kinds.items() if name in values}
+    known = {
+        name: Parameter(name, text, "", "") for name, text in texts.items() if set(re.findall(r"\w+", text)) <= {*parameters.TYPES, "None"}
+    }
+    parameters.check({name: values[name] for name in known}, known)
 
 
 def choose(table: Mapping[str, Any], names: str | Iterable[str], what: str) -> dict[str, Any]:

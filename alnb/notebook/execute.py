@@ -19,6 +19,11 @@ OPTIONS: Mapping[str, Any] = {
 }  # fmt: skip
 
 
+def runs_folder(values: Mapping[str, Any]) -> Path:
+    """The folder of the runs of a notebook with these parameters: an absolute path, for workers that started in another folder."""
+    return Path(values.get("runs") or store.workspace() / "runs").expanduser().absolute()
+
+
 class NotebookFailed(Exception):
     """A cell raised an error, or the kernel died."""
 
@@ -44,7 +49,7 @@ def execute(
     `….failed.ipynb`. Records are in their run folders, so a second execution continues where the first one ended.
 
     Args:
-        output: where the copy goes; None: runs/NAME/notebooks/ of the project.
+        output: where the copy goes; None: NAME/notebooks/ in the folder of the runs.
         environment: variables for the kernel, added to those of this process.
         folder: the kernel's working folder; None: that of this process.
         log: where the kernel's output goes while it runs; None: to standard output and error.
@@ -57,13 +62,14 @@ def execute(
 
     checked = parameters.check(values, parameters.read(path))
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    output = output or store.workspace() / "runs" / path.stem / "notebooks" / f"{stamp}-{os.getpid()}.ipynb"
+    output = output or runs_folder(values) / path.stem / "notebooks" / f"{stamp}-{os.getpid()}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
     manager = _manager({BATCH: "1", "PYTHONPATH": python_path(), **(environment or {})}, started)
     options = {**OPTIONS, "kernel_manager_class": manager, "stdout_file": log or sys.stdout, "stderr_file": log or sys.stderr}
+    names = (str(name).replace("{", "{{").replace("}", "}}") for name in (path, running))  # papermill formats them
     try:
-        papermill.execute_notebook(str(path), str(running), parameters=checked, cwd=folder and str(folder), **options)
+        papermill.execute_notebook(*names, parameters=checked, cwd=folder and str(folder), **options)
     except BaseException as error:
         if running.exists():
             running.replace(failed)

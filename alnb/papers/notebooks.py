@@ -59,8 +59,9 @@ class Page:
 def page(name: str, parameters: Mapping[str, Any], *, but: Iterable[str] = ()) -> Page:
     """The notebook `name`, such as "yi2022/figure3" or "which_strategy", with its `parameters`; `but`: those in the figure's file name.
 
-    Raises: notebook.BadParameter: there is no such device, or the paper's experiment has no such scale.
+    Raises: notebook.BadParameter: a parameter has the wrong type, there is no such device, or the paper's experiment has no such scale.
     """
+    notebook.check(parameters)
     (paper, _, figure), full = name.partition("/"), jobs.is_full_figure(name, parameters, but=but)
     notebook.choose(import_module(f"alnb.papers.{paper}.experiment").SCALES, parameters["scale"], "scale")
     runs, figures = runs_folder(paper, parameters["scale"], parameters["runs"]), parameters["figures"] or store.workspace() / "figures"

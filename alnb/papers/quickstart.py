@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from alnb.acquire import STRATEGIES
+from alnb.acquire import STRATEGIES, Strategy
 from alnb.acquire.query import Pool
 from alnb.data import Images, ImageSet, load
 from alnb.learn.augment import AUGMENTATIONS, Augment
@@ -117,6 +117,17 @@ def _paper(tiny: bool, augment: Augment) -> dict[str, Any]:
 
 SIZES: dict[Scale, Callable[[bool, Augment], dict[str, Any]]] = {Scale.SMOKE: _smoke, Scale.LAPTOP: _laptop, Scale.PAPER: _paper}
 SCALES: Sequence[str] = tuple(SIZES)
+QUICK: dict[str, dict[str, Any]] = {  # fields of strategies that train nets of their own, at scale smoke
+    "vaal": {"width": 2, "hidden": 8, "updates": 2, "batch": 8},
+    "pal": {"net": partial(small, width=4), "recipe": Recipe(epochs=1), "tuning": Recipe(epochs=1)},
+}
+
+
+def strategy(setting: Setting, name: str) -> Strategy:
+    """The strategy `name` as the setting's scale trains it. Raises: ValueError if there is no such strategy."""
+    one_of("strategy", name, STRATEGIES)
+    chosen: Any = STRATEGIES[name]
+    return replace(chosen, **QUICK[name]) if setting.scale == Scale.SMOKE and name in QUICK else chosen
 
 
 def check(setting: Setting, arm: str, strategies: Iterable[str], embedding: str) -> None:
@@ -181,14 +192,13 @@ def _job(setting: Setting, arm: str, strategy: str, seed: int) -> dict[str, Any]
     return {**setting.tags, "arm": arm, "pretext": pretext, "strategy": strategy, "seed": seed, "replication": seed}
 
 
-def experiment(setting: Setting, start: Start, strategy: str, seed: int) -> Experiment:
+def experiment(setting: Setting, start: Start, name: str, seed: int) -> Experiment:
     """What makes one run. The first labels of a seed are the same for all arms and strategies."""
-    one_of("strategy", strategy, STRATEGIES)
-    pool = setting.train
-    tags = {**_job(setting, start.arm, strategy, seed), "classes": len(pool.classes), "pool": len(pool)}
+    pool, asking = setting.train, strategy(setting, name)
+    tags = {**_job(setting, start.arm, name, seed), "classes": len(pool.classes), "pool": len(pool)}
     protocol = Protocol(setting.initial, setting.budget, setting.cycles, seed=seed)
     answers = oracle.simulated(pool.targets)
-    return Experiment(Pool.of(start.images), start.test, start.learner, STRATEGIES[strategy], answers, protocol, tags=tags)
+    return Experiment(Pool.of(start.images), start.test, start.learner, asking, answers, protocol, tags=tags)
 
 
 run = run_of  # by the name that the explorer calls

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
 from alnb.store.files import Json
@@ -61,12 +62,7 @@ def describe(value: Any) -> Any:
             "kind": describe(type(value)),
             **{f.name: describe(getattr(value, f.name)) for f in fields(value) if f.metadata.get("result", True)},
         }
-    if inspect.isfunction(value):
-        return _describe_function(value)
-    raise TypeError(
-        f"a {type(value).__name__} ({repr(value)[:100]}) cannot be written into a manifest: use a function, a functools.partial or a "
-        "dataclass"
-    )
+    return describe(value.item()) if isinstance(value, numpy.generic) else _describe_function(value)
 
 
 def name(thing: Any) -> str:
@@ -93,6 +89,9 @@ def _ours(thing: Any) -> bool:
 
 
 def _describe_function(function: Any) -> Any:
+    if not inspect.isfunction(function):
+        kind = f"a {type(function).__name__} ({repr(function)[:100]})"
+        raise TypeError(f"{kind} cannot be written into a manifest: use a function, a functools.partial or a dataclass")
     variables = inspect.getclosurevars(function)
     described: Json = {"function": name(function)}
     if variables.nonlocals:

@@ -26,7 +26,7 @@ class Stream:
 
     def __truediv__(self, place: str | int) -> Stream:
         """The stream one place further down."""
-        return replace(self, where=(*self.where, place))
+        return replace(self, where=(*self.where, place if isinstance(place, str) else int(place)))
 
     def __str__(self) -> str:
         """The address without the root seed, for messages: "cycle 3"."""

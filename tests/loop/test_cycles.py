@@ -1,10 +1,12 @@
 import errno
+import functools
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from alnb.data import ImageSet
 from alnb.learn.task import classification
 from alnb.loop.oracle import class_uniform, simulated
 
+situation = pytest.mark.situation
 PROTOCOL = Protocol(initial=6, budget=4, cycles=3)
 
 
@@ -195,6 +198,109 @@ def test_a_strategy_that_answers_wrongly(go: Callable, tmp_path: Path, strategy:
         go(strategy=strategy)
     assert "in cycle 1" in str(caught.value)
     assert len(Run(tmp_path / "run").records()) == 1 and not (tmp_path / "run/cycle_001/query.json").exists()
+
+
+class Plain:
+    """A strategy whose state no manifest can hold."""
+
+    def __call__(self, query: Query) -> torch.Tensor:
+        return query.candidates[: query.n]
+
+    def method(self, query: Query) -> torch.Tensor:
+        return query.candidates[: query.n]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        pytest.param(lambda q: None, "NoneType", marks=situation("D1", "a strategy returns None", "refused: its name and the type")),
+        pytest.param(lambda q: set(q.candidates[: q.n].tolist()), "set", marks=situation("D1", "a strategy returns a set", "refused")),
+        pytest.param(lambda q: (q.candidates[: q.n], torch.rand(q.n)), "tuple", marks=situation("D1", "(indices, scores)", "refused")),
+        pytest.param(lambda q: (i for i in range(4)), "generator", marks=situation("S50", "a strategy is a generator", "refused")),
+        pytest.param(lambda q: [[1], [2, 3]], "list", marks=situation("S51", "a strategy returns lists of unequal length", "refused")),
+        pytest.param(lambda q: "margin", "str", marks=situation("S52", "a strategy returns a text", "refused")),
+    ],
+)
+def test_a_strategy_that_returns_no_indices(go: Callable, tmp_path: Path, answer: Callable, kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"strategy .*<lambda> in cycle 1 returned a {kind}, expected indices i64 \[4\]"):
+        go(strategy=answer)
+    assert len(Run(tmp_path / "run").records()) == 1 and not (tmp_path / "run/cycle_001/query.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "numbers"),
+    [
+        pytest.param(lambda q: q.candidates[: q.n].tolist(), list, marks=situation("D1", "a strategy and an oracle return lists", "taken")),
+        pytest.param(lambda q: q.candidates[: q.n].numpy(), numpy.array, marks=situation("S53", "they return arrays of NumPy", "taken")),
+    ],
+)
+def test_lists_and_arrays_are_answers(experiment: Experiment, tmp_path: Path, strategy: Callable, numbers: Callable) -> None:
+    class Answers:
+        fingerprint = "of the targets"
+
+        def __call__(self, indices: torch.Tensor) -> object:
+            return numbers(experiment.test.targets[indices % 30].tolist())
+
+    made = replace(experiment, strategy=strategy, oracle=Answers())
+    assert [cycle.n_labelled for cycle in cycles(tmp_path / "run", made)] == [6, 10, 14]
+
+
+@pytest.mark.parametrize(
+    ("oracle", "kind"),
+    [
+        pytest.param(lambda i: None, "NoneType", marks=situation("D1", "an oracle returns None", "refused: cycle and type")),
+        pytest.param(lambda i: {int(k): 0 for k in i}, "dict", marks=situation("S54", "an oracle returns a mapping", "refused")),
+        pytest.param(lambda i: ["cat"] * len(i), "list", marks=situation("S55", "an oracle returns names", "refused")),
+    ],
+)
+def test_an_oracle_that_returns_no_labels(go: Callable, oracle: Callable, kind: str) -> None:
+    with pytest.raises(ValueError, match=f"cycle 0: the oracle returned a {kind}, expected int64 labels of all 6 images"):
+        go(oracle=oracle)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param(Plain(), marks=situation("D6", "an instance of a plain class as a strategy", "refused in a sentence, at once")),
+        pytest.param(Plain().method, marks=situation("D6", "a bound method as a strategy", "refused in a sentence, at once")),
+        pytest.param(functools.partial(Plain().method), marks=situation("D6", "a partial of a bound method", "refused, at once")),
+    ],
+)
+def test_a_strategy_that_no_manifest_can_hold(go: Callable, tmp_path: Path, strategy: Callable) -> None:
+    with pytest.raises(TypeError, match=r"Experiment.strategy: a .*Plain.* use a function, a functools.partial or a dataclass"):
+        go(strategy=strategy)
+    assert not (tmp_path / "run").exists()
+
+
+def first_of(query: Query, sign: int) -> torch.Tensor:
+    return query.candidates[: sign * query.n]
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param(lambda q: q.candidates[: q.n], marks=situation("D6", "a lambda as a strategy", "runs")),
+        pytest.param(functools.partial(first_of, sign=1), marks=situation("D6", "a functools.partial as a strategy", "runs")),
+    ],
+)
+def test_a_strategy_that_a_manifest_can_hold(go: Callable, strategy: Callable) -> None:
+    assert len(go(strategy=strategy)) == 3
+
+
+@situation("D6", "Protocol(np.int64(6), …), seeds from np.arange, tags of NumPy", "the run of Python's numbers, bit for bit")
+def test_numbers_of_numpy_are_numbers(go: Callable, experiment: Experiment) -> None:
+    plain = replace(experiment, protocol=Protocol(6, 4, 2, seed=1), tags={"seed": 1, "lr": 0.5, "fast": True})
+    numbers = Protocol(*numpy.array([6, 4, 2]), seed=numpy.arange(2)[1])
+    other = replace(experiment, protocol=numbers, tags={"seed": numpy.int64(1), "lr": numpy.float32(0.5), "fast": numpy.bool_(True)})
+    assert plain.manifest == other.manifest
+    assert same(go("plain", protocol=plain.protocol), go("numpy", protocol=numbers))
+    assert (Stream(numpy.int64(3)) / numpy.int64(1) / "x").seed == (Stream(3) / 1 / "x").seed
+
+
+@pytest.mark.parametrize("seed", [1.5, 1.0, True, numpy.float64(1), "1"])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: object) -> None:
+    with pytest.raises(ValueError, match=r"Protocol\.seed is "):
+        replace(PROTOCOL, seed=seed)
 
 
 def test_images_that_are_no_candidates_are_refused(train: ImageSet) -> None:

@@ -318,10 +318,10 @@ parameters:
         ("2: 3", "'2'"),
         ("notebook: n.ipynb\nparameters: [seeds]", r"'parameters' is \['seeds'\], of type list: it must be dict"),
         ("notebook: n.ipynb\nover: seeds", r"'over' is 'seeds', of type str: it must be list.* such as \[strategies, seeds\]"),
-        ("notebook: n.ipynb\nover: [1]", r"'over' is \[1\]"),
+        ("notebook: n.ipynb\nover: [[1]]", r"'over' is \[\['1'\]\]"),
         ("notebook: n.ipynb", r"there is no notebook .*sweeps/n\.ipynb"),
         ("notebook: ../bare.ipynb\nparameters: {sede: 0:2, cycles: 1}", "there is no parameter 'sede'"),
-        ("notebook: ../bare.ipynb\nparameters: {seeds: 2020-13-45}", "cannot be read: month must be in 1..12"),
+        ("notebook: ../bare.ipynb\nparameters: {seeds: 2020-13-45}", r"'seeds' is \['2020-13-45'\]"),
     ],
 )
 def test_bad_files_are_named(bare: Path, text: str, message: str) -> None:

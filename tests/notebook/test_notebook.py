@@ -145,7 +145,7 @@ def test_bad_notebooks(write: Callable, tmp_path: Path) -> None:
     (tmp_path / "text.ipynb").write_text("not json")
     with pytest.raises(BadParameter, match="is not a notebook"):
         parameters.read(tmp_path / "text.ipynb")
-    with pytest.raises(BadParameter, match="has no parameters: tag the cell"):
+    with pytest.raises(BadParameter, match="has no cells of parameters: tag the cell"):
         parameters.read(write("x = 1", tag=False))
 
 
@@ -372,7 +372,7 @@ def test_a_papers_notebook_is_a_document(path: Path) -> None:
     cells = nbformat.read(path, 4).cells
     code, text = ("\n".join(cell.source for cell in cells if cell.cell_type == kind) for kind in ("code", "markdown"))
     assert "**The idea.**" in cells[0].source and cells[0].source.count("$$") == 2 and 90 <= len(cells[0].source.split()) <= 230
-    ideas = [cell.source for cell in cells[1:4] if "report" in tags_of(cell)]
+    ideas = [cell.source for cell in cells[1:5] if "report" in tags_of(cell)]
     assert len(ideas) == 1 and "plt.subplots(" in ideas[0]
     assert "## What did not come out" in text
     if path.stem != "advisor":  # it runs nothing

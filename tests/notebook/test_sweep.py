@@ -4,6 +4,8 @@ import errno
 import os
 import pickle
 import platform
+import random
+import shutil
 import signal
 import threading
 import time
@@ -17,12 +19,14 @@ from typing import Any
 
 import pytest
 from conftest import notebook_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alnb import store
 from alnb.__main__ import main
 from alnb.notebook import BadParameter
 from alnb.notebook.execute import NotebookFailed
-from alnb.notebook.sweep import Sweep, child, command, engine, sweep
+from alnb.notebook.sweep import Sweep, child, command, engine, sweep, table
 from alnb.notebook.sweep import cell as cells_of
 from alnb.notebook.sweep.cell import BUSY, CORE, DONE, FAILED, KILLED, RUNNING, TODO, Outcome, Work
 from alnb.notebook.sweep.engine import Options, Workers
@@ -94,7 +98,7 @@ def start(path: Path, tmp_path: Path) -> Callable[..., Sweep]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A time that passes only where a test says so."""
     now = SimpleNamespace(time=time.time(), strftime=time.strftime)
-    module = SimpleNamespace(time=lambda: now.time, strftime=time.strftime)
+    module = SimpleNamespace(time=lambda: now.time, monotonic=lambda: now.time, strftime=time.strftime)
     monkeypatch.setattr(engine, "time", module)
     monkeypatch.setattr(cells_of, "time", module)
     yield now
@@ -180,7 +184,8 @@ def test_lines_are_printed_as_things_happen(start: Callable[..., Sweep], pretend
     outcomes = {"a": DONE_WELL, "b": (FAILED, "ValueError", "no\nmore")}
     pretended.act = lambda work: outcomes[work.cell.values["names"][0]]
     start(parameters={"seeds": [0]})
-    assert capsys.readouterr().out.splitlines() == [
+    place, *lines = capsys.readouterr().out.splitlines()
+    assert place.startswith("results go to ") and lines == [
         "2 cells, 2 of them to do",
         "a, seeds 0: handed to a worker",
         "[1/2] a, seeds 0: done 0 s; the rest may take 0 s of work",
@@ -348,10 +353,10 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_anything_starts(
     start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path, path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=rf"cannot write runs below {tmp_path / 'file/runs'}: Not a directory; choose another"):
+    with pytest.raises(OSError, match=rf"cannot write results below {tmp_path / 'file/runs'}: Not a directory; choose another"):
         start(parameters={"runs": str(tmp_path / "file/runs")})
     assert main(["sweep", str(path), "--kernel-free", "-p", "runs", str(tmp_path / "file")]) == 1
-    assert f"cannot write runs below {tmp_path / 'file'}" in capsys.readouterr().err
+    assert f"cannot write results below {tmp_path / 'file'}" in capsys.readouterr().err
     assert pretended.works == [] and (tmp_path / "file").read_text() == "in the way"
 
 
@@ -373,7 +378,7 @@ def test_a_disk_that_is_full_before_it_begins(
     start: Callable[..., Sweep], pretended: Pretended, full: SimpleNamespace, tmp_path: Path
 ) -> None:
     full.now = True
-    with pytest.raises(OSError, match=rf"cannot write runs below {tmp_path / 'runs'}: No space left on device"):
+    with pytest.raises(OSError, match=rf"cannot write results below {tmp_path / 'runs'}: No space left on device"):
         start()
     assert pretended.works == [] and tree(tmp_path / "runs") == {}
 
@@ -987,3 +992,133 @@ def test_cells_that_failed_before_are_counted(start: Callable[..., Sweep], prete
     capsys.readouterr()
     start()
     assert ", 0 of them to do; 1 failed before: --retry" in capsys.readouterr().out
+
+
+# ---- clocks, folders, files that go ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.situation("S40", "the clock is set back by an hour while a cell runs", "its seconds are not negative")
+def test_a_clock_that_is_set_back(start: Callable[..., Sweep], pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.time
+    pretended.act = lambda work: monkeypatch.setattr(time, "time", lambda: real() - 3600 * len(pretended.works)) or DONE_WELL
+    done = start()
+    assert done.finished and all(0 <= status.seconds < 60 for status in done.statuses.values())
+
+
+@pytest.mark.situation("S41", "the folder of the runs is deleted while a cell runs", "the rest goes on; what is lost is computed again")
+def test_the_folder_of_the_runs_goes(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
+    def act(work: Work) -> Outcome:
+        if len(pretended.works) == 2:
+            shutil.rmtree(tmp_path / "runs")
+        return DONE_WELL
+
+    pretended.act = act
+    start()
+    pretended.works.clear()
+    pretended.act = lambda work: DONE_WELL
+    again = start()
+    assert again.finished and "a, seeds 0" in pretended.names and len(pretended.works) < 4
+
+
+@pytest.mark.situation("S42", "the notebook is deleted while its sweep runs", "later cells fail and name it; done ones stay done")
+def test_the_notebook_goes(start: Callable[..., Sweep], pretended: Pretended, path: Path) -> None:
+    text = path.read_bytes()
+    pretended.act = lambda work: path.unlink(missing_ok=True) or DONE_WELL
+    done = start()
+    assert states(done) == [DONE, FAILED, FAILED, FAILED] and all(str(path) in done.statuses[cell.key].reason for cell in done.failed)
+    path.write_bytes(text)
+    pretended.act = lambda work: DONE_WELL
+    assert start(retry=True).finished and len(pretended.works) == 4
+
+
+@pytest.mark.situation("S43", "a file where a cell's folder should be", "that cell fails and names it; the others are done")
+def test_a_file_in_the_place_of_a_cell(start: Callable[..., Sweep], pretended: Pretended, path: Path, tmp_path: Path) -> None:
+    first = grid(path, {"runs": str(tmp_path / "runs")}).cells()[0]
+    first.below.mkdir(parents=True)
+    first.folder.write_text("in the way")
+    done = start()
+    assert states(done) == [FAILED, DONE, DONE, DONE] and str(first.folder) in done.statuses[first.key].reason
+
+
+@pytest.mark.situation("S44", "halves of files that a kill left in a cell's folder (.cell.json.123.part)", "ignored: the cell is done")
+def test_halves_of_files_are_no_cells(start: Callable[..., Sweep], pretended: Pretended, path: Path, tmp_path: Path) -> None:
+    first = grid(path, {"runs": str(tmp_path / "runs")}).cells()[0]
+    first.folder.mkdir(parents=True)
+    (first.folder / ".cell.json.123.part").write_text('{"state": "do')
+    assert start().finished and len(pretended.works) == 4
+
+
+@pytest.mark.situation("S45", "two sweeps of one grid at once", "each cell is computed once")
+def test_two_sweeps_of_one_grid_at_once(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    pretended.act = lambda work: time.sleep(0.05) or DONE_WELL
+    with ThreadPoolExecutor(2) as executor:
+        both = [executor.submit(start) for _ in range(2)]
+    assert sorted(pretended.names) == ["a, seeds 0", "a, seeds 1", "b, seeds 0", "b, seeds 1"]
+    assert any(future.result().finished for future in both)
+
+
+@pytest.mark.situation("S46", "a log that is not there yet, or ends in half a letter", "no line, or a replacement")
+def test_a_log_that_is_not_there(start: Callable[..., Sweep], pretended: Pretended) -> None:
+    cell = start().cells[0]
+    assert table.last_line(cell) == ""
+    (cell.folder / "log.txt").write_bytes(b"first\r50 % \xff")
+    assert table.last_line(cell) == "50 % \ufffd"
+
+
+@pytest.mark.situation("S47", "cells/ is a link to another disk", "done there, once")
+def test_cells_behind_a_link(start: Callable[..., Sweep], pretended: Pretended, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/cells").symlink_to(tmp_path / "disk")
+    assert start().finished and len(list((tmp_path / "disk").rglob("cell.json"))) == 4
+    pretended.works.clear()
+    assert start().finished and pretended.works == []
+
+
+# ---- random grids, random ends ---------------------------------------------------------------------------------------------------
+
+ENDS = ("done", "done", "done", "killed", "failed", "stopped", "ctrl-c", "disk full", "sweep killed")
+
+
+@pytest.mark.situation("P3", "random small grids; cells and sweeps that end in any way, then go on", "as undisturbed")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True), st.integers(1, 3), st.randoms(use_true_random=False))
+@settings(max_examples=25)
+def test_whatever_befalls_a_random_grid_it_ends_as_if_nothing_had(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], seeds: int, chance: random.Random
+) -> None:
+    folder = tmp_path_factory.mktemp("grid")
+    path = notebook_of(folder / "made.ipynb", PARAMETERS)
+    values = {"names": names, "seeds": list(range(seeds)), "runs": str(folder / "runs")}
+    ends = [chance.choice(ENDS) for _ in range(chance.randrange(12))]
+    finished: list[str] = []
+
+    def act(work: Work, processes: list[int]) -> Outcome:
+        processes.append(process_of(work))
+        end = ends.pop() if ends else "done"
+        if end == "sweep killed":
+            raise SystemExit  # neither `cell.json` nor anything else is written after it
+        if end == "ctrl-c":
+            raise KeyboardInterrupt
+        if end == "disk full":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if end != "done":
+            return {"killed": KILLED, "failed": FAILED, "stopped": TODO}[end], end, end
+        leave_run(work, work.cell.key)
+        finished.append(work.cell.name)
+        return DONE_WELL
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells_of, "_by_itself", act)
+        patch.setattr(engine, "execute", lambda path, values, output, **options: output)
+        for attempt in range(20):
+            try:
+                done = sweep(path, values, kernel_free=True, workers=1, threads=1, retry=attempt > 0)
+            except (SystemExit, KeyboardInterrupt):
+                continue
+            if done.finished:
+                break
+        assert done.finished and states(done) == [DONE] * len(names) * seeds and len(done.reports) == 1
+        assert sorted(finished) == sorted(cell.name for cell in done.cells), "a cell was computed twice, or never"
+        before = tree(folder / "runs")
+        assert sweep(path, values, kernel_free=True, workers=1, threads=1).finished and tree(folder / "runs") == before

@@ -1,5 +1,6 @@
 """The experiment of the quickstart: what a scale decides, how nets start, and that notebook and explorer make the same records."""
 
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import images_of
 import alnb
 from alnb import papers
 from alnb.loop.experiment import Cycle
+from alnb.notebook import kernel_free
 from alnb.papers import quickstart
 
 STRATEGIES = ["random", "margin", "kcenter"]
@@ -92,3 +94,14 @@ def test_stepped_and_run_at_once_the_records_are_the_same(setting: quickstart.Se
         assert executed.path.name == run.path.name and executed.path != run.path and tags["pretext"] == "rotation"
         assert (executed.manifest or {})["experiment"] == (run.manifest or {})["experiment"]
         assert [Cycle.read(record).reproducible for record in executed.records()] == [cycle.reproducible for cycle in cycles]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", alnb.acquire.STRATEGIES)
+@pytest.mark.parametrize("arm", ["scratch", "frozen"])
+@pytest.mark.situation("SCALE", "each strategy at scale smoke, on images and on features", "it ends within 20 s of one core")
+def test_smoke_reaches_every_strategy(name: str, arm: str, tmp_path: Path) -> None:
+    began = time.process_time()
+    values = {"strategies": [name], "arms": [arm], "seeds": [0], "scale": "smoke", "runs": str(tmp_path), "device": "cpu"}
+    kernel_free.execute(Path(__file__).parents[2] / "notebooks/quickstart.ipynb", values)
+    assert time.process_time() - began < 20 and len(list(tmp_path.rglob("record.json"))) == 3

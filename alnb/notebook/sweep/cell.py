@@ -37,7 +37,6 @@ TODO = "to do"  # not begun, or stopped at a checkpoint
 CORE = ("store", "data", "learn", "acquire", "loop", "papers/methods")  # the rooms whose code decides what a run's records are
 GRACE = 20.0  # seconds that a cell has to reach a checkpoint when it is asked to stop
 LOCK_SECONDS = 20  # seconds to wait for a run whose process is being killed
-LOCATIONS = ("runs", "figures", "data_root", "download")  # parameters that say where things are, and change no experiment
 FORGET = "delete it: nothing is lost, since the next sweep reads the cell's runs"
 
 
@@ -216,7 +215,7 @@ def run(work: Work) -> Status:
 
 def _attempt(work: Work) -> Status:
     """Execute the cell, whose folder is locked, unless another sweep has done so meanwhile."""
-    before, began = read(work.cell), time.time()
+    before, began = read(work.cell), time.monotonic()
     if before.state == DONE and _valid(work.cell, before):
         return before
     status = Status(RUNNING, before.attempts + 1, before.seconds, work.threads, core_version(), runs=before.runs)
@@ -231,7 +230,7 @@ def _attempt(work: Work) -> Status:
             state, kind, reason = FAILED, type(error).__name__, str(error) or repr(error)
     earlier = {name for name in before.runs if complete(store.Run(work.cell.folder / name))}
     runs = tuple(sorted({*earlier, *_worked_on(work.cell, processes)}))
-    seconds = before.seconds + (0 if before.state == DONE else time.time() - began)  # looking at complete runs again does not count
+    seconds = before.seconds + (0 if before.state == DONE else time.monotonic() - began)  # looking at complete runs again does not count
     ended = replace(status, state=state, seconds=seconds, kind=kind, reason=reason, runs=runs)
     _write(work.cell, ended)
     return ended
@@ -260,7 +259,8 @@ def environment(work: Work) -> dict[str, str]:
     """The variables that the process of a cell gets, added to those of the worker."""
     threads = {name: str(work.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     requests = {stop.STOP: work.stop, stop.DEADLINE: "" if work.deadline is None else str(work.deadline)}
-    return {**threads, **requests, store.LOCK_SECONDS: str(LOCK_SECONDS), "PYTHONPATH": python_path(), **work.environment}
+    always = {store.LOCK_SECONDS: str(LOCK_SECONDS), "PYTHONPATH": python_path(), "PYTHONIOENCODING": "utf-8"}  # as log.txt is read
+    return {**threads, **requests, **always, **work.environment}
 
 
 def _by_papermill(work: Work, processes: list[int]) -> Outcome:

@@ -1,7 +1,9 @@
 """Sweeps: a notebook over a grid of parameters, each cell by whichever worker is free, then once over the whole grid."""
 
+import errno
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -18,6 +20,7 @@ from typing import Any
 
 from alnb import store
 from alnb.notebook.execute import NotebookFailed, execute
+from alnb.notebook.parameters import BadParameter
 from alnb.notebook.sweep import cell as cells_of
 from alnb.notebook.sweep import table
 from alnb.notebook.sweep.cell import BUSY, DONE, FAILED, KILLED, Cell, OtherVersion, Status, Work
@@ -28,6 +31,7 @@ from alnb.store.checks import at_least
 MOST_WORKERS = 8  # unless the call asks for more: each is a process of half a gigabyte
 REFRESH = 1.0  # seconds between two looks at what runs
 BUSY_ROUNDS = 3  # how often a cell is tried again because another process uses one of its runs
+LEAST_FREE = 50e6  # bytes: the records and checkpoints of a few runs
 RESERVE = 2.0  # seconds before a time limit in which nothing begins
 TIME_IS_UP = "time is up"
 FORWARDED = ("ALNB_DATA", "ALNB_OTHER_ENVIRONMENT")  # variables that workers get from the sweep
@@ -166,7 +170,7 @@ def sweep(
             left = result.estimate(chosen.retry)
             print(table.plan(cells, result.statuses, left, 1 if executor else workers.capacity), flush=True)
         return result
-    _check_writable(made.root)
+    print(_place(made.root, inside="cells"), flush=True)
     with asked_to_end():
         with _workers(executor, chosen) as workers:
             _Driver(result, workers, chosen, deadline).run()
@@ -197,15 +201,39 @@ def asked_to_end() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_writable(root: Path) -> None:
-    """Raises: OSError, which names the folder, if nothing can be written below it."""
+def plan(path: Path, values: Mapping[str, Any], output: Path | None = None) -> None:
+    """Look at all that is known before one execution of the notebook at `path` costs a second, and print where its runs go.
+
+    How long it may take is known where a sweep of the same folder has finished such cells.
+
+    Raises: BadParameter, of the notebook's own check too; OSError if a folder is not writable, or its disk is full.
+    """
+    made = grid(path, values)
+    itself = output is not None and os.path.realpath(output) == os.path.realpath(path)
+    if output is not None and (itself or os.path.isdir(output)):
+        raise BadParameter(f"-o {output} is {'the notebook itself' if itself else 'a folder'}: give the name of a new file")
+    print(_place(made.root), flush=True)
+    for folder in (output and output.parent, values.get("figures") and Path(values["figures"]).expanduser()):
+        if folder:
+            _place(folder, "choose another with -p figures FOLDER, or -o FILE")
+    cells = made.cells()
+    with suppress(store.Corrupted):  # no reason not to run
+        if left := Sweep(made, cells, {cell.key: cells_of.look(cell) for cell in cells}).estimate():
+            print(table.time_left(left), flush=True)
+
+
+def _place(folder: Path, remedy: str = "choose another with -p runs FOLDER, or make it writable", inside: str = "") -> str:
+    """What there is to say about a folder of results. Raises: OSError, which names it, if it is not writable, or its disk is full."""
     try:
-        probe = root / "cells" / f".{uuid.uuid4().hex}"
+        probe = folder / inside / f".{uuid.uuid4().hex}"
         store.write_atomic(probe, b"")
         probe.unlink()
+        free = shutil.disk_usage(folder).free
+        if free < LEAST_FREE:
+            raise OSError(errno.ENOSPC, f"only {free / 1e6:.0f} MB are free")
     except OSError as error:
-        remedy = "choose another with -p runs FOLDER, or make it writable"
-        raise OSError(error.errno, f"cannot write runs below {root}: {error.strerror or error}; {remedy}") from error
+        raise OSError(error.errno, f"cannot write results below {folder}: {error.strerror or error}; {remedy}") from error
+    return f"results go to {folder} ({free / 1e9:.1f} GB free)"
 
 
 @dataclass

@@ -1,10 +1,12 @@
 """The cells of a sweep: which parameters are cut into single values, and what is wrong with the values."""
 
 import ast
+import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -13,12 +15,13 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 from alnb import store
+from alnb.data.files import LABELS
 from alnb.notebook import kernel_free, parameters
-from alnb.notebook.execute import NotebookFailed
-from alnb.notebook.parameters import BadParameter, Parameter
-from alnb.notebook.sweep.cell import LOCATIONS, Cell, named
+from alnb.notebook.execute import NotebookFailed, runs_folder
+from alnb.notebook.parameters import LOCATIONS, BadParameter, Parameter
+from alnb.notebook.sweep.cell import Cell, named
 
-Words = Sequence[Sequence[str]]  # of the command line: each entry is a parameter's name and the words after it
+Words = Sequence[Sequence[Any]]  # each entry is a parameter's name and the words after it; from a file, also lists and mappings of texts
 ENTRIES = {  # of a sweep file
     "notebook": Parameter("notebook", "str", "../quickstart.ipynb", ""),
     "parameters": Parameter("parameters", "dict | None", "{seeds: 0:5}", ""),
@@ -38,8 +41,8 @@ class Grid:
 
     @property
     def root(self) -> Path:
-        """The folder of the runs, with the cells in cells/: an absolute path, for workers that started in another folder."""
-        return Path(self.values.get("runs") or store.workspace() / "runs").expanduser().absolute()
+        """The folder of the runs, with the cells in cells/."""
+        return runs_folder(self.values)
 
     def cells(self) -> list[Cell]:
         """A cell for each combination of values. The last axis varies fastest."""
@@ -57,8 +60,17 @@ class Grid:
         experiment = {name: value for name, value in {**self._defaults, **values}.items() if name not in LOCATIONS}
         changed = {name: value for name, value in experiment.items() if value != self._defaults[name]}
         words = re.sub("[^A-Za-z0-9.]+", "-", named(changed)).strip("-")[:80]
-        key = "-".join(filter(None, (words, store.fingerprint(self.code, experiment)[:10])))
+        files = {word: self._files[word] for value in experiment.values() for word in _texts(value) if word in self._files}
+        key = "-".join(filter(None, (words, store.fingerprint(self.code, experiment, *([files] if files else []))[:10])))
         return Cell(self.notebook.resolve(), values, point, self.root / "cells" / self.notebook.stem, key)
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """The digest of each path among the values: a folder of images is more than its name."""
+        values = {**self._defaults, **self.values, **self.lists, **self.scalars}
+        words = {word for name, value in values.items() if name not in LOCATIONS for word in _texts(value)}
+        paths = {word: os.path.expanduser(word) for word in words}
+        return {word: _content(path, self.root) for word, path in paths.items() if os.path.exists(path)}
 
     @cached_property
     def _defaults(self) -> dict[str, Any]:
@@ -68,6 +80,25 @@ class Grid:
     def code(self) -> str:
         """Digest of the notebook's code, see `parameters.digest`."""
         return parameters.digest(self.notebook)
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
+
+
+def _content(path: str, runs: Path) -> str:
+    """Digest of the names, sizes and times of change of the files at `path`, without hidden ones, labels and `runs`. Links are followed."""
+    digest, seen = hashlib.sha256(), {os.path.realpath(runs)}
+    for where, below, names in os.walk(path, followlinks=True) if os.path.isdir(path) else [(".", [], [path])]:
+        real = os.path.realpath(where)
+        below[:] = [] if real in seen else sorted(name for name in below if not name.startswith(".") and name != LABELS)
+        for name in sorted(names) if real not in seen else ():
+            with suppress(OSError):  # a link that leads nowhere
+                state = os.stat(os.path.join(where, name))
+                text = f"{os.path.relpath(where, path)}/{name} {state.st_size} {state.st_mtime_ns}\n"
+                digest.update(b"" if name.startswith(".") else os.fsencode(text))
+        seen.add(real)
+    return digest.hexdigest()
 
 
 def grid(path: Path, values: Mapping[str, Any], over: Iterable[str] | None = None) -> Grid:
@@ -80,7 +111,7 @@ def grid(path: Path, values: Mapping[str, Any], over: Iterable[str] | None = Non
     Raises:
         BadParameter: a value is wrong, or cannot be swept.
     """
-    known = parameters.read(path)
+    known, values = parameters.read(path), {name: parameters.plain(value) for name, value in values.items()}
     scalars = {name: value for name, value in values.items() if isinstance(value, list) and name in known and not _takes_list(known[name])}
     checked = parameters.check({name: value for name, value in values.items() if name not in scalars}, known)
     scalars = {name: _axis(name, value, known) for name, value in scalars.items()}
@@ -131,7 +162,8 @@ def read_words(path: Path, words: Words) -> dict[str, Any]:
 
 def _value(name: str, words: Sequence[str], known: Mapping[str, Parameter]) -> Any:
     if name in known and not _takes_list(known[name]):
-        if parameters.type_of(known[name]) is int:
+        kind = parameters.type_of(known[name])
+        if int in (kind, *get_args(kind)):
             words = [str(number) for word in words for number in parameters.integers(word) or (word,)]
         if len(words) > 1:
             return [parameters.parse([[name, word]], known)[name] for word in words]
@@ -146,42 +178,56 @@ def read_file(path: Path, words: Words = ()) -> tuple[Path, dict[str, Any], list
     Raises:
         BadParameter: the file is missing or malformed, or a parameter is wrong.
     """
-    content, plain = _load(path)
+    content = _load(path)
     replaced = {name for name, *_ in words}
-    pairs = zip((content.get("parameters") or {}).items(), (plain.get("parameters") or {}).values(), strict=True)
-    unchanged = [[str(name), *_words(written, value)] for (name, value), written in pairs if str(name) not in replaced]
+    unchanged = [[name, *_words(written)] for name, written in (content.get("parameters") or {}).items() if name not in replaced]
     target = Path(os.path.relpath((path.parent / content["notebook"]).resolve()))
     return target, read_words(target, [*unchanged, *words]), content.get("over")
 
 
-def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The checked entries of a sweep file as YAML types them, and as they are written."""
+def _load(path: Path) -> dict[str, Any]:
+    """The checked entries of a sweep file. Values of parameters are texts, and lists and mappings of them, as they are written."""
     try:
         import yaml
     except ImportError as error:
         raise BadParameter(f"sweep file {path} needs PyYAML: pip install pyyaml, or name its parameters with -p") from error
+
+    class Loader(yaml.BaseLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError(f"line {self.peek_event().start_mark.line + 1} has a * for what stands elsewhere: write it out")
+            return super().compose_node(parent, index)
+
+        def construct_scalar(self, node: Any) -> str:
+            text = str(super().construct_scalar(node))
+            return parameters.Quoted(text) if node.style in ("'", '"') else text
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
+            names = [str(self.construct_object(key, deep=True)) for key, _ in node.value]
+            for k, name in enumerate(names):
+                if name in names[:k]:
+                    lines = " and ".join(str(node.value[j][0].start_mark.line + 1) for j in (names.index(name), k))
+                    raise ValueError(f"{name!r} stands in lines {lines}: write it once")
+            return {str(key): value for key, value in super().construct_mapping(node, deep=True).items()}
+
     try:
-        text = path.read_text(encoding="utf-8")
-        content, plain = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
         raise BadParameter(f"sweep file {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise BadParameter(f"sweep file {path} has no entries: write a line such as notebook: ../quickstart.ipynb")
     try:
-        content = parameters.check({str(name): value for name, value in content.items()}, ENTRIES)
+        content = parameters.check({name: None if value == "" else value for name, value in content.items()}, ENTRIES)
     except BadParameter as error:
         raise BadParameter(f"sweep file {path}: {error}") from error
     if "notebook" not in content:
         raise BadParameter(f"sweep file {path} names no notebook: write a line such as notebook: ../quickstart.ipynb")
-    return content, plain
+    return content
 
 
-def _words(written: Any, value: Any) -> list[str]:
-    """A value of a sweep file as words: texts as they are written there, nested values as one word."""
-    if isinstance(written, str):
-        return [written]
-    is_flat = isinstance(written, list) and written and all(isinstance(item, str) for item in written)
-    return written if is_flat else [json.dumps(value, default=str)]
+def _words(written: Any) -> list[Any]:
+    """A value of a sweep file as words: a flat list as several, anything else as one."""
+    return written if isinstance(written, list) and written and all(isinstance(item, str) for item in written) else [written]
 
 
 def _takes_list(parameter: Parameter) -> bool:

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from statistics import mean
 
 from alnb.notebook.cells import BATCH
@@ -107,9 +107,8 @@ def live(rows: Callable[[], Iterable[Sequence[str]]]) -> Iterator[None]:
 def last_line(cell: Cell) -> str:
     """The last line of the cell's log: a progress bar, as a rule, which overwrites its line."""
     path = cell.folder / "log.txt"
-    if not path.exists():
-        return ""
-    with open(path, "rb") as file:
+    with suppress(OSError), open(path, "rb") as file:  # it may not be there yet, or go at any moment
         file.seek(max(0, path.stat().st_size - 500))
         lines = file.read().decode("utf-8", "replace").replace("\r", "\n").strip().splitlines()
-    return lines[-1].strip()[:80] if lines else ""
+        return lines[-1].strip()[:80] if lines else ""
+    return ""
