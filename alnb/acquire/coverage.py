@@ -27,7 +27,7 @@ from alnb.store.streams import Stream
 
 RING = 512  # points whose similarities are kept: 200 MB at N = 50,000
 BATCH = 32  # points measured together
-SLACK = 2.0**-3  # of the largest possible rounding error of a squared distance, and
+SLACK = 2.0**-2  # of the largest possible rounding error of a squared distance, and
 ABOVE = 1 + 2.0**-18  # times a similarity: first bounds are at least the gains, as tests/acquire/test_coverage.py measures
 TIE = 1e-9  # gains closer than this share of the sum of weights are equal, and the lowest index is chosen: rounding decides nothing
 
@@ -153,13 +153,13 @@ class _Lazy:
             self.fresh[:] = False
         self.bound[pick] = -torch.inf
 
-    def picks(self, n: int, score: Callable[[Tensor, float], Tensor] | None = None) -> Tensor:
-        """The n points, i64 [n]. score: as in `best`, also of the largest gain; None: the gain itself."""
+    def picks(self, n: int, score: Callable[[float, Tensor], Tensor] | None = None) -> Tensor:
+        """The n points, i64 [n]. score: as in `best`, of the largest gain and all; None: the gain itself."""
         chosen: list[int] = []
         for _ in range(n):
             pick = self.best()
             if score is not None:
-                pick = self.best(partial(score, largest=float(self.bound[pick])))
+                pick = self.best(partial(score, float(self.bound[pick])))
             chosen.append(pick)
             self.choose(pick)
         return torch.tensor(chosen, dtype=torch.int64, device=self.x.device)
@@ -285,7 +285,7 @@ class DCoM:
         s = (1 + math.exp(-50 * (1 - 0.8))) / (1 + math.exp(-50 * (float(cover.double().mean()) - 0.8)))  # the paper's S
         unsure = (unsure - unsure.amin()) / (unsure.amax() - unsure.amin()).clamp(min=1e-12)
 
-        def score(gain: Tensor, largest: float) -> Tensor:
+        def score(largest: float, gain: Tensor) -> Tensor:
             return s * unsure * max(largest, 1) + (1 - s) * gain
 
         lazy = _Lazy(x, cover.double(), ball(float(radii.mean())), torch.ones_like(unsure))

@@ -68,8 +68,8 @@ def test_prob_cover_picks_as_the_textbook(known: int, radius: float, kind: str) 
     assert covering(x, covered, 100, radius).tolist() == expected
 
 
-@given(st.sampled_from(KINDS), st.integers(1, 40), st.integers(1, 5), st.sampled_from([0.25, 1.0]), st.data())
-@settings(deadline=None, max_examples=25)
+@given(st.sampled_from(KINDS), st.integers(1, 25), st.integers(1, 5), st.sampled_from([0.25, 1.0]), st.data())
+@settings(deadline=None, max_examples=15)
 def test_any_features_are_covered_as_well(kind: str, N: int, D: int, sigma: float, data: st.DataObject) -> None:
     """With duplicates, exact ties and rows of length 0, and with blocks of all sizes."""
     x = unit(kind, N, D, data.draw(st.integers(0, 9)))
@@ -86,7 +86,7 @@ def test_any_features_are_covered_as_well(kind: str, N: int, D: int, sigma: floa
 @pytest.mark.parametrize("D", [2, 512])
 @pytest.mark.parametrize("kernel", [coverage.gaussian(0.3), coverage.gaussian(30.0), coverage.ball(0.7)])
 def test_first_bounds_are_at_least_the_gains(kind: str, D: int, kernel: coverage.Kernel) -> None:
-    """In float32, at most an eighth of the possible error of a square occurs; measured too on what is nearly covered."""
+    """In float32, less than a quarter of the possible error of a square occurs (0.16 of it at D = 2); measured too on what is nearly covered."""
     x, weights = unit(kind, 600, D), torch.linspace(0, 1, 600).double()
     square = pairs(x)
     error = (squares(x, x)[0] - square).abs() / squares(x, x)[1]
@@ -200,7 +200,8 @@ def test_dcom_mixes_margin_and_coverage(radius: float) -> None:
     s = (1 + math.exp(-10)) / (1 + math.exp(-50 * (float(covered.double().mean()) - 0.8)))
     unsure = 1 - margin(query.log_probs).double()
     unsure = (unsure - unsure.min()) / (unsure.max() - unsure.min())
-    near, expected = square[free][:, free] < float(radii.mean()) ** 2, []
+    expected: list[int] = []
+    near = square[free][:, free] < float(radii.mean()) ** 2
     for _ in range(query.n):
         gain = (near & ~covered).sum(1).double().index_fill(0, torch.tensor(expected, dtype=torch.long), -torch.inf)
         expected.append(int((s * unsure + (1 - s) * gain / max(float(gain.max()), 1)).nan_to_num(-torch.inf).argmax()))
