@@ -86,7 +86,7 @@ def test_any_features_are_covered_as_well(kind: str, N: int, D: int, sigma: floa
 @pytest.mark.parametrize("D", [2, 512])
 @pytest.mark.parametrize("kernel", [coverage.gaussian(0.3), coverage.gaussian(30.0), coverage.ball(0.7)])
 def test_first_bounds_are_at_least_the_gains(kind: str, D: int, kernel: coverage.Kernel) -> None:
-    """In float32, less than a quarter of the possible error of a square occurs (0.16 of it at D = 2); measured too on what is nearly covered."""
+    """In float32, less than a quarter of the possible error of a square occurs: 0.16 of it at D = 2."""
     x, weights = unit(kind, 600, D), torch.linspace(0, 1, 600).double()
     square = pairs(x)
     error = (squares(x, x)[0] - square).abs() / squares(x, x)[1]
