@@ -44,7 +44,7 @@ def farthest_first(
 
     Where nothing is covered, the first distance is infinity.
     """
-    _check(features, covered, n)
+    check(features, covered, n)
     # autocast would compute the products in bfloat16, whose error exceeds the slack
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         pairs = list(_picks(features, covered, n))
@@ -102,7 +102,7 @@ def _round(search: _Search, count: int) -> Iterator[tuple[int, float]]:
     if len(near) == 0:
         return
     distance, rows, names = search.bound[near], search.rows(near), near.tolist()
-    square, slack = _squares(rows - search.shift, rows - search.shift)
+    square, slack = squares(rows - search.shift, rows - search.shift)
     gap = square.sub_(slack).clamp_(min=0).sqrt_().fill_diagonal_(torch.inf)
     crowded = (gap < distance).any(1).tolist()  # a pick that is far from all others, as most are in many dimensions, changes nothing
     for _ in range(min(len(near), len(search.centres) - count)):
@@ -137,7 +137,7 @@ def _update(search: _Search, index: Tensor, count: int) -> None:
 
 def _nearest(rows: Tensor, centres: Tensor, bound: Tensor, shift: Tensor) -> Tensor:
     """The smaller of `bound` [R] and the exact distance of each row [R, D] to its nearest centre [P, D]."""
-    square, slack = _squares(rows - shift, centres - shift)
+    square, slack = squares(rows - shift, centres - shift)
     limit = torch.minimum(bound.square(), square.amin(1) + slack[:, 0]) + slack[:, 0]
     row, centre = (square <= limit[:, None]).nonzero(as_tuple=True)
     # usually one pair per row; among many equal features every pair, hence the slices
@@ -146,7 +146,7 @@ def _nearest(rows: Tensor, centres: Tensor, bound: Tensor, shift: Tensor) -> Ten
     return bound
 
 
-def _squares(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def squares(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distances [R, P] by one matrix product, and the largest rounding error [R, 1] in each row."""
     norm, other = torch.linalg.vector_norm(rows, dim=1), torch.linalg.vector_norm(others, dim=1)
     square = torch.addmm(other.square(), rows, others.T, alpha=-2).add_(norm.square()[:, None])
@@ -181,7 +181,7 @@ def _scan(features: Tensor, centres: Tensor, known: int) -> _Search:
         rows = features[start : start + SCAN].to(dtype) - shift
         nearest = torch.full_like(rows[:, 0], torch.inf)
         for part in centres[:first].split(BLOCK):
-            square, slack = _squares(rows, features[part].to(dtype) - shift)
+            square, slack = squares(rows, features[part].to(dtype) - shift)
             nearest = torch.minimum(nearest, square.amin(1) + slack[:, 0])
         bound[start : start + SCAN] = nearest.clamp_(min=0).sqrt_()
     if not bound.isfinite().all():  # one bad row may have spoilt all bounds
@@ -214,7 +214,8 @@ def check_norms(norms: Tensor) -> None:
         raise ValueError(f"{where} holds NaN, infinity or values too large to be squared in {norms.dtype}: look at the net, or scale down")
 
 
-def _check(features: Tensor, covered: Tensor, n: int) -> None:
+def check(features: Tensor, covered: Tensor, n: int) -> None:
+    """Raises ValueError if features are not float [N, D], covered is not bool [N], or n is negative or more than the uncovered."""
     check_features(features)
     if covered.dtype != torch.bool or covered.shape != features.shape[:1]:
         raise ValueError(

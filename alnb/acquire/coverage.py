@@ -1,11 +1,11 @@
-"""Choosing what covers most: ProbCover, MaxHerding, UHerding and DCoM, exact and lazy.
+"""Choosing what covers most: ProbCover, MaxHerding, UHerding and DCoM, exact and lazy; and k-center.
 
 A point x covers a point y by a similarity k(x, y) in [0, 1]. A set covers y by its best, c(y). The gain of x is the sum over y of
 w(y) max(0, k(x, y) - c(y)): what it adds. This objective is submodular: a gain can only fall as points are chosen. So an earlier gain
-is an upper bound now, and only points whose bound is not below the best gain are measured again. Their similarities stay in a ring of
-`RING` rows, so that their gains follow each pick exactly, at the cost of the points whose cover changed.
+is an upper bound now, and only points whose bound is not below the best gain are measured again, in float64. The similarities of the
+`RING` points measured last are kept, so that most are not computed twice.
 
-The first pass over all pairs is half a matrix product of N x N, block by block: 50,000 x 512 features take about 20 s on a core.
+The first bounds take half a matrix product of N x N, block by block: 50,000 x 512 features take about 20 s on a core.
 Where that is too long, restrict the candidates: `Scoped(RandomSubset(10_000), STRATEGIES["uherding"])` takes 25 times less.
 """
 
@@ -18,17 +18,18 @@ import torch
 from torch import Tensor
 
 from alnb.acquire import scores
-from alnb.acquire.clusters import lloyd, points
-from alnb.acquire.cover import BLOCK, SCAN, farthest_first, largest
+from alnb.acquire.clusters import clustered, points, unit_points
+from alnb.acquire.cover import BLOCK, SCAN, check, farthest_first, largest, squares
 from alnb.acquire.query import Query
 from alnb.store.checks import within
 from alnb.store.shapes import Float, Int, Shaped
 from alnb.store.streams import Stream
 
-RING = 512  # rows of similarities kept: 100 MB at N = 50,000
-BATCH = 32  # rows measured together
-ROUNDING = 2.0**-20  # of a squared distance between features of unit length, in float32 products; 8 times the largest that we saw
-TIE = 1e-5  # gains closer than this share are equal, and the lowest index is chosen: rounding decides nothing
+RING = 512  # points whose similarities are kept: 200 MB at N = 50,000
+BATCH = 32  # points measured together
+SLACK = 2.0**-2  # of the largest possible rounding error of a squared distance, and
+ABOVE = 1 + 2.0**-18  # times a similarity: first bounds are at least the gains, as tests/acquire/test_coverage.py measures
+TIE = 1e-9  # gains closer than this share of the sum of weights are equal, and the lowest index is chosen: rounding decides nothing
 
 Kernel = Callable[[Tensor], Tensor]  # from squared distances to similarities, in place
 
@@ -43,32 +44,22 @@ def ball(radius: float) -> Kernel:
     return lambda square: square.lt_(radius**2)
 
 
-def max_herding(
-    features: Float[Tensor, "N D"], covered: Shaped[Tensor, " N"], n: int, sigma: float = 1.0, weights: Float[Tensor, " N"] | None = None
+def greedy(
+    features: Float[Tensor, "N D"], covered: Shaped[Tensor, " N"], n: int, kernel: Kernel, weights: Float[Tensor, " N"] | None = None
 ) -> Int[Tensor, " n"]:
-    """n uncovered points, i64 [n], in order of choice: each adds most to the kernel coverage of all points.
+    """n uncovered points, i64 [n], in order of choice: each has the largest gain.
 
-    features: of unit length. covered: bool [N], True where a point is labelled. sigma: of the Gaussian kernel exp(-(distance/sigma)^2).
-    weights: of the points to be covered, at least 0; None: 1 each. Gains within 1e-5 max(1, 1 / sigma^2) of the best tie: the lowest index.
-    Memory O(RING N). Source: Bae et al. 2024 (MaxHerding), equation 5; with weights Bae et al. 2025 (UHerding).
+    features: of unit length for all the methods here. covered: bool [N], True where a point is labelled. weights: of the points to be
+    covered, at least 0; None: 1 each. Gains within 1e-9 of the sum of the weights tie: the lowest index. Memory O(RING N).
+    Raises ValueError: covered not bool [N]; n negative or more than the uncovered.
+    Source: with `gaussian` kernel Bae et al. 2024 (MaxHerding), equation 5, and with weights Bae et al. 2025 (UHerding); with `ball`
+    Yehuda et al. 2022 (ProbCover), algorithm 1, where a point counts as its own neighbour.
     """
-    free = _free(covered, n)
+    check(features, covered, n)
+    free = (~covered).nonzero()[:, 0]
     x = features[free].float()
-    cover = gaussian(sigma)(nearest_square(x, features[covered].float()))
-    scale = max(1, sigma**-2)
-    return free[_Lazy(x, cover, gaussian(sigma), torch.ones_like(cover) if weights is None else weights[free].float(), scale).picks(n)]
-
-
-def prob_cover(features: Float[Tensor, "N D"], covered: Shaped[Tensor, " N"], n: int, radius: float) -> Int[Tensor, " n"]:
-    """n uncovered points, i64 [n], in order of choice: each has most points within `radius` that no chosen or covered point is near.
-
-    features, covered: as `max_herding`. Equal numbers: the lowest index. Memory O(RING N).
-    Source: Yehuda et al. 2022 (ProbCover), algorithm 1; a point counts as its own neighbour.
-    """
-    free = _free(covered, n)
-    x = features[free].float()
-    cover = ball(radius)(nearest_square(x, features[covered].float()))
-    return free[_Lazy(x, cover, ball(radius), torch.ones_like(cover)).picks(n)]
+    cover = kernel(nearest_square(x, features[covered]))
+    return free[_Lazy(x, cover, kernel, torch.ones_like(cover) if weights is None else weights[free].double()).picks(n)]
 
 
 def pure_radius(features: Float[Tensor, "N D"], labels: Int[Tensor, " N"], purity: float, seed: int = 0, sample: int = 1_000) -> float:
@@ -80,76 +71,64 @@ def pure_radius(features: Float[Tensor, "N D"], labels: Int[Tensor, " N"], purit
     rows = torch.randperm(len(features), generator=Stream(seed).generator())[:sample].to(features.device)
     nearest = torch.full((len(rows),), torch.inf, device=features.device)
     for part, cluster in zip(features.split(SCAN), labels.split(SCAN), strict=True):
-        square = squares(features[rows].float(), part.float())
-        nearest = torch.minimum(nearest, square.masked_fill_(labels[rows][:, None] == cluster, torch.inf).amin(1))
+        square = squares(features[rows], part)[0].masked_fill_(labels[rows, None] == cluster, torch.inf)
+        nearest = torch.minimum(nearest, square.amin(1))
     ranked = nearest.clamp_(min=0).sqrt_().sort().values
     return float(ranked[min(int((1 - purity) * len(ranked)), len(ranked) - 1)])
 
 
-def squares(rows: Tensor, others: Tensor, norms: Tensor | None = None) -> Tensor:
-    """Squared distances [R, P] by one matrix product. norms: the squared lengths [P] of `others`."""
-    norms = others.square().sum(1) if norms is None else norms
-    return torch.addmm(norms, rows, others.T, alpha=-2).add_(rows.square().sum(1)[:, None])
-
-
 def nearest_square(x: Tensor, centres: Tensor) -> Tensor:
-    """Squared distances [N] to the nearest centre; infinity where there is none."""
-    nearest = torch.full_like(x[:, 0], torch.inf)
-    for part in centres.split(BLOCK) if len(centres) else ():
-        nearest = torch.minimum(nearest, torch.cat([squares(rows, part).amin(1) for rows in x.split(SCAN)]))
+    """Squared distances, float64 [N], to the nearest centre; infinity where there is none."""
+    nearest = torch.full_like(x[:, 0], torch.inf, dtype=torch.float64)
+    for part in centres.double().split(BLOCK) if len(centres) else ():
+        nearest = torch.minimum(nearest, torch.cat([squares(rows.double(), part)[0].amin(1) for rows in x.split(SCAN)]))
     return nearest.clamp_(min=0)
-
-
-def _free(covered: Tensor, n: int) -> Tensor:
-    free = (~covered).nonzero()[:, 0]
-    if not 0 <= n <= len(free):
-        raise ValueError(f"n = {n} points were asked for, but {len(free)} of {len(covered)} are not covered: choose n in [0, {len(free)}]")
-    return free
 
 
 class _Lazy:
     """Lazy greedy: points x [N, D] may be chosen; those T of them that have weight and are not fully covered are to be covered."""
 
-    def __init__(self, x: Tensor, cover: Tensor, kernel: Kernel, weight: Tensor, scale: float = 0.0) -> None:
-        """cover, weight: [N]. scale: of rounding in similarities; 0 where they are whole numbers."""
-        self.x, self.kernel, self.noise, self.tie = x, kernel, ROUNDING * scale, TIE * scale
+    def __init__(self, x: Tensor, cover: Tensor, kernel: Kernel, weight: Tensor) -> None:
+        """cover, weight: float64 [N]."""
+        self.x, self.kernel, self.tie = x, kernel, TIE * float(weight.sum())
         self.targets = ((weight > 0) & (cover < 1)).nonzero()[:, 0]
-        self.y = x if len(self.targets) == len(x) else x[self.targets]
-        self.norms, self.cover, self.weight = self.y.square().sum(1), cover[self.targets], weight[self.targets]
+        self.cover, self.weight = cover[self.targets], weight[self.targets]
         self.bound = self._first()  # float64 [N] at least the gain; -inf where chosen
-        self.fresh = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # the bound is the gain, and the ring holds the similarities
-        self.ring = x.new_empty(min(RING, len(x)), len(self.targets))
-        self.rows = torch.full((len(self.ring),), -1, device=x.device)  # of the ring; -1: none yet
-        self.slot = 0  # the next of the ring to be overwritten
+        self.fresh = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # the bound is the gain
+        self.ring = x.new_empty(min(RING, len(x)), len(self.targets), dtype=torch.float64)
+        self.row = torch.full((len(self.ring),), len(x), device=x.device)  # of each slot of the ring; N: none yet
+        self.slot = torch.full((len(x) + 1,), -1, device=x.device)  # of each row; -1: none
+        self.used, self.time = torch.full((len(self.ring),), -1, device=x.device), 0  # when each slot was used last
 
     def _first(self) -> Tensor:
         """Upper bounds of all gains. A product of two blocks of points to be covered serves both."""
         total = torch.zeros(len(self.x), dtype=torch.float64, device=self.x.device)
-        others = torch.ones(len(self.x), dtype=torch.bool, device=self.x.device).index_fill_(0, self.targets, False).nonzero()[:, 0]
-        blocks = torch.arange(len(self.targets), device=self.x.device).split(BLOCK)
-        norms = self.norms - ROUNDING
-        for i, rows in enumerate([*self.targets.split(BLOCK), *others.split(BLOCK)]):
-            for j, block in enumerate(blocks[i if i < len(blocks) else 0 :], i):
-                similar = self.kernel(squares(self.x[rows], self.y[block], norms[block]))
-                total[rows] += (similar - self.cover[block]).clamp_(min=0) @ self.weight[block]
-                if i < j < len(blocks):
-                    total[self.targets[block]] += self.weight[blocks[i]] @ (similar.sub_(self.cover[blocks[i], None])).clamp_(min=0)
+        others = torch.ones_like(total, dtype=torch.bool).index_fill_(0, self.targets, False).nonzero()[:, 0]
+        blocks = self.targets.split(BLOCK) if len(self.targets) else ()
+        weight, cover = self.weight.float().split(BLOCK), self.cover.float().split(BLOCK)
+        for i, rows in enumerate([*blocks, *others.split(BLOCK)]):
+            for j in range(i if i < len(blocks) else 0, len(blocks)):
+                square, error = squares(self.x[rows], self.x[blocks[j]])
+                similar = self.kernel(square.sub_(SLACK * error)).mul_(ABOVE)
+                total[rows] += (similar - cover[j]).clamp_(min=0) @ weight[j]
+                if i < j and i < len(blocks):
+                    total[blocks[j]] += weight[i] @ similar.sub_(cover[i][:, None]).clamp_(min=0)
         return total
-
-    def _gain(self, similar: Tensor, cover: Tensor, columns: Tensor) -> Tensor:
-        """The gains, float64 [R], of rows with similarities [R, P] to the `columns`. The same in every order of picks."""
-        return (similar - (cover + self.noise)).clamp_(min=0).double() @ self.weight[columns].double()
 
     def _measure(self, index: Tensor) -> None:
         """Make the bounds of `index` exact."""
-        slots = (torch.arange(len(index), device=index.device) + self.slot) % len(self.ring)
-        self.slot = (self.slot + len(index)) % len(self.ring)
-        self.fresh[self.rows[slots][self.rows[slots] >= 0]] = False
-        self.rows[slots], self.fresh[index], self.bound[index] = index, True, 0.0
-        for columns in torch.arange(len(self.targets), device=index.device).split(SCAN):
-            similar = self.kernel(squares(self.x[index], self.y[columns], self.norms[columns]))
-            self.ring[slots, columns[0] : columns[-1] + 1] = similar
-            self.bound[index] += self._gain(similar, self.cover[columns], columns)
+        slots, self.time = self.slot[index], self.time + 1
+        self.used[slots[slots >= 0]] = self.time
+        new = index[slots < 0]
+        if len(new):
+            slots = self.used.argsort()[: len(new)]
+            self.slot[self.row[slots]] = -1
+            self.row[slots], self.slot[new], self.used[slots] = new, slots, self.time
+            for columns in torch.arange(len(self.targets), device=index.device).split(SCAN):
+                square = squares(self.x[new].double(), self.x[self.targets[columns]].double())[0]
+                self.ring[slots[:, None], columns] = self.kernel(square)
+        self.bound[index] = self.ring[self.slot[index]].sub_(self.cover).clamp_(min=0) @ self.weight
+        self.fresh[index] = True
 
     def best(self, score: Callable[[Tensor], Tensor] = lambda bound: bound) -> int:
         """The lowest index with the largest score. score: from gains [N], or bounds of them, to scores; it must not fall in a gain."""
@@ -157,81 +136,65 @@ class _Lazy:
             key, fresh = score(self.bound), self.fresh | (self.bound <= 0)
             known = key.where(fresh & (self.bound > -torch.inf), -torch.inf)
             best = float(known.amax())
-            limit = best - self.tie * abs(best) if best > -torch.inf else best
-            first = int((known >= limit).nonzero()[0, 0])
+            first = int((known >= best - self.tie).nonzero()[0, 0])
             key = key.where(~fresh, -torch.inf)
             key[first:].masked_fill_(key[first:] <= best, -torch.inf)  # an equal one with a higher index does not matter
             index = largest(key, BATCH)
-            index = index[(key[index] >= limit) & (key[index] > -torch.inf)]
+            index = index[(key[index] >= best - self.tie) & (key[index] > -torch.inf)]
             if not len(index):
                 return first
             self._measure(index)
 
     def choose(self, pick: int) -> None:
-        """Cover what `pick` is near, and lower the gains in the ring."""
+        """Cover what `pick` is near."""
+        if self.bound[pick] > 0:
+            self._measure(torch.tensor([pick], device=self.x.device))
+            self.cover = self.cover.maximum(self.ring[self.slot[pick]])
+            self.fresh[:] = False
         self.bound[pick] = -torch.inf
-        if not self.fresh[pick]:  # its gain is 0
-            return
-        row = self.ring[int((self.rows == pick).nonzero()[0, 0])]
-        filled = (self.rows >= 0).nonzero()[:, 0]
-        for columns in (row > self.cover).nonzero()[:, 0].split(SCAN):
-            similar, cover = self.ring[filled[:, None], columns], row[columns]
-            self.bound[self.rows[filled]] += self._gain(similar, cover, columns) - self._gain(similar, self.cover[columns], columns)
-            self.cover[columns] = cover
 
-    def picks(self, n: int, score: Callable[[Tensor, float], Tensor] | None = None) -> Tensor:
-        """The n points, i64 [n]. score: as in `best`, also of the largest gain; None: the gain itself."""
+    def picks(self, n: int, score: Callable[[float, Tensor], Tensor] | None = None) -> Tensor:
+        """The n points, i64 [n]. score: as in `best`, of the largest gain and all; None: the gain itself."""
         chosen: list[int] = []
         for _ in range(n):
             pick = self.best()
             if score is not None:
-                pick = self.best(partial(score, largest=float(self.bound[pick])))
+                pick = self.best(partial(score, float(self.bound[pick])))
             chosen.append(pick)
             self.choose(pick)
         return torch.tensor(chosen, dtype=torch.int64, device=self.x.device)
 
 
-# ---- DCoM ----------------------------------------------------------------------------------------------------------------------
-
-
-def pure_radii(x: Tensor, predicted: Tensor, centres: Tensor, labels: Tensor, threshold: float, radii: Tensor) -> Tensor:
-    """For each centre [L, D] with a label i64 [L], the largest of the ascending `radii` [R] whose ball is pure: float [L].
+def pure_radii(
+    x: Tensor, predicted: Tensor, centres: Tensor, labels: Tensor, threshold: float, radii: list[float]
+) -> tuple[Tensor, Tensor]:
+    """For each centre [L, D] with a label i64 [L], the largest of the ascending `radii` whose ball is pure: [L]; and what they cover.
 
     Pure: at least a share `threshold` of the points x [N, D] in it have its label as their `predicted` class i64 [N]. An empty ball is
-    pure; where no radius is, it is the smallest.
+    pure; where no radius is, it is the smallest. Covered: bool [N], whether a point is in the ball of any centre. Memory O(BATCH N).
     """
-    width, result = len(radii) + 1, []
-    for rows, own in zip(centres.split(BATCH), labels.split(BATCH), strict=True):
-        counts = torch.zeros(2, len(rows) * width, device=x.device)
-        for part, classes in zip(x.split(SCAN), predicted.split(SCAN), strict=True):
-            inside = torch.bucketize(squares(rows, part), radii.square(), right=True)  # of the first radius that is larger
-            inside += torch.arange(len(rows), device=x.device)[:, None] * width
-            for count, keep in zip(counts, (inside, inside[classes == own[:, None]]), strict=True):
-                count += torch.bincount(keep.flatten(), minlength=len(count))
-        every, same = counts.view(2, len(rows), width)[..., :-1].cumsum(2)
-        last = ((same >= threshold * every) * torch.arange(1, width, device=x.device)).amax(1)
-        result.append(radii[(last - 1).clamp(min=0)])
-    return torch.cat(result) if result else radii[:0]
-
-
-def competence(coverage: float, middle: float = 0.8, steepness: float = 50.0) -> float:
-    """The weight of uncertainty in [0, 1], rising from 0 to 1 about the coverage `middle`. Source: DCoM's paper, equation of S."""
-    return (1 + math.exp(-steepness * (1 - middle))) / (1 + math.exp(-steepness * (coverage - middle)))
+    result, covered = [], torch.zeros_like(predicted, dtype=torch.bool)
+    for rows, classes in zip(centres.split(BATCH), labels.split(BATCH), strict=True):
+        square, same = squares(rows, x)[0], classes[:, None] == predicted
+        pure = torch.full_like(square[:, 0], radii[0])
+        for radius in radii:
+            inside = square < radius**2
+            pure = pure.masked_fill((inside & same).sum(1) >= threshold * inside.sum(1), radius)
+        covered |= (square < pure.square()[:, None]).any(0)
+        result.append(pure)
+    return torch.cat(result), covered
 
 
 # ---- strategies: all need features in which near means alike, such as self-supervised ones -------------------------------------
 
 
 def kcenter(query: Query) -> Tensor:
-    """Greedy k-center over penultimate features: each pick is the candidate farthest from all images asked for so far.
+    """Greedy k-center over features, see `points`: each pick is the candidate farthest from all images asked for so far.
 
     Source: Sener and Savarese 2018 (core-set), algorithm 1.
     """
-    asked = query.pool.asked
-    rows = torch.cat([asked, query.candidates])
-    covered = torch.arange(len(rows)) < len(asked)
-    features = query.features[rows.to(query.features.device)]
-    return rows[farthest_first(features, covered.to(features.device), query.n)[0].cpu()]
+    rows, features, covered = points(query)
+    return rows[farthest_first(features, covered, query.n)[0].cpu()]
 
 
 @dataclass(frozen=True)
@@ -253,17 +216,17 @@ class ProbCover:
 
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [n]."""
-        rows, features, covered = points(query)
+        rows, features, covered = unit_points(query)
         radius = self.radius
         if radius is None:
             seed, classes = (query.stream / "prob_cover").seed, query.n if query.net is None else query.log_probs.shape[1]
-            radius = pure_radius(features, lloyd(features, classes, seed)[0], self.purity, seed)
-        return rows[prob_cover(features, covered, query.n, radius).cpu()]
+            radius = pure_radius(features, clustered(features, classes, seed)[0], self.purity, seed)
+        return rows[greedy(features, covered, query.n, ball(radius)).cpu()]
 
 
 @dataclass(frozen=True)
 class Herding:
-    """MaxHerding; UHerding if `uncertain`. Source: Bae et al. 2024 and 2025. Equations and ties: `max_herding`.
+    """MaxHerding; UHerding if `uncertain`. Source: Bae et al. 2024 and 2025. Equations and ties: `greedy`.
 
     UHerding weighs each candidate by 1 - margin, and its kernel is as wide as the smallest distance between labelled points, at most
     `sigma`. Ours: probabilities are not scaled on a validation set, as there is none; distances below 1e-3 are duplicates, and left out.
@@ -278,13 +241,16 @@ class Herding:
 
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [n]."""
-        rows, features, covered = points(query)
+        rows, features, covered = unit_points(query)
         sigma, weights = self.sigma, None
         if self.uncertain and query.net is not None:
             weights = torch.zeros(len(rows), device=features.device)
             weights[~covered] = _uncertainty(query).to(weights)
-            sigma = min(sigma, _smallest_distance(features[covered]))
-        return rows[max_herding(features, covered, query.n, sigma, weights).cpu()]
+            asked = features[covered].double()
+            for part in asked.split(BLOCK):
+                square = squares(part, asked)[0]
+                sigma = min(sigma, math.sqrt(square.where(square >= 1e-6, torch.inf).amin()))
+        return rows[greedy(features, covered, query.n, gaussian(sigma), weights).cpu()]
 
 
 @dataclass(frozen=True)
@@ -293,7 +259,7 @@ class DCoM:
 
     A labelled point covers a ball of its own: the largest of up to `largest` in steps of 0.05 whose share of predictions that agree with
     its label is at least 0.4 + 0.2 of the coverage with radius `radius`. Candidates cover balls of the mean radius. Each pick has the
-    largest s (1 - margin) + (1 - s) (new points in its ball), both scaled to at most 1, s by `competence` of the coverage.
+    largest s (1 - margin) + (1 - s) (new points in its ball), both scaled to at most 1; s rises from 0 to 1 about a coverage of 0.8.
     Ours: no state between cycles, so the radii are found anew; the number of new points is divided by its maximum, its minimum is not
     subtracted; 1 - margin is scaled once. Before the first labels it is ProbCover.
     """
@@ -302,41 +268,30 @@ class DCoM:
     largest: float = 1.1
 
     def __post_init__(self) -> None:
-        """Raises: ValueError where a radius is not above 0."""
+        """Raises: ValueError where `radius` is not above 0, or `largest` is below the first step."""
         within("DCoM.radius", self.radius, 0, above=True)
-        within("DCoM.largest", self.largest, 0, above=True)
+        within("DCoM.largest", self.largest, 0.05)
 
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [n]."""
-        rows, features, covered = points(query)
+        rows, features, covered = unit_points(query)
         if query.net is None or not covered.any():
-            return rows[prob_cover(features, covered, query.n, self.radius).cpu()]
-        x, centres, uncertainty = features[~covered], features[covered], _uncertainty(query).to(features)
+            return rows[greedy(features, covered, query.n, ball(self.radius)).cpu()]
+        x, centres, unsure = features[~covered], features[covered], _uncertainty(query).to(features).double()
         predicted, labels = query.log_probs.argmax(1).to(x.device), query.pool.labels[query.pool.asked].to(x.device)
-        share = float((nearest_square(x, centres) < self.radius**2).float().mean())
-        grid = torch.arange(0.05, self.largest + 1e-6, 0.05, device=x.device)
-        radii = pure_radii(x, predicted, centres, labels, 0.4 + 0.2 * share, grid)
-        cover = torch.zeros(len(x), device=x.device)
-        for radius in radii.unique():
-            cover[nearest_square(x, centres[radii == radius]) < radius**2] = 1
-        greedy, s = _Lazy(x, cover, ball(float(radii.mean())), torch.ones_like(cover)), competence(float(cover.mean()))
-        uncertainty = (uncertainty - uncertainty.amin()) / (uncertainty.amax() - uncertainty.amin()).clamp(min=1e-12)
+        share = float((nearest_square(x, centres) < self.radius**2).double().mean())
+        grid = [0.05 * step for step in range(1, int(self.largest / 0.05 + 1e-6) + 1)]
+        radii, cover = pure_radii(x, predicted, centres, labels, 0.4 + 0.2 * share, grid)
+        s = (1 + math.exp(-50 * (1 - 0.8))) / (1 + math.exp(-50 * (float(cover.double().mean()) - 0.8)))  # the paper's S
+        unsure = (unsure - unsure.amin()) / (unsure.amax() - unsure.amin()).clamp(min=1e-12)
 
-        def score(gain: Tensor, largest: float) -> Tensor:
-            return s * uncertainty + (1 - s) * gain / max(largest, 1)
+        def score(largest: float, gain: Tensor) -> Tensor:
+            return s * unsure * max(largest, 1) + (1 - s) * gain
 
-        return query.candidates[greedy.picks(query.n, score).cpu()]
+        lazy = _Lazy(x, cover.double(), ball(float(radii.mean())), torch.ones_like(unsure))
+        return query.candidates[lazy.picks(query.n, score).cpu()]
 
 
 def _uncertainty(query: Query) -> Tensor:
     """1 - margin, [M], of the candidates."""
     return 1 - scores.per_image(scores.margin(query.log_probs))
-
-
-def _smallest_distance(x: Tensor) -> float:
-    """The smallest distance of at least 1e-3 between rows; infinity where there is none."""
-    smallest = math.inf
-    for rows in x.split(BLOCK):
-        square = squares(rows, x)
-        smallest = min(smallest, float(square.where(square >= 1e-6, torch.inf).amin()))
-    return math.sqrt(smallest)

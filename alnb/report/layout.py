@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from openTSNE import TSNE
 from sklearn.decomposition import PCA
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from alnb import store

@@ -101,7 +101,7 @@ def test_kmeans_needs_no_net() -> None:
     seed = (Stream(0) / "query" / 1 / "kmeans").seed
     query = query_of(5)
     assert kmeans(query).tolist() == query.candidates[clusters.central(query.features[query.candidates], 5, seed)].tolist()
-    with pytest.raises(ValueError, match="n = 51 central points of 50"):
+    with pytest.raises(ValueError, match=r"n = 51 .* of 50"):
         kmeans(query_of(51))
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from queries import query_of
 from skactiveml.pool import TypiClust
 from test_cover import KINDS, features, mask
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from alnb.acquire import STRATEGIES, clusters
@@ -51,22 +52,22 @@ def test_central_refuses_more_than_there_is(n: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_point_is_in_the_nearest_cluster(kind: str) -> None:
-    """Of all points where they are few: Lloyd ends, or nearly so; and the centres are the means."""
+@pytest.mark.parametrize("few", [0, 50])
+def test_every_point_is_in_the_nearest_cluster(kind: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By both algorithms, in as many threads as there are; of four points that differ there are four clusters, without a warning."""
+    monkeypatch.setattr(clusters, "FEW", few)
     x = features(kind, 300, 8)
-    labels, centres = clusters.lloyd(x, 5)
+    labels, centres = clusters.clustered(x, 5)
     assert len(centres) == (4 if kind == "few" else 5)
-    for cluster in labels.unique():
-        assert centres[cluster].tolist() == pytest.approx(x[labels == cluster].mean(0).tolist(), abs=1e-5)
-    assert float((torch.cdist(x, centres).argmin(1) == labels).double().mean()) > 0.95
-
-
-def test_a_sample_finds_the_same_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "SAMPLE", 60)
-    which = torch.arange(2000) % 3
-    x = torch.eye(3)[which] + 0.01 * torch.randn(2000, 3, generator=Stream().generator())
-    labels = clusters.lloyd(x, 3)[0]
-    assert [len(labels[which == c].unique()) for c in range(3)] == [1, 1, 1] and len(labels.unique()) == 3
+    nearest = torch.cdist(x, centres).square()
+    assert nearest.gather(1, labels[:, None])[:, 0].tolist() == pytest.approx(nearest.amin(1).tolist(), abs=1e-4)
+    torch.set_num_threads(2)
+    try:
+        with threadpool_limits(2):
+            again = clusters.clustered(x, 5)
+    finally:
+        torch.set_num_threads(1)
+    assert again[0].equal(labels) and again[1].equal(centres)
 
 
 # ---- TypiClust -----------------------------------------------------------------------------------------------------------------
@@ -74,7 +75,7 @@ def test_a_sample_finds_the_same_clusters(monkeypatch: pytest.MonkeyPatch) -> No
 
 def naive_typical(x: Tensor, covered: Tensor, n: int, seed: int) -> list[int]:
     """As TypiClust's code visits clusters, one pick at a time, with the typicality of the first visit."""
-    labels = clusters.lloyd(x, min(int(covered.sum()) + n, 500), seed)[0]
+    labels = clusters.clustered(x, min(int(covered.sum()) + n, 500), seed)[0]
     names = [c for c in labels.unique().tolist() if (labels == c).sum() > 5 and ((labels == c) & ~covered).any()]
     names.sort(key=lambda c: (int((covered & (labels == c)).sum()), -int((labels == c).sum())))
     typicality = {}
@@ -135,6 +136,6 @@ def test_tcm_is_typiclust_first_and_margin_later() -> None:
 @pytest.mark.gpu
 def test_the_gpu_clusters_as_well() -> None:
     x = torch.eye(3)[torch.arange(2000) % 3] + 0.01 * torch.randn(2000, 3, generator=Stream().generator())
-    labels = clusters.lloyd(x.to("cuda"), 3)[0].cpu()
-    assert labels.equal(clusters.lloyd(x, 3)[0])
+    labels = clusters.clustered(x.to("cuda"), 3)[0].cpu()
+    assert labels.equal(clusters.clustered(x, 3)[0])
     assert clusters.typical(x.to("cuda"), mask(2000, [1]).to("cuda"), 20).cpu().unique().numel() == 20
