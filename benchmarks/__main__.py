@@ -17,7 +17,7 @@ from alnb import store
 
 NAMES = ("training", "augmentation", "kcenter", "importing", "frozen", "simsiam", "loading", "tsne", "gcn", "labelling", "exploring")
 PAPERS = ("digits", "bengar2021", "yi2022")  # minutes of notebooks; all of them are measured by benchmarks/papers.py
-LONG = ("teaching", *PAPERS, "opponents", "sweeping", "sweep_kills", "verdicts", "strategies")  # measured only where named
+LONG = ("teaching", *PAPERS, "opponents", "sweeping", "sweep_kills", "verdicts", "strategies", "calibration")  # measured only where named
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.json"
 INTRODUCTION = """# Benchmarks

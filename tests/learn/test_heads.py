@@ -82,7 +82,7 @@ def test_the_prior_is_wide_where_features_predict_labels() -> None:
         heads.ensemble(features, known, noise, 3, prior=0)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(2, 5), st.integers(1, 4), st.integers(0, 9))
 def test_shapes(known: int, width: int, classes: int, draws: int, seed: int) -> None:
     features = torch.randn(9, width, generator=torch.Generator().manual_seed(seed))
