@@ -17,7 +17,9 @@ from alnb import store
 
 NAMES = ("training", "augmentation", "kcenter", "importing", "frozen", "simsiam", "loading", "tsne", "gcn", "labelling", "exploring")
 PAPERS = ("digits", "which_strategy", "bengar2021", "yi2022")  # minutes of notebooks; all of them are measured by benchmarks/papers.py
-LONG = ("teaching", *PAPERS, "opponents", "sweeping", "sweep_kills", "verdicts", "strategies", "gpu")  # measured only where named
+LONG = (  # measured only where named
+    "teaching", *PAPERS, "opponents", "sweeping", "sweep_kills", "verdicts", "strategies", "calibration", "gpu",
+)  # fmt: skip
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.json"
 LOAN = FOLDER / "loan.md"  # the last section

@@ -29,7 +29,7 @@ NEEDS = {  # modules of tests that cannot be imported without a package, which a
         "notebook/test_sweep_*.py",
         "notebook/test_situations.py",
         "papers/test_lesson.py",
-    ),  # fmt: skip
+    ),
     "anywidget": ("widgets/*",),
     "openTSNE": ("papers/test_readme.py", "papers/test_yi2022_lookback.py", "report/test_layout.py", "report/test_queries.py"),
 }

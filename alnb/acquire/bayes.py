@@ -4,8 +4,7 @@ A head is one of K draws; how it is drawn is an explicit choice, `Draws`. The fu
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,39 +23,24 @@ ROUNDING = 1e-5  # nats; a bound below the best gain by less may belong to a lar
 class Draws:
     """K predictions of every candidate, by K heads on the same features."""
 
-    source: str = "dropout"  # of the net's head; or "laplace": from the posterior of a head on the labelled images
+    source: str = "dropout"  # of the net's head; or "ensemble": of heads fitted to the labelled images, as of `heads.ensemble`
     K: int = 20
     rate: float = heads.DROPOUT  # for "dropout"
 
     def __post_init__(self) -> None:
         """Raises: ValueError, which names the field, its value and what it may be."""
-        one_of("Draws.source", self.source, ("dropout", "laplace"))
+        one_of("Draws.source", self.source, ("dropout", "ensemble"))
         at_least("Draws.K", self.K, 2)
         within("Draws.rate", self.rate, 0, 1)
 
     def __call__(self, query: Query) -> Float[Tensor, "M C K"]:
         """Log-probabilities of the candidates, on the device of the images. Raises: ValueError before the first labels."""
-        generator = (query.stream / "draws").generator()
-        if self.source == "laplace":
-            known, classes = query.pool.labelled, heads.linear_head(query.trained).out_features
-            drawn = heads.laplace(query.features, known, query.pool.labels[known], classes).draw(self.K, generator)
+        head, known, generator = heads.linear_head(query.trained), query.pool.labelled, (query.stream / "draws").generator()
+        if self.source == "dropout":
+            drawn = heads.dropout(head, self.K, generator, self.rate)
         else:
-            drawn = heads.dropout(heads.linear_head(query.trained), self.K, generator, self.rate)
+            drawn = heads.ensemble(query.features, known, query.pool.labels[known], head.out_features, self.K, generator)
         return drawn.log_probs(query.features[query.candidates.to(query.features.device)].float())
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """A strategy that asks the net with the head of `heads.calibrated`, fitted to the labelled images, in place of its trained head."""
-
-    strategy: Callable[[Query], Tensor]  # as `acquire.Strategy`
-    prior: float | None = None  # as of `heads.laplace`
-
-    def __call__(self, query: Query) -> Int[Tensor, " n"]:
-        """Global indices. Raises: as the strategy, or `heads.calibrated`."""
-        known = query.pool.labelled
-        net = heads.calibrated(query.trained, query.pool.images, known, query.pool.labels[known], self.prior)
-        return self.strategy(replace(query, net=net))
 
 
 def bald(log_probs: Float[Tensor, "M C K"]) -> Float[Tensor, " M"]:
@@ -112,30 +96,29 @@ def batch_bald(log_probs: Float[Tensor, "M C K"], n: int, generator: torch.Gener
     """
     probs, conditional = log_probs.exp(), scores.entropy(log_probs).mean(1)
     classes, draws = probs.shape[1:]
+    of = torch.arange(configurations) % draws  # the draw that each drawn configuration is of
     joint, exact, chosen = probs.new_zeros(1, draws), True, []  # [R,K] log-probability of each configuration under each draw
     free = torch.ones_like(conditional, dtype=torch.bool)
     for _ in range(n):
-        posterior = joint.softmax(1)
         share = joint.logsumexp(1).softmax(0) if exact else torch.full_like(joint[:, 0], 1 / len(joint))
-        row = _best(probs, conditional, free, posterior, share)
+        row = _best(probs, conditional, free, joint.softmax(1), share)
         chosen.append(row)
         free[row] = False
         if exact and len(joint) * classes <= configurations:
             joint = (joint[:, None] + log_probs[row]).flatten(0, 1)
             continue
-        rows, joint, exact = (chosen, probs.new_zeros(configurations, draws), False) if exact else ([row], joint, False)
-        of = torch.arange(configurations) % draws  # the draw that each configuration is of
-        for r in rows:
-            labels = probs[r].T.cpu()[of].multinomial(1, generator=generator)[:, 0]
-            joint = joint + log_probs[r][labels.to(joint.device)]
+        if exact:
+            joint, exact = joint[joint.T.exp().cpu()[of].multinomial(1, generator=generator)[:, 0].to(joint.device)], False
+        labels = probs[row].T.cpu()[of].multinomial(1, generator=generator)[:, 0]
+        joint = joint + log_probs[row][labels.to(joint.device)]
     return torch.tensor(chosen, dtype=torch.int64, device=probs.device)
 
 
 def _best(probs: Tensor, conditional: Tensor, free: Tensor, posterior: Tensor, share: Tensor) -> int:
     """The `free` row with the largest gain, given the `posterior` [R,K] of the draws in each configuration, and its `share` [R]."""
     likeliest = torch.nn.functional.one_hot(posterior.argmax(1), posterior.shape[1]).to(share) * share[:, None]  # [R,K], K groups
-    groups, weight = likeliest.T @ posterior, likeliest.sum(0)
-    groups = groups[weight > 0] / weight[weight > 0, None]
+    weight = likeliest.sum(0)
+    groups = likeliest.T @ posterior / weight.clamp(min=torch.finfo(weight.dtype).tiny)[:, None]
     rows = free.nonzero()[:, 0]
     bound = _entropy(probs[rows], (share @ posterior)[None], share.sum()[None]) - conditional[rows]
     bound, order = bound.sort(descending=True, stable=True)
@@ -143,8 +126,8 @@ def _best(probs: Tensor, conditional: Tensor, free: Tensor, posterior: Tensor, s
     for block, limit in zip(rows[order].split(BLOCK), bound.split(BLOCK), strict=True):
         if limit[0] < best - ROUNDING:
             break
-        block = block[_entropy(probs[block], groups, weight[weight > 0]) - conditional[block] >= best - ROUNDING]
-        if len(block) == 0:
+        block = block[_entropy(probs[block], groups, weight) - conditional[block] >= best - ROUNDING]
+        if not len(block):
             continue
         gain = _entropy(probs[block], posterior, share) - conditional[block]
         value, first = float(gain.max()), int(block[gain == gain.max()].min())

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -99,12 +100,9 @@ def average_linkage(features: Float[Tensor, "M D"], number: int) -> Int[Tensor, 
 
 def round_robin(clusters: Int[Tensor, " M"], n: int, generator: torch.Generator) -> Int[Tensor, " n"]:
     """n rows, i64 [n]: at random one of each cluster in turn, from the smallest to the largest, then again of those with rows left."""
-    shuffled = torch.randperm(len(clusters), generator=generator)
-    order = shuffled[clusters[shuffled].sort(stable=True).indices]  # by cluster, at random within it
-    sizes = torch.bincount(clusters)
-    turn = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[clusters[order]]
-    place = sizes.sort(stable=True).indices.argsort()  # of each cluster in a turn
-    return order[(turn * len(sizes) + place[clusters[order]]).argsort()[:n]]
+    order = torch.randperm(len(clusters), generator=generator)
+    members = sorted((order[clusters[order] == cluster].tolist() for cluster in clusters.unique()), key=len)
+    return torch.tensor([row for turn in zip_longest(*members) for row in turn if row is not None][:n])
 
 
 def uncertainty(query: Query) -> Float[Tensor, " M"]:

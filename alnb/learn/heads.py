@@ -1,7 +1,4 @@
-"""Heads that know what they do not know: a linear head with a chosen prior, and draws of heads by dropout or from a Laplace posterior.
-
-`calibrated` gives a net such a head. Nothing else in the package asks for it: a trained net keeps its head.
-"""
+"""Heads that know what they do not know: draws of a linear head by dropout or by the Bayesian bootstrap, and one with a chosen prior."""
 
 from __future__ import annotations
 
@@ -19,9 +16,7 @@ from alnb.store.checks import within
 from alnb.store.shapes import Float, Int
 
 PRIORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-COLD = 2.0  # the prior if no class has two labels. Not worse than uniform on weak CIFAR-10 features, where 4 is: 2.19, 2.40, ln 10 = 2.30
 FOLDS = 5
-
 DROPOUT = 0.5  # of the penultimate features; Gal and Ghahramani 2016, and the active-learning code bases
 
 
@@ -57,101 +52,82 @@ def dropout(head: nn.Linear, draws: int, generator: torch.Generator, rate: float
     return Heads(weights * mask / (1 - rate), bias.expand(draws, -1))
 
 
-@dataclass(frozen=True)
-class Posterior:
-    """A normal distribution of the head, on features with a 1 appended, P = D + 1, after centring and scaling."""
+def ensemble(
+    features: Float[Tensor, "N D"],
+    known: Int[Tensor, " L"],
+    labels: Int[Tensor, " L"],
+    classes: int,
+    draws: int = 0,
+    generator: torch.Generator | None = None,
+    prior: float | None = None,
+) -> Heads:
+    """The most probable linear softmax head given the rows `known` of `features` and their `labels`; with `draws`, K of them instead.
 
-    mean: Float[Tensor, "P C"]  # the most probable head
-    deviation: Float[Tensor, "P C"]  # standard deviations along `inputs` and `outputs`
-    inputs: Float[Tensor, "P P"]  # columns: directions among the features
-    outputs: Float[Tensor, "C C"]  # columns: directions among the classes
-    centre: Float[Tensor, " D"]
-    scale: float
-    prior: float
+    The features are centred, and scaled to a root mean square length of 1, over all N rows. Memory O(N D + L K C). Each of the draws has
+    other weights of the labelled images, exponential and divided by their mean: the Bayesian bootstrap. Raises: ValueError if prior <= 0.
 
-    @property
-    def best(self) -> Heads:
-        """The most probable head, K = 1: `best.log_probs(features)[..., 0]` is well calibrated."""
-        return self._heads(self.mean[None])
-
-    def draw(self, draws: int, generator: torch.Generator) -> Heads:
-        """`draws` heads."""
-        noise = torch.randn(draws, *self.mean.shape, generator=generator, dtype=torch.float64).to(self.mean)
-        return self._heads(self.mean + self.inputs @ (noise * self.deviation) @ self.outputs.T)
-
-    def _heads(self, drawn: Tensor) -> Heads:
-        """`drawn` [K,P,C] as heads on the features as they are."""
-        weights = drawn[:, :-1].transpose(1, 2) / self.scale
-        return Heads(weights.float(), (drawn[:, -1] - weights @ self.centre).float())
-
-
-def laplace(
-    features: Float[Tensor, "N D"], known: Int[Tensor, " L"], labels: Int[Tensor, " L"], classes: int, prior: float | None = None
-) -> Posterior:
-    """The Laplace posterior of a linear softmax head fitted to the rows `known` of `features`, with their `labels`. Memory O(N D + P^2).
-
-    The features are centred, and scaled to a root mean square length of 1, over all N rows: they need no labels.
-    The curvature is Kronecker-factored: the sum of x x' times the mean of diag(p) - p p'. It is exact where all p are equal.
-
-    Args:
-        prior: standard deviation of each weight, thus of a typical logit before any label. None: the one of `PRIORS` with the smallest
-            log loss in `FOLDS`-fold cross-validation; `COLD` if no class has two labels.
-    Raises: ValueError if the prior is not above 0.
-    Source: MacKay 1992; Ritter et al. 2018 (factors); Kristiadi et al. 2020 (last layer). They choose the prior by the evidence.
+    prior: standard deviation of each weight and bias, thus of a typical logit before any label. None: the one of `PRIORS` with the smallest
+        log loss in `FOLDS`-fold cross-validation; the smallest one if no class has two labels.
+    Source: Rubin 1981; Newton and Raftery 1994 (weighted likelihood).
     """
-    features = features.detach().double()
-    centre = features.mean(0)
-    scale = float((features - centre).square().sum(1).mean().sqrt().clamp(min=1e-12))
-    known, labels = known.to(features.device), labels.to(features.device)
-    x = torch.cat([(features[known] - centre) / scale, features.new_ones(len(known), 1)], 1)
+    features, labels = features.detach().float(), labels.to(features.device)
+    centre, scale = features.mean(0).double(), features.var(0, correction=0).sum().sqrt().clamp(min=1e-12)
+    x = torch.nn.functional.pad((features[known.to(features.device)].double() - centre) / scale, (0, 1), value=1)
+    left, sizes, axes = torch.linalg.svd(x, full_matrices=False)  # the best weights are sums of rows: min(L, D + 1) coordinates suffice
+    x = left * sizes
     prior = _chosen(x, labels, classes) if prior is None else prior
-    within("laplace: prior", prior, 0, above=True)
-    mean = _fit(x, labels, prior, x.new_zeros(x.shape[1], classes))
-    probs = (x @ mean).softmax(1)
-    across, inputs = torch.linalg.eigh(x.T @ x)
-    between, outputs = torch.linalg.eigh((torch.diag(probs.sum(0)) - probs.T @ probs) / len(x))
-    precision = across.clamp(min=0)[:, None] * between.clamp(min=0) + prior**-2
-    return Posterior(mean, precision.rsqrt(), inputs, outputs, centre, scale, prior)
+    within("heads.ensemble: prior", prior, 0, above=True)
+    best = _fit(x, labels, x.new_ones(1, len(x)), prior, x.new_zeros(x.shape[1], 1, classes))[0]
+    if draws:
+        weights = torch.empty(draws, len(x), dtype=x.dtype).exponential_(generator=generator)
+        best = _fit(x, labels, (weights / weights.mean(1, keepdim=True)).to(x), prior, best.expand(-1, draws, -1))[0]
+    weights = torch.einsum("rd,rkc->kcd", axes, best)
+    slopes = weights[..., :-1] / scale
+    return Heads(slopes.float(), (weights[..., -1] - slopes @ centre).float())
 
 
 def calibrated(net: Net, images: Images, known: Int[Tensor, " L"], labels: Int[Tensor, " L"], prior: float | None = None) -> Net:
-    """A copy of `net` whose head is the most probable one given the images at global indices `known`, as of `laplace`.
+    """A copy of `net` with the most probable head of `ensemble` for the images at global indices `known`: calibrated at few labels.
 
-    For `train.evaluate`, or in a query. Raises: ValueError if the head is not linear, or as `laplace`.
+    Use it in `train.evaluate` or, by `replace(query, net=...)`, before a strategy. Raises: ValueError if the head is not linear.
     """
-    copied, classes = copy.deepcopy(net), linear_head(net).out_features
-    best = laplace(predict(net.features, images), known, labels, classes, prior).best
+    copied = copy.deepcopy(net)
     head = linear_head(copied)
+    best = ensemble(predict(net.features, images), known, labels, head.out_features, prior=prior)
     head.load_state_dict({"weight": best.weights[0], "bias": best.bias[0]})
     return copied
 
 
 def _chosen(x: Tensor, labels: Tensor, classes: int) -> float:
-    """The prior with the smallest log loss on labels that were left out."""
+    """The prior with the smallest log loss on labels that were left out: in each fold, every `FOLDS`-th of each class."""
     turn = torch.stack([(labels[:i] == label).sum() for i, label in enumerate(labels)])  # of each label within its class
-    if int(turn.max()) == 0:
-        return COLD
-    losses = dict.fromkeys(PRIORS, 0.0)
-    for fold in range(min(FOLDS, int(turn.max()) + 1)):
-        out = turn % FOLDS == fold
-        weights = x.new_zeros(x.shape[1], classes)
-        for prior in PRIORS:
-            weights = _fit(x[~out], labels[~out], prior, weights)
-            losses[prior] += float(cross_entropy(x[out] @ weights, labels[out], reduction="sum"))
-    return min(losses, key=lambda prior: losses[prior])
+    inside = turn % FOLDS != torch.arange(min(FOLDS, int(turn.max()) + 1)).to(turn)[:, None]  # [folds,L]
+    best, sums = x.new_zeros(x.shape[1], len(inside), classes), []
+    for prior in PRIORS:
+        best, losses = _fit(x, labels, inside.to(x), prior, best)
+        sums.append(float(losses[~inside].sum()))
+    return PRIORS[sums.index(min(sums))]
 
 
 @torch.enable_grad()
-def _fit(x: Tensor, labels: Tensor, prior: float, start: Tensor) -> Tensor:
-    """The weights [P,C] that maximise the likelihood times the prior: a convex problem."""
-    weights = start.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([weights], max_iter=100, tolerance_grad=1e-5, tolerance_change=1e-8, line_search_fn="strong_wolfe")
+def _fit(x: Tensor, labels: Tensor, weights: Tensor, prior: float, start: Tensor) -> tuple[Tensor, Tensor]:
+    """The K heads [R,K,C] that maximise the likelihood, weighted by `weights` [K,L], times the prior: convex. And the log losses [K,L].
+
+    The columns of x [L,R] are orthogonal. In units of 1 / sqrt(square / C + 1 / prior^2) the curvature is about the same along all.
+    """
+    unit = (x.square().sum(0) / start.shape[2] + prior**-2).rsqrt()[:, None, None]
+    free = (start / unit).requires_grad_()
+    optimiser = torch.optim.LBFGS([free], max_iter=200, history_size=10, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
+
+    def losses() -> Tensor:
+        logits = torch.einsum("lr,rkc->kcl", x, unit * free)
+        return cross_entropy(logits, labels.expand(len(weights), -1), reduction="none")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        value = cross_entropy(x @ weights, labels, reduction="sum") + weights.square().sum() / (2 * prior**2)
+        value = (weights * losses()).sum() + (unit * free).square().sum() / (2 * prior**2)
         value.backward()
         return value
 
     optimiser.step(loss)
-    return weights.detach()
+    return unit * free.detach(), losses().detach()
