@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from alnb.acquire.gcn import CoreGCN, UncertainGCN, needed
 from alnb.acquire.query import Pool, Query
 from alnb.data import Embedded, Resident
 from alnb.learn import nets
+from alnb.papers.methods.gcn import CoreGCN, UncertainGCN, needed
 from benchmarks.made import STREAM, clusters, extra_memory
 
 CANDIDATES, LABELLED, D, PICKS, CLUSTERS = 10_000, 5_000, 512, 1_000, 10
@@ -49,7 +49,7 @@ def speed(name: str) -> dict[str, Any]:
 
 
 PREPARE = """
-from alnb.acquire.gcn import CoreGCN, Graph, Training, learn
+from alnb.papers.methods.gcn import CoreGCN, Graph, Training, learn
 from benchmarks import gcn, made
 learn(Graph.of(torch.rand(200, gcn.D)), 100, Training(steps=3), made.STREAM)  # what torch allocates once and for all
 query = gcn.query()

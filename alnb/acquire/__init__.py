@@ -9,9 +9,7 @@ from alnb.acquire import scores
 from alnb.acquire.bayes import BALD, BatchBALD
 from alnb.acquire.clusters import TCM, kmeans, typiclust
 from alnb.acquire.coverage import DCoM, Herding, ProbCover, kcenter
-from alnb.acquire.gcn import CoreGCN, UncertainGCN
 from alnb.acquire.hybrid import ClusterMargin, Power, badge
-from alnb.acquire.pal import PAL
 from alnb.acquire.query import Query
 from alnb.acquire.svm import SvmMargin
 from alnb.acquire.vaal import CLEAN
@@ -57,9 +55,6 @@ STRATEGIES: dict[str, Strategy] = {
     "kcenter": kcenter,
     "svm_margin": SvmMargin(),
     "vaal": CLEAN,
-    "core_gcn": CoreGCN(),
-    "uncertain_gcn": UncertainGCN(),
-    "pal": PAL(),
     "kmeans": kmeans,
     "typiclust": typiclust,
     "prob_cover": ProbCover(),

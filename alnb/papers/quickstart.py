@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from alnb.acquire import STRATEGIES, Strategy
+from alnb.acquire import Strategy
 from alnb.acquire.query import Pool
 from alnb.data import Images, ImageSet, load
 from alnb.learn.augment import AUGMENTATIONS, Augment
@@ -25,6 +25,7 @@ from alnb.loop.experiment import Experiment, Protocol
 from alnb.papers import experiment as shared
 from alnb.papers.experiment import Scale, at_scale, supervised
 from alnb.papers.jobs import Job, run_of
+from alnb.papers.methods import STRATEGIES
 from alnb.store.checks import one_of
 
 PRETEXT = "rotation"

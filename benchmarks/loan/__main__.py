@@ -60,11 +60,6 @@ def _images(options: argparse.Namespace) -> int:
     return 0
 
 
-def _unpack(options: argparse.Namespace) -> int:
-    print(f"images: {images.unpack(_files(options.parts, '*.zip'))}")
-    return 0
-
-
 def _bring(options: argparse.Namespace) -> int:
     root = _runs(options)
     if not (files := _files(options.parcels, "*.tar*")):
@@ -79,6 +74,11 @@ def _work(options: argparse.Namespace) -> int:
     chosen = {name: getattr(options, name) for name in ("per_gpu", "workers", "threads") if getattr(options, name) is not None}
     words = tuple(tuple(entry) for entry in options.parameters)
     return Loan(options.minutes, options.out, _runs(options), options.weights, tuple(chosen.items()), words).use(options.files)
+
+
+def _unpack(options: argparse.Namespace) -> int:
+    print(f"images: {images.unpack(_files(options.parts, '*.zip'))}")
+    return 0
 
 
 def _files(paths: Sequence[Path], pattern: str) -> list[Path]:

@@ -9,14 +9,15 @@ import torch
 from conftest import images_of
 from queries import query_of
 
-from alnb.acquire import STRATEGIES, Strategy, clusters, kmeans, random_with_replacement
-from alnb.acquire.gcn import CoreGCN, Training, UncertainGCN
-from alnb.acquire.pal import PAL
+from alnb.acquire import Strategy, clusters, kmeans, random_with_replacement
 from alnb.acquire.query import Pool, Query
 from alnb.acquire.scopes import Untrained
 from alnb.acquire.vaal import VAAL
 from alnb.learn.nets import small
 from alnb.learn.train import Learner, Recipe
+from alnb.papers.methods import STRATEGIES
+from alnb.papers.methods.gcn import CoreGCN, Training, UncertainGCN
+from alnb.papers.methods.pal import PAL
 from alnb.store import Stream
 
 TRAINING = replace(PAL().recipe, epochs=2, batch=8)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 
-from alnb.acquire import gcn, pal, scores, vaal
+from alnb.acquire import scores, vaal
 from alnb.data import Resident, Selection
 from alnb.learn import metrics
 from alnb.learn.augment import AUGMENTATIONS, Augment, Draw
@@ -21,7 +21,7 @@ from alnb.learn.nets import NETS, Net, linear
 from alnb.learn.pretexts import PRETEXTS, Pretext
 from alnb.learn.pretexts.rotation import rotation_loss_in_four
 from alnb.learn.train import cross_entropy, log_probs, predict
-from alnb.papers.methods import learning_loss
+from alnb.papers.methods import gcn, learning_loss, pal
 from alnb.store import Stream
 
 B, SIDE = 8, 32

@@ -97,7 +97,7 @@ def test_stepped_and_run_at_once_the_records_are_the_same(setting: quickstart.Se
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", alnb.acquire.STRATEGIES)
+@pytest.mark.parametrize("name", quickstart.STRATEGIES)
 @pytest.mark.parametrize("arm", ["scratch", "frozen"])
 @pytest.mark.situation("SCALE", "each strategy at scale smoke, on images and on features", "it ends within 20 s of one core")
 def test_smoke_reaches_every_strategy(name: str, arm: str, tmp_path: Path) -> None:

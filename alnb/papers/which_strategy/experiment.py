@@ -36,9 +36,6 @@ CYCLES = 5  # of each regime: the first budget, and four more of the same size
 REGIMES = (1, 5, 20)  # labels a class that each cycle asks for: 1 to 5, 5 to 25, 20 to 100 in all
 LEFT_OUT = {  # the strategies that this experiment has no place for, and why
     "vaal": "it trains a generator of images in each cycle, and the frozen arm has features",
-    "core_gcn": "it trains a graph net for minutes in each cycle",
-    "uncertain_gcn": "it trains a graph net for minutes in each cycle",
-    "pal": "it trains a second net on images in each cycle",
 }
 LARGEST = {"batch_bald": 1}  # the largest regime of a strategy whose queries of more images take minutes
 VIEWS = {"fashion_mnist": "crop"}  # augmentation for rotation; all its shoes point to the left, so no flips

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from alnb import store
 from alnb.acquire import vaal as vaal_presets
-from alnb.acquire.gcn import Training
-from alnb.acquire.pal import PAL
 from alnb.acquire.query import Pool
 from alnb.acquire.vaal import VAAL
 from alnb.data import ImageSet, imbalanced, proportional
@@ -34,6 +32,8 @@ from alnb.papers.experiment import Scale, at_scale
 from alnb.papers.jobs import Job, cached_result, progress, read_result
 from alnb.papers.methods import learning_loss, pt4al
 from alnb.papers.methods import ta_vaal as ta_vaal_presets
+from alnb.papers.methods.gcn import Training
+from alnb.papers.methods.pal import PAL
 from alnb.papers.methods.ta_vaal import CIFAR10, TAVAAL
 from alnb.papers.yi2022.data import IMBALANCED_CIFAR10, bgr
 from alnb.papers.yi2022.strategies import STRATEGIES, SUBSET

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from alnb import acquire
 from alnb.acquire import Strategy, random, random_with_replacement
-from alnb.acquire.gcn import CoreGCN, UncertainGCN
 from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.learn.train import Learner
 from alnb.papers.methods import learning_loss, pt4al
+from alnb.papers.methods.gcn import CoreGCN, UncertainGCN
 from alnb.papers.methods.pt4al import LossBatch
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from alnb.acquire import STRATEGIES
 from alnb.data import DATASETS
 from alnb.widgets.explorer.pictures import ITERATIONS
 
@@ -27,7 +26,7 @@ class Choices:
 
     dataset: str = "digits"  # a name of `data.DATASETS`, or a folder of images in class sub-folders
     arm: str = "warm"  # how the net starts: one of the factory's `ARMS`
-    strategy: str = "entropy"  # a name of `acquire.STRATEGIES`
+    strategy: str = "entropy"  # one of the factory's `STRATEGIES`
     beside: str = ""  # a second strategy to compare with; "": none
     scale: str = "laptop"  # one of the factory's `SCALES`
     seed: int = 0  # of the runs
@@ -65,8 +64,8 @@ def choice_controls(factory: Any, choices: Choices) -> dict[str, Any]:
     return {
         "dataset": dataset,
         "arm": menu("start", choices.arm, factory.ARMS),
-        "strategy": menu("strategy", choices.strategy, list(STRATEGIES)),
-        "beside": menu("compare", choices.beside, list(STRATEGIES), (("(none)", ""),)),
+        "strategy": menu("strategy", choices.strategy, list(factory.STRATEGIES)),
+        "beside": menu("compare", choices.beside, list(factory.STRATEGIES), (("(none)", ""),)),
         "scale": menu("scale", choices.scale, factory.SCALES),
         "embedding": menu("layout", choices.embedding, factory.EMBEDDINGS),
         "seed": ipywidgets.IntText(choices.seed, description="seed", layout=ipywidgets.Layout(width="180px")),

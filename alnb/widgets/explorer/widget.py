@@ -35,8 +35,8 @@ class Explorer(BackgroundWidget):
         """Open the runs of `choices`, finished or not: the same runs that the experiment's notebook makes.
 
         Args:
-            factory: the module `alnb.papers.quickstart`, or one with its NAME, ARMS, SCALES, EMBEDDINGS, setting, check, start, features,
-                experiment and run. A setting has `train`, the pool as an `ImageSet`.
+            factory: the module `alnb.papers.quickstart`, or one with its NAME, ARMS, SCALES, STRATEGIES, EMBEDDINGS, setting, check, start,
+                features, experiment and run. A setting has `train`, the pool as an `ImageSet`.
             choices: what to open first; a user can change it in the widget.
             runs: the folder of the run folders; None: that of the factory, in runs/ of the project.
             background: False computes before each call returns, as tests and batch executions need.

@@ -12,9 +12,9 @@ from queries import query_of
 from torch import Tensor
 
 from alnb import store
-from alnb.acquire.pal import PAL, RECIPE
 from alnb.learn.checkpoint import NonFiniteLoss
 from alnb.learn.nets import small
+from alnb.papers.methods.pal import PAL, RECIPE
 from alnb.store import Stream, stop
 
 TINY = PAL(

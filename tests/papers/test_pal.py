@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from alnb import store
-from alnb.acquire import pal
-from alnb.acquire.pal import PAL, RECIPE, divergence_term, rotation_term
 from alnb.acquire.query import Pool, Query, check_query
 from alnb.data import Embedded, Resident
 from alnb.learn.augment import AUGMENTATIONS
 from alnb.learn.nets import Net, linear, resnet18, small
 from alnb.learn.pretexts import rotation
 from alnb.learn.train import Order, Recipe
+from alnb.papers.methods import pal
+from alnb.papers.methods.pal import PAL, RECIPE, divergence_term, rotation_term
 from alnb.store import Stream
 
 TINY = PAL(

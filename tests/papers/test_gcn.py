@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from queries import query_of
 from torch import Tensor, nn
 
-from alnb.acquire import gcn
-from alnb.acquire.gcn import GCN, SPACES, CoreGCN, Graph, Training, UncertainGCN, labelled_loss, learn, needed
 from alnb.acquire.query import VOID, Pool, Query, check_query
 from alnb.acquire.scopes import RandomSubset, Scoped
 from alnb.data import Embedded, Resident
 from alnb.learn.checkpoint import NonFiniteLoss
 from alnb.learn.nets import linear
+from alnb.papers.methods import gcn
+from alnb.papers.methods.gcn import GCN, SPACES, CoreGCN, Graph, Training, UncertainGCN, labelled_loss, learn, needed
 from alnb.store import Stream
 
 SHORT = Training(hidden=8, steps=15)
