@@ -141,7 +141,7 @@ def test_the_nets_and_losses_of_vaal(conditions: int) -> None:
     vae, judge = moved(vae), moved(judge)
     x, more = vae.prepare(there(B, 3, SIDE, SIDE)), there(B, conditions)
     mu, log_variance = vae.encode(x)
-    decoded = vae.decode(torch.cat([mu, more], dim=1))
+    decoded = vae.decoder(torch.cat([mu, more], dim=1))
     assert on_gpu(decoded, B, 3, SIDE, SIDE)
     logits = judge(torch.cat([mu, more], dim=1))
     assert on_gpu(vaal.reconstruction_loss(x, decoded, mu, log_variance, beta=1.0, kl="mean"))
