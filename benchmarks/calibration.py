@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-import alnb
+from alnb.data import load
 from alnb.learn import heads, metrics
 from alnb.learn.nets import linear
 from benchmarks.made import STREAM
@@ -32,8 +32,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def fashion() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pixels in [0, 1] and classes: the first `POOL` of the training images, the first `TEST` of the test images."""
     out = []
-    for split, number in (("train", POOL), ("test", TEST)):
-        images = alnb.load("fashion_mnist", split)
+    for images, number in zip(load("fashion_mnist"), (POOL, TEST), strict=True):
         out += [images.images.batch(torch.arange(number))[:, 0].flatten(1).float() / 255, images.targets[:number]]
     return out[0], out[1], out[2], out[3]
 

@@ -125,7 +125,7 @@ def test_calibration_on_the_digits(per_class: int) -> None:
         loss.backward()
         optimiser.step()
     pairs = [(values, y[1000:]) for values in (best.log_probs(x[1000:])[..., 0], net(x[1000:]).detach().log_softmax(1))]
-    (error, plain_error), (loss, plain_loss) = (
+    (error, plain_error), (likelihood, plain_likelihood) = (
         [float(metric(*pair)) for pair in pairs] for metric in (metrics.calibration_error, metrics.negative_log_likelihood)
     )
-    assert error < 0.6 * plain_error and loss < plain_loss
+    assert error < 0.6 * plain_error and likelihood < plain_likelihood
