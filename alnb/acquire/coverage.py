@@ -17,9 +17,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from alnb.acquire import scores
 from alnb.acquire.clusters import clustered, points, unit_points
 from alnb.acquire.cover import BLOCK, SCAN, check, farthest_first, largest, squares
+from alnb.acquire.hybrid import uncertainty
 from alnb.acquire.query import Query
 from alnb.store.checks import within
 from alnb.store.shapes import Float, Int, Shaped
@@ -245,7 +245,7 @@ class Herding:
         sigma, weights = self.sigma, None
         if self.uncertain and query.net is not None:
             weights = torch.zeros(len(rows), device=features.device)
-            weights[~covered] = _uncertainty(query).to(weights)
+            weights[~covered] = uncertainty(query).to(weights)
             asked = features[covered].double()
             for part in asked.split(BLOCK):
                 square = squares(part, asked)[0]
@@ -277,7 +277,7 @@ class DCoM:
         rows, features, covered = unit_points(query)
         if query.net is None or not covered.any():
             return rows[greedy(features, covered, query.n, ball(self.radius)).cpu()]
-        x, centres, unsure = features[~covered], features[covered], _uncertainty(query).to(features).double()
+        x, centres, unsure = features[~covered], features[covered], uncertainty(query).to(features).double()
         predicted, labels = query.log_probs.argmax(1).to(x.device), query.pool.labels[query.pool.asked].to(x.device)
         share = float((nearest_square(x, centres) < self.radius**2).double().mean())
         grid = [0.05 * step for step in range(1, int(self.largest / 0.05 + 1e-6) + 1)]
@@ -290,8 +290,3 @@ class DCoM:
 
         lazy = _Lazy(x, cover.double(), ball(float(radii.mean())), torch.ones_like(unsure))
         return query.candidates[lazy.picks(query.n, score).cpu()]
-
-
-def _uncertainty(query: Query) -> Tensor:
-    """1 - margin, [M], of the candidates."""
-    return 1 - scores.per_image(scores.margin(query.log_probs))

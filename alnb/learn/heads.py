@@ -87,8 +87,10 @@ def ensemble(
 
 
 def calibrated(net: Net, images: Images, known: Int[Tensor, " L"], labels: Int[Tensor, " L"], prior: float | None = None) -> Net:
-    """A copy of `net` with the most probable head of `ensemble` for the images at global indices `known`: calibrated at few labels.
+    """A copy of `net` with the most probable head of `ensemble` for the images at global indices `known`.
 
+    Its probabilities are nearer to the truth than those of a trained head (`python -m benchmarks calibration`). With one or two labels a
+    class they are little better than even, and may predict fewer classes rightly.
     Use it in `train.evaluate` or, by `replace(query, net=...)`, before a strategy. Raises: ValueError if the head is not linear.
     """
     copied = copy.deepcopy(net)
