@@ -45,7 +45,7 @@ check: $(BIN)/.ok  ## lint, format of notebooks, types, layers, the bars of the 
 	$(BIN)/lint-imports
 	$(BIN)/python -m benchmarks.house --check
 
-bench: $(BIN)/.bench  ## the benchmarks, as a table; also writes benchmarks/results.json
+bench: $(BIN)/.ok  ## the benchmarks, as a table; also writes benchmarks/results.json
 	$(BIN)/python -m benchmarks
 
 figures: $(BIN)/.ok  ## all of figures/ anew, by the sweeps of notebooks/sweeps (an hour and more; DOWNLOAD=true fetches images)
@@ -80,8 +80,4 @@ $(BIN)/.ok: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV), once: about 3 GB to fetch, 6 GB on disk, five minutes; at the end pip unpacks for a minute or two."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --without-pip $(VENV)
 	$(INSTALL) -e '.[test]'
-	@touch $@
-
-$(BIN)/.bench: $(BIN)/.ok
-	$(INSTALL) -e '.[test,bench]'
 	@touch $@

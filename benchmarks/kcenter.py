@@ -109,7 +109,7 @@ def against_core_set(features: Tensor, covered: Tensor) -> dict[str, Any]:
     try:
         from skactiveml.pool import CoreSet  # type: ignore[import-not-found]
     except ImportError:
-        return row | {"detail": "not measured: scikit-activeml is missing; pip install -e .[bench]"}
+        return row | {"detail": "not measured: scikit-activeml is missing; pip install -e .[test]"}
     known = torch.where(covered, 0.0, torch.nan).numpy()
 
     def theirs(n: int) -> float:

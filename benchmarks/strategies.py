@@ -105,7 +105,7 @@ def against_peers(query: Query) -> Iterator[Row]:
         try:
             other = theirs(name, query)
         except ImportError:
-            yield row | {"detail": "not measured: scikit-activeml is missing; pip install -e .[bench]"}
+            yield row | {"detail": "not measured: scikit-activeml is missing; pip install -e .[test]"}
             continue
         if name not in STRATEGIES:
             yield row | {"detail": "not measured: it is not in STRATEGIES"}

@@ -30,7 +30,7 @@ NEEDS = {  # modules of tests that cannot be imported without a package, which a
         "notebook/test_situations.py",
         "papers/test_lesson.py",
     ),
-    "anywidget": ("widgets/*",),
+    "anywidget": ("widgets/*", "papers/test_advisor.py", "papers/test_which_strategy.py"),
     "openTSNE": ("papers/test_readme.py", "papers/test_yi2022_lookback.py", "report/test_layout.py", "report/test_queries.py"),
 }
 collect_ignore_glob = [pattern for package, patterns in NEEDS.items() if find_spec(package) is None for pattern in patterns]

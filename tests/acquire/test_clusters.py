@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from queries import query_of
-from skactiveml.pool import TypiClust
 from test_cover import KINDS, features, mask
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -111,7 +110,7 @@ def test_typical_points_are_those_of_scikit_activeml() -> None:
         stars.append(torch.cat([centre[None], centre + rays]))
     x, covered = torch.cat(stars), mask(100, [5])
     labels = numpy.where(covered.numpy(), 0.0, numpy.nan)
-    theirs = TypiClust(random_state=0).query(x.numpy(), labels, batch_size=3)
+    theirs = pytest.importorskip("skactiveml.pool").TypiClust(random_state=0).query(x.numpy(), labels, batch_size=3)
     assert clusters.typical(x, covered, 3).tolist() == theirs.tolist() == [31, 58, 81]
 
 

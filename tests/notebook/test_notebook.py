@@ -329,7 +329,7 @@ def test_interrupted_by_the_keyboard(write: Callable, tmp_path: Path) -> None:
     path, out = write("a: int = 3  # how many", "print('running', flush=True)\nimport time\ntime.sleep(60)"), tmp_path / "o.ipynb"
     command = [sys.executable, "-m", "alnb", "run", str(path), "-o", str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "running\n"
+        assert process.stdout is not None and "running\n" in iter(process.stdout.readline, "")
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C: to the command and its kernel
         errors = process.communicate(timeout=30)[1]
     (message,) = filter(None, errors.splitlines())  # ours, and no traceback of a library

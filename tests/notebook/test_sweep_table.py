@@ -81,8 +81,12 @@ def test_a_sweep_in_a_real_kernel(tmp_path: Path, write: Callable[..., Path]) ->
     content = nbformat.read(write("import alnb", call, tag=False), 4)
     nbclient.NotebookClient(content, resources={"metadata": {"path": str(tmp_path)}}).execute()
     text = "".join(output.text for output in content.cells[1].outputs if output.output_type == "stream")
-    lines = text.splitlines()
-    assert lines[0] == "2 cells, 2 of them to do" and {lines[1], lines[2]} == {f"seeds {seed}: handed to a worker" for seed in (0, 1)}
+    plan, *lines = text.splitlines()
+    assert (
+        plan.startswith("results go to ")
+        and lines[0] == "2 cells, 2 of them to do"
+        and {lines[1], lines[2]} == {f"seeds {seed}: handed to a worker" for seed in (0, 1)}
+    )
     assert lines[3].startswith("[1/2] seeds ") and lines[4].startswith("[2/2] seeds ") and lines[4].endswith("; no cell is left")
     assert lines[5:] == ["", f"over the whole grid: {swept}", "seeds [0, 1]", "True 1"]
 

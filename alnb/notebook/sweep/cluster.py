@@ -14,7 +14,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Executor
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,8 @@ def _client(scheduler: str) -> Any:
         raise BadParameter("a Dask scheduler needs dask.distributed: pip install 'alnb[cluster]'") from error
     try:
         address = str(json.loads(Path(scheduler).read_text(encoding="utf-8"))["address"]) if scheduler.endswith(".json") else scheduler
-        asyncio.run(_greet(address))
+        with ThreadPoolExecutor(1) as beside:  # a notebook's own thread has a running event loop
+            beside.submit(asyncio.run, _greet(address)).result()
         return distributed.Client(address, timeout=ANSWER)
     except (OSError, ValueError, TypeError, KeyError) as error:  # TypeError: also of a tls:// without certificates
         raise Unreachable(
