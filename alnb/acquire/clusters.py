@@ -18,7 +18,6 @@ from alnb.store.checks import at_least
 from alnb.store.shapes import Float, Int, Shaped
 
 FEW, BATCH = 50, 5_000  # KMeans up to `FEW` clusters, above them MiniBatchKMeans with `BATCH` rows at a time: TypiClust's code
-STARTS = 4  # of KMeans: one alone may leave two clusters of five together
 CLUSTERS, NEIGHBOURS, SMALLEST = 500, 20, 6  # at most; at most; points of a cluster that is not left to the end: TypiClust's code
 
 
@@ -31,8 +30,8 @@ def clustered(features: Float[Tensor, "N D"], k: int, seed: int = 0) -> tuple[In
     from threadpoolctl import threadpool_limits
 
     x = features.float().cpu()
-    k, seed = min(k, len(x.unique(dim=0))), seed % 2**32
-    model = KMeans(k, n_init=STARTS, random_state=seed) if k <= FEW else MiniBatchKMeans(k, batch_size=BATCH, n_init=1, random_state=seed)
+    k, options = min(k, len(x.unique(dim=0))), {"n_init": 1, "random_state": seed % 2**32}
+    model = KMeans(k, **options) if k <= FEW else MiniBatchKMeans(k, batch_size=BATCH, **options)
     with threadpool_limits(1):
         model.fit(x.numpy())
     return torch.from_numpy(model.labels_).long().to(features.device), torch.from_numpy(model.cluster_centers_).to(features.device)

@@ -157,9 +157,10 @@ def test_the_labeller_has_what_the_committed_results_say() -> None:
         assert rows == [{name: str(value) for name, value in row.items()} for row in measured["tables"]["defaults"]]
 
 
-def test_kmeans_points_of_the_toy_are_one_of_each_cluster() -> None:
-    figure = choice.draw_toy([COLD, "margin"])
+def test_kcenter_finds_each_cluster_of_the_toy() -> None:
+    """Those of k-means do not: two centres in the largest cluster save more than one in the smallest."""
+    figure = choice.draw_toy(["kcenter", "margin"])
     shown = [axis for axis in figure.axes if axis.get_title()]
-    assert shown[0].get_title() == f"{COLD}: 5 of 5 clusters" and len(shown) == 2
+    assert shown[0].get_title() == "kcenter: 5 of 5 clusters" and len(shown) == 2
     assert [text.get_text() for text in shown[1].texts] == ["1", "2", "3", "4", "5"]
     assert [len(line.get_xdata()) for axis in shown for line in axis.lines] == [0, 5]  # who needs a net knows a label of each cluster
