@@ -24,6 +24,7 @@ MEASURED = PROJECT / "build" / "papers"  # runs of `python -m benchmarks bengar2
 NOTEBOOKS = {
     "quickstart": "quickstart.ipynb",
     "bengar2021-advisor": "bengar2021/advisor.ipynb",
+    "bengar2021-table1": "bengar2021/table1.ipynb",
     "yi2022-table1": "yi2022/table1.ipynb",
     "teach": "teach.ipynb",
     "explore": "explore.ipynb",

@@ -63,8 +63,6 @@ def test_a_cell_without_a_value_is_a_dash() -> None:
 
 def test_every_claim_has_a_heading_and_the_figures_behind_it() -> None:
     row = {"claim": "C1", "statement": "It is better.", "verdict": "holds", "evidence": "a +1.0 points; b -2.0 points", "source": "5.1"}
-    (_, unsure, _) = results.claims({"claims cifar10": [row]})
-    assert unsure.startswith("#### C1: to be measured anew")  # without a p-value: runs that shared a pre-training
     assert list(results.claims({"table1": [], "claims cifar10": [{**row, "p": 0.0123}]})) == [
         "### Claims: cifar10",
         "#### C1: holds (p = 0.012)\n\n> It is better. (5.1)",
