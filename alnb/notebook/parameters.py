@@ -9,6 +9,7 @@ import json
 import math
 import os
 import tokenize
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -196,9 +197,9 @@ def check(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str
             expected = known[name].annotation or "None, a number, a text, or a list or dict of them"
             expected += f", such as {known[name].default}" if known[name].default else ""
             raise BadParameter(f"parameter {name!r} is {value!r}, of type {type(value).__name__}: it must be {expected}")
-        repeated = [item for k, item in enumerate(value) if item in value[:k]] if isinstance(value, list) else []
-        if repeated:
-            raise BadParameter(f"parameter {name!r} names {repeated[0]!r} twice: name it once, or its runs would count as independent ones")
+        counts = Counter(map(repr, value if isinstance(value, list) else []))
+        if repeated := [item for item, count in counts.items() if count > 1]:
+            raise BadParameter(f"parameter {name!r} names {repeated[0]} twice: name it once, or its runs would count as independent ones")
     return checked
 
 
