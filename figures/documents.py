@@ -22,7 +22,7 @@ SCALES = ("laptop", "overnight", "paper")
 Row = dict[str, Any]
 HEADLINES = (  # of README.md: the notebook, its table of claims, and the claim
     ("bengar2021/figure3", "claims cifar10", "C1b"),
-    ("bengar2021/figure3", "claims cifar10", "C1a"),
+    ("bengar2021/figure5", "claims tiny_imagenet", "C1b"),
     ("bengar2021/figure3", "claims cifar10", "C2b"),
     ("bengar2021/figure3", "claims cifar10", "C3a"),
     ("yi2022/figure2", "claims figure2", "H1"),
