@@ -16,6 +16,7 @@ from PIL import Image
 
 from alnb import store
 from alnb.papers.published import published
+from alnb.report import records, stats
 
 PROJECT = Path(__file__).parents[1]
 SCALES = ("laptop", "overnight", "paper")
@@ -161,9 +162,29 @@ SECTIONS = {
 """What writes the tables of each section of `figures/README.md`."""
 
 
+def at_paper_scale(runs: Path) -> Iterator[str]:
+    """What is there of Yi et al. at scale `paper`, from the records below `runs`: accuracies, with those that the paper prints."""
+    tagged = records.find(runs, scale="paper", preset="clean")
+    if not tagged:
+        return
+    frame = stats.replications(records.frame(tagged))
+    printed = published("yi2022", metric="accuracy").query("kind == 'printed'")
+    rows = []
+    for (dataset, strategy, labels), values in frame.groupby(["dataset", "strategy", "n_labelled"])["accuracy"]:
+        beside = printed[(printed["dataset"] == dataset) & (printed["strategy"] == strategy) & (printed["n_labelled"] == labels)]["value"]
+        low, high = stats.interval(values)
+        where = {"dataset": dataset, "strategy": strategy, "labels": labels, "n": len(values)}
+        rows.append({**where, "mean": values.mean(), "low": low, "high": high, "paper": ", ".join(f"{value:.1%}" for value in beside)})
+    machines = sorted({run.manifest["environment"]["device"] for run, _ in tagged if run.manifest})
+    yield "## At the papers' own scale, so far"
+    yield f"Yi et al., clean protocol, whole pool, ResNet-18, 200 epochs a cycle; on {', '.join(machines)}. Records: `runs/paper`."
+    ours = {"ours": "{mean:.1%}", "95 % interval": "{low:.1%} to {high:.1%}", "n": "{n}", "the paper prints": "{paper}"}
+    yield table({"data set": "{dataset}", "strategy": "{strategy}", "labels": "{labels:,}", **ours}, rows)
+
+
 def document(results: Row, texts: Row, figures: Path) -> str:
     """The whole of `figures/README.md`."""
-    text = ["# Figures and results", texts["introduction"]]
+    text = ["# Figures and results", texts["introduction"], *at_paper_scale(figures.parent / "runs" / "paper" / "yi2022")]
     for name, write in SECTIONS.items():
         text += [f"## {texts[name]['title']}", texts[name]["note"], *pictures(texts[name]["pictures"], figures)]
         for scale, measured in results.get(name, {}).items():
