@@ -21,7 +21,7 @@ from benchmarks.made import STREAM
 from benchmarks.simsiam import UPDATES, views_a_second
 from benchmarks.training import BATCH, cifar_like, efficiency
 
-SECONDS = 12.0  # that the processes of one measurement train beside each other
+SECONDS = 8.0  # that the processes of one measurement train beside each other
 WARM = 50  # updates before the measurement, and between two looks at the clock; a multiple of those between two reports, which wait
 PROCESSES = {1: 20_000, 4: 50_000, 8: 50_000}  # images a second, at least
 

@@ -143,7 +143,7 @@ class Augment:
         Raises:
             ValueError: another dtype or shape, or the generator is on another device.
         """
-        if x.device != generator.device:
+        if x.device.type != generator.device.type or generator.device.index not in (None, x.device.index):  # None: the current one
             raise ValueError(f"Augment: the images are on {x.device}, the generator on {generator.device}; make it on that device")
         return self.apply(x, self.draw(len(x), x.shape[-2], x.shape[-1], generator), y)
 

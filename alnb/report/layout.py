@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from openTSNE import TSNE
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -43,6 +42,8 @@ def suited(n: int) -> float:
 
 
 def _embed(features: Tensor, perplexity: float, seed: int) -> Tensor:
+    from openTSNE import TSNE  # a machine with a GPU may lack it, and draws no layout
+
     threads, x = torch.get_num_threads(), features.numpy()
     # `n_jobs` does not limit thread pools; and BLAS rounds differently with more threads, which t-SNE amplifies to another layout
     with threadpool_limits({"blas": 1, "openmp": threads}):

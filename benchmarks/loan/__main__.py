@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     described: dict[str, tuple[Any, str]] = {
         "images": (_images, "write CIFAR-10 as two files that travel, into FOLDER/1 and FOLDER/2"),
-        "unpack": (_unpack, "put the images of a part where they are looked for"),
+        "unpack": (_unpack, "put the images of a part where they are looked for; status 1 while others are missing"),
         "bring": (_bring, "put records and weights below the runs"),
         "work": (_work, "execute sweep files until the time is up, and pack what is there"),
     }
@@ -77,8 +77,10 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _unpack(options: argparse.Namespace) -> int:
-    print(f"images: {images.unpack(_files(options.parts, '*.zip'))}")
-    return 0
+    folder = images.unpack(_files(options.parts, "*.zip"))
+    missing = [name for part in images.PARTS for name in part if not (folder / name).exists()]
+    print(f"images: {folder}{'; still missing: ' if missing else ''}{', '.join(missing)}")
+    return 1 if missing else 0
 
 
 def _files(paths: Sequence[Path], pattern: str) -> list[Path]:

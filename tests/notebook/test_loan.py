@@ -24,6 +24,7 @@ from alnb.data import ImageSet
 from alnb.learn.pretexts import PRETEXTS
 from alnb.learn.pretrain import pretrain
 from alnb.store import stop
+from benchmarks.loan import __main__ as loan
 from benchmarks.loan import images, parcels, weights
 from benchmarks.loan.work import RECORDS, WEIGHTS, Loan
 
@@ -199,7 +200,9 @@ def test_a_pretraining_adds_up_over_loans(tmp_path: Path, train: ImageSet, learn
 # ---- images ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_an_official_file_comes_back_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_official_file_comes_back_byte_for_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of a file with the layout of the official ones, with the pixels of noise and of equal images."""
     place = tmp_path / "from/cifar-10-batches-py"
     place.mkdir(parents=True)
@@ -214,6 +217,10 @@ def test_an_official_file_comes_back_byte_for_byte(tmp_path: Path, monkeypatch: 
     assert len(files_below(tmp_path / "to")) == 4
     images.unpack([second], tmp_path / "to")
     assert files_below(tmp_path / "to/cifar-10-batches-py") == files_below(place)
+    monkeypatch.setenv("ALNB_DATA", str(tmp_path / "later"))
+    assert loan.main(["unpack", str(second)]) == 1  # so that a second call on a fresh machine ends at once
+    assert "still missing: batches.meta, data_batch_1, data_batch_2, data_batch_3" in capsys.readouterr().out
+    assert loan.main(["unpack", str(first.parent)]) == 0
 
 
 # ---- a rehearsal -----------------------------------------------------------------------------------------------------------------
