@@ -1,24 +1,26 @@
-"""Calibration of a linear head on pixels by number of labels: as SGD trains it, the most probable head, and the mean of an ensemble.
+"""Calibration of a linear head on pixels by number of labels: as it is trained, the most probable head, and the mean of an ensemble.
 
 The digits helped to choose the method; Fashion-MNIST chose nothing. Random labels; a seed is a draw of these.
 """
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from alnb.data import load
 from alnb.learn import heads, metrics
 from alnb.learn.nets import linear
+from alnb.learn.train import Learner, cross_entropy, fit
+from alnb.papers.which_strategy.experiment import HEAD, featured
+from alnb.store import Stream
 from benchmarks.made import STREAM
 
 LABELS, SEEDS, DRAWS, POOL, TEST = (10, 50, 100, 1000), 10, 20, 4_000, 2_000
-STEPS, RATE, DECAY = 100, 0.1, 5e-4  # of SGD with momentum 0.9 and a cosine, on all labels at once
 BAR = 1.0  # the most probable head must not be worse
 
 
@@ -37,16 +39,11 @@ def fashion() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return out[0], out[1], out[2], out[3]
 
 
-def plain(x: Tensor, y: Tensor, test: Tensor) -> Tensor:
-    """Log-probabilities of the test images by a head that SGD trains."""
-    net = linear(10, x.shape[1])
-    optimiser = torch.optim.SGD(net.parameters(), lr=RATE, momentum=0.9, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
-    for _ in range(STEPS):
-        optimiser.zero_grad()
-        cross_entropy(net(x), y).backward()
-        optimiser.step()
-        schedule.step()
+def trained(x: Tensor, known: Tensor, labels: Tensor, test: Tensor, stream: Stream) -> Tensor:
+    """Log-probabilities of the test images by a head as `which_strategy` trains it."""
+    learner = Learner(partial(linear, width=x.shape[1]), HEAD, loss=cross_entropy)
+    net = learner.build(10, stream)
+    fit(net, featured(x), known, labels, learner, stream)
     return net(test).detach().log_softmax(1)
 
 
@@ -57,25 +54,24 @@ def figures(log_probs: Tensor, targets: Tensor) -> Tensor:
 
 
 def measure() -> Iterator[dict[str, Any]]:
-    """For each data set and number of labels, the calibration error of the most probable head over that of SGD's."""
+    """For each data set and number of labels, the calibration error of the most probable head over that of the trained one."""
     for name, (x, y, test, targets) in (("digits", digits()), ("Fashion-MNIST", fashion())):
         for labels in LABELS:
             sums = torch.zeros(3, 3)
             for seed in range(SEEDS):
                 stream = STREAM / "calibration" / seed
                 known = torch.randperm(len(x), generator=stream.generator())[:labels]
-                with (stream / "plain").scope():
-                    sums[0] += figures(plain(x[known], y[known], test), targets)
+                sums[0] += figures(trained(x, known, y[known], test, stream / "trained"), targets)
                 sums[1] += figures(heads.ensemble(x, known, y[known], 10).log_probs(test)[..., 0], targets)
                 drawn = heads.ensemble(x, known, y[known], 10, DRAWS, (stream / "draws").generator()).log_probs(test)
                 sums[2] += figures(drawn.logsumexp(2) - math.log(DRAWS), targets)
             means = sums / SEEDS
             text = "; ".join(
                 f"{head} {error:.3f}, {loss:.2f}, {right:.1%}"
-                for head, (error, loss, right) in zip(("SGD", "most probable", f"mean of {DRAWS}"), means.tolist(), strict=True)
+                for head, (error, loss, right) in zip(("trained", "most probable", f"mean of {DRAWS}"), means.tolist(), strict=True)
             )
             yield {
-                "name": f"calibration error on {name}, {labels:,} labels, of the most probable head, SGD's is 1",
+                "name": f"calibration error on {name}, {labels:,} labels, of the most probable head, that of the trained one is 1",
                 "ratio": float(means[1, 0] / means[0, 0]),
                 "bar": BAR,
                 "sense": "<=",

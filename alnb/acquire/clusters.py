@@ -13,7 +13,6 @@ from torch.nn import functional
 from alnb.acquire import scores
 from alnb.acquire.cover import SCAN, check
 from alnb.acquire.query import Query
-from alnb.learn.train import predict
 from alnb.store.checks import at_least
 from alnb.store.shapes import Float, Int, Shaped
 
@@ -99,15 +98,9 @@ def _filled(chosen: list[int], free: Tensor, n: int) -> Tensor:
 
 
 def points(query: Query) -> tuple[Tensor, Tensor, Tensor]:
-    """Global indices [P] of the images asked for and of the candidates, their features [P, D], and which were asked for, bool [P].
-
-    Features are penultimate ones; without a net, the flattened images.
-    """
+    """Global indices [P] of the images asked for and of the candidates, their features [P, D] (`Query.space`), and which were asked for."""
     rows = torch.cat([query.pool.asked, query.candidates])
-    if query.net is None:
-        features = predict(lambda x: x.flatten(1), query.pool.images, rows)
-    else:
-        features = query.features[rows.to(query.features.device)]
+    features = query.space(rows)
     return rows, features, torch.arange(len(rows), device=features.device) < len(query.pool.asked)
 
 

@@ -134,6 +134,12 @@ class Query:
         """Penultimate features [N,D] of the whole pool, on the device of the images."""
         return predict(self.trained.features, self.pool.images)
 
+    def space(self, rows: Tensor | None = None) -> Tensor:
+        """Features [P,D] of the images at global indices `rows` (None: all), to compare images by: without a net, the flattened images."""
+        if self.net is None:
+            return predict(lambda x: x.flatten(1), self.pool.images, rows)
+        return self.features if rows is None else self.features[rows.to(self.features.device)]
+
     @property
     def trained(self) -> Net:
         """The net. Raises: ValueError before the first labels, where there is none."""

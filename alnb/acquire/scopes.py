@@ -14,7 +14,7 @@ from torch.nn import functional
 from alnb.acquire import cover
 from alnb.acquire.query import Query
 from alnb.learn.task import VOID
-from alnb.learn.train import Learner, predict
+from alnb.learn.train import Learner
 from alnb.store.checks import at_least, within
 
 Scope = Callable[[Query], Tensor]
@@ -101,7 +101,7 @@ class Distinct:
 
     def __call__(self, query: Query) -> Tensor:
         """Global indices i64 [M], in their order. Raises ValueError if fewer than n are left, or a feature is not finite."""
-        features = predict(lambda x: x.flatten(1), query.pool.images) if query.net is None else query.features
+        features = query.space()
         cover.check_norms(torch.linalg.vector_norm(features, dim=1))
         kept = query.pool.asked
         for block in query.candidates.split(cover.BLOCK):

@@ -182,7 +182,7 @@ def starting(job: Job) -> Strategy:
 
 def strategies() -> list[str]:
     """The names of all strategies that take part, random first."""
-    return [name for name in STRATEGIES if name not in LEFT_OUT and name != "random_with_replacement"]
+    return [name for name in STRATEGIES if name not in LEFT_OUT]
 
 
 def jobs(setting: Setting, names: Iterable[str], regimes: Iterable[int], seeds: Iterable[int]) -> list[Job]:
